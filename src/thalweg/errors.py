@@ -1,0 +1,35 @@
+"""The exceptions of thalweg, drawn once.
+
+    ThalwegError
+    ├── InvalidInputError   (ValueError)   a wrong argument, shape or setting
+    ├── CheckpointError     (ValueError)   a model folder that cannot be loaded as it stands
+    ├── TokenizationError   (ValueError)   a text that cannot be tokenised exactly in bounded memory
+    ├── CorpusError         (ValueError)   input or output files of a corpus run that do not fit together
+    └── MissingExtraError   (ImportError)  an optional dependency that is not installed
+
+Every message quotes the offending value and says what to do about it.
+"""
+
+
+class ThalwegError(Exception):
+    """Base of every error that thalweg raises on purpose."""
+
+
+class InvalidInputError(ThalwegError, ValueError):
+    """An argument, shape or setting that cannot be used."""
+
+
+class CheckpointError(ThalwegError, ValueError):
+    """A checkpoint that cannot be loaded: unknown layout, unsupported variant, leftover or missing tensors."""
+
+
+class TokenizationError(ThalwegError, ValueError):
+    """A text that cannot be tokenised exactly in bounded memory."""
+
+
+class CorpusError(ThalwegError, ValueError):
+    """Inputs or outputs of a corpus run that do not fit together."""
+
+
+class MissingExtraError(ThalwegError, ImportError):
+    """An optional dependency is not installed; the message holds the pip command."""
