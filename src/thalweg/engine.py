@@ -1,0 +1,371 @@
+"""The vertical schedule: any number of documents of any length through any recurrent model, in bounded memory.
+
+A step is one packed run through all layers. Documents in flight hold one row of the state each and advance in every
+step, by at most `vertical_chunk_size` tokens; short documents are packed beside them and leave in the step they came
+in, without ever owning a stored state. (Vertically chunked inference: arXiv 2604.18199.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from thalweg.errors import InvalidInputError, ThalwegError
+from thalweg.models.protocol import RecurrentModel, State
+from thalweg.packing import Packing
+from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
+
+TokenArray = npt.NDArray[np.integer]
+
+
+class TokenSource(Protocol):
+    """A document as the engine sees it: token ids to be pulled, the last one included (EOS, where the model has it)."""
+
+    def take(self, n: int) -> tuple[TokenArray, bool]:
+        """The next ids, exactly `n` unless the document ends, and whether it ends with them."""
+
+
+class Ids:
+    """A token source over ids that are already there."""
+
+    def __init__(self, ids: TokenArray) -> None:
+        self._ids = ids
+        self._at = 0
+
+    def take(self, n: int) -> tuple[TokenArray, bool]:
+        ids = self._ids[self._at : self._at + n]
+        self._at += len(ids)
+        return ids, self._at == len(self._ids)
+
+
+class Pooled(NamedTuple):
+    """A vector that is ready.
+
+    index: number of the document in the input; section: number of the section in the document (0 without sections);
+    start, stop: its tokens; vector: (d,) float32, neither cut nor normalised; last: nothing more of this document.
+    """
+
+    index: int
+    section: int
+    start: int
+    stop: int
+    vector: FloatArray
+    last: bool
+
+
+class Failure(NamedTuple):
+    """A document whose tokens could not be read to the end; vectors of earlier sections stay valid."""
+
+    index: int
+    error: Exception
+
+
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    tokens: int
+    documents: int
+    in_flight: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The bounds of a run.
+
+    Args:
+        max_tokens_per_step: tokens of one packed step over all documents.
+        vertical_chunk_size: tokens of one document in one step, any number >= 1: it changes speed and memory only.
+        max_in_flight: documents that may hold a state at the same time.
+        section_size: tokens of a section, or None for one vector a document.
+    """
+
+    max_tokens_per_step: int = 4096
+    vertical_chunk_size: int = 1024
+    max_in_flight: int = 8
+    section_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens_per_step", "vertical_chunk_size", "max_in_flight", "section_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {value}")
+        slots = 2 * self.max_in_flight + 1
+        if self.max_tokens_per_step < slots:
+            raise InvalidInputError(
+                f"max_tokens_per_step={self.max_tokens_per_step} is too small for max_in_flight={self.max_in_flight} "
+                f"documents at once; it must be at least {slots}"
+            )
+
+
+class _Part(NamedTuple):
+    """Neighbouring tokens of one section. `complete`: the section ends with them; `last`: so does the document.
+
+    `probe`: not the section's own tokens but one EOS fed to a copy of the state at its end.
+    """
+
+    section: int
+    section_start: int
+    stop: int
+    length: int
+    complete: bool
+    last: bool
+    probe: bool = False
+
+
+@dataclass
+class _Document:
+    """One document on its way: what it has still to say (looked ahead) and where its current section began."""
+
+    index: int
+    source: TokenSource
+    mean: RunningMean
+    section_size: int | None
+    ahead: list[TokenArray] = field(default_factory=list)
+    n_ahead: int = 0
+    ended: bool = False
+    done: int = 0
+    section: int = 0
+    section_start: int = 0
+    probe: _Part | None = None
+
+    def look_ahead(self, n: int) -> None:
+        """Know the next `n` tokens, or the document's end."""
+        while self.n_ahead < n and not self.ended:
+            ids, self.ended = self.source.take(n - self.n_ahead)
+            self.ahead.append(ids)
+            self.n_ahead += len(ids)
+
+    @property
+    def section_end(self) -> int | None:
+        """The token where the current section ends, None if that is beyond what is known.
+
+        A last token on its own (EOS) is no section: it goes with the one before.
+        """
+        known = self.done + self.n_ahead
+        if self.ended and (self.section_size is None or self.section_start + self.section_size + 1 >= known):
+            return known
+        return None if self.section_size is None else self.section_start + self.section_size
+
+    def take(self, n: int) -> tuple[TokenArray, list[_Part]]:
+        """The next `n` ids, and the sections they belong to."""
+        parts = []
+        stop = self.done + n
+        total = self.done + self.n_ahead if self.ended else None
+        at = self.done
+        while at < stop:
+            end = self.section_end
+            reach = stop if end is None else min(end, stop)
+            parts.append(_Part(self.section, self.section_start, reach, reach - at, reach == end, reach == total))
+            if reach == end:
+                self.section, self.section_start = self.section + 1, end
+            at = reach
+        ids = self.ahead[0] if len(self.ahead) == 1 else np.concatenate(self.ahead)
+        self.ahead, self.n_ahead, self.done = [ids[n:]], self.n_ahead - n, stop
+        return ids[:n], parts
+
+
+class Engine:
+    """Runs documents through a model and pools their hidden vectors.
+
+    Args:
+        model: any `RecurrentModel`.
+        pooling: "last" or "mean".
+        schedule: the bounds.
+        probe_id: with sections and last-token pooling, the id (EOS) whose hidden vector after a section stands for
+            all text up to there; it is fed to a copy of the state and leaves the document undisturbed.
+    """
+
+    def __init__(
+        self, model: RecurrentModel, pooling: Pooling, schedule: Schedule | None = None, *, probe_id: int | None = None
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise InvalidInputError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        self.model = model
+        self.pooling = pooling
+        self.schedule = schedule or Schedule()
+        self.probe_id = probe_id
+        if self.schedule.section_size and pooling == "last" and probe_id is None:
+            raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
+        self.progress = Progress(0, 0, 0, 0)
+
+    def run(self, documents: Iterable[TokenSource]) -> Iterator[Pooled | Failure]:
+        """Embed documents as they come; results leave as they are ready, in no particular order.
+
+        Raises nothing for a document whose source raises a `ThalwegError` or `OSError`: that is a `Failure` result.
+        """
+        incoming = enumerate(documents)
+        waiting: deque[_Document] = deque()
+        flying: list[_Document] = []
+        state: State | None = None
+        exhausted = False
+        while True:
+            failures: list[Failure] = []
+            keep = [row for row, document in enumerate(flying) if self._readable(document, failures)]
+            if len(keep) < len(flying):
+                flying = [flying[row] for row in keep]
+                state = select(state, keep) if keep else None
+            step = _Step(self, flying)
+            exhausted = self._admit(step, waiting, incoming, exhausted, failures)
+            yield from failures
+            if not step.ids:
+                if exhausted and not waiting:
+                    return
+                continue
+            results, state = step.run(state)
+            flying = step.flying
+            self._count(step, results)
+            yield from results
+
+    def _readable(self, document: _Document, failures: list[Failure]) -> bool:
+        """Fetch what the document may need for one step; False (and a failure noted) where its source broke."""
+        try:
+            document.look_ahead(self.schedule.vertical_chunk_size + 2)
+        except (ThalwegError, OSError) as error:
+            failures.append(Failure(document.index, error))
+            return False
+        if document.n_ahead == 0:
+            failures.append(Failure(document.index, InvalidInputError("the document has no tokens; append an EOS")))
+            return False
+        return True
+
+    def _admit(
+        self,
+        step: _Step,
+        waiting: deque[_Document],
+        incoming: Iterator[tuple[int, TokenSource]],
+        exhausted: bool,
+        failures: list[Failure],
+    ) -> bool:
+        """Fill the step with new documents, those that had to wait first; True once the input is exhausted."""
+        for _ in range(len(waiting)):
+            document = waiting.popleft()
+            if not step.start(document):
+                waiting.append(document)
+        while not exhausted and len(waiting) < MAX_WAITING and step.free > 0 and len(failures) < MAX_WAITING:
+            entry = next(incoming, None)
+            if entry is None:
+                return True
+            document = _Document(*entry, RunningMean(self.model.d_model), self.schedule.section_size)
+            if self._readable(document, failures) and not step.start(document):
+                waiting.append(document)
+        return exhausted
+
+    def _count(self, step: _Step, results: list[Pooled]) -> None:
+        tokens, documents, _, steps = self.progress
+        ended = sum(result.last for result in results)
+        self.progress = Progress(tokens + step.n_tokens, documents + ended, len(step.flying), steps + 1)
+
+
+MAX_WAITING = 32
+"""Documents looked at ahead of their turn, so that a long one without a free slot does not stop the short ones."""
+
+
+class _Step:
+    """One packed run in the making: documents in flight first, then probes of their states, then new documents."""
+
+    def __init__(self, engine: Engine, flying: list[_Document]) -> None:
+        self.engine = engine
+        self.schedule = engine.schedule
+        self.ids: list[TokenArray] = []
+        self.parts: list[tuple[_Document, _Part]] = []  # in the order of the run; together they are the run
+        self.flying: list[_Document] = []  # documents that go on after this step
+        self.final: list[int] = []  # their segments
+        self.n_tokens = 0
+        probed = [(row, document, document.probe) for row, document in enumerate(flying) if document.probe]
+        self.state_rows = [*range(len(flying)), *(row for row, _, _ in probed)]
+        self.n_flying = len(flying)
+        share = (self.schedule.max_tokens_per_step - len(probed)) // (len(flying) + 1)
+        for document in flying:
+            document.probe = None
+            self._add(document, share)
+        for _, document, part in probed:
+            self.ids.append(np.array([engine.probe_id]))
+            self.parts.append((document, part._replace(length=1, probe=True)))
+            self.n_tokens += 1
+
+    @property
+    def free(self) -> int:
+        """Tokens that still fit."""
+        return self.schedule.max_tokens_per_step - self.n_tokens
+
+    def start(self, document: _Document) -> bool:
+        """Take in a new document: whole, or its first piece if a state may be held for it. False: not now."""
+        whole = document.ended and self._piece(document, self.free) == document.n_ahead
+        roomy = self.free >= min(self.schedule.vertical_chunk_size, self.schedule.max_tokens_per_step // 2)
+        if whole or (roomy and len(self.flying) < self.schedule.max_in_flight):
+            self._add(document, self.free)
+            return True
+        return False
+
+    def _piece(self, document: _Document, most: int) -> int:
+        """Tokens of the document's next piece. A probe needs the state at a section's end, so it ends a piece."""
+        n = min(document.n_ahead, most, self.schedule.vertical_chunk_size)
+        if self.engine.pooling == "last" and document.section_end is not None:
+            n = min(n, document.section_end - document.done)
+        return n
+
+    def _add(self, document: _Document, most: int) -> None:
+        ids, parts = document.take(self._piece(document, most))
+        if not parts[-1].last:
+            self.flying.append(document)
+            self.final.append(len(self.ids))
+        self.ids.append(ids)
+        self.parts += [(document, part) for part in parts]
+        self.n_tokens += len(ids)
+
+    @torch.inference_mode()
+    def run(self, state: State | None) -> tuple[list[Pooled], State]:
+        """The vectors that this step completes, and the state of the documents that go on."""
+        model = self.engine.model
+        packing = Packing(
+            [len(ids) for ids in self.ids], n_initial=len(self.state_rows), final=self.final, device=model.device
+        )
+        if state is not None and len(self.state_rows) > self.n_flying:
+            state = select(state, self.state_rows)
+        tokens = torch.from_numpy(np.concatenate(self.ids).astype(np.int64)).to(model.device)
+        if self.engine.pooling == "mean":
+            hidden, state = model.forward(tokens, packing, state)
+            return self._mean(hidden), state
+        ready, rows = self._ready_rows()
+        hidden, state = model.forward(tokens, packing, state, rows)
+        return [_pooled(*item, vector) for item, vector in zip(ready, hidden.cpu().numpy(), strict=True)], state
+
+    def _ready_rows(self) -> tuple[list[tuple[_Document, _Part]], list[int]]:
+        """Last-token pooling: what this step completes, and in which rows. Sections inside a document wait a step."""
+        ready, rows = [], []
+        at = 0
+        for document, part in self.parts:
+            at += part.length
+            if part.last or part.probe:
+                ready.append((document, part))
+                rows.append(at - 1)
+            elif part.complete:
+                document.probe = part
+        return ready, rows
+
+    def _mean(self, hidden: Tensor) -> list[Pooled]:
+        """Mean pooling: add every part to its document's running mean."""
+        sums = torch.stack([piece.sum(0) for piece in hidden.split([part.length for _, part in self.parts])])
+        results = []
+        for (document, part), total in zip(self.parts, sums.cpu().numpy(), strict=True):
+            document.mean.add(total, part.length)
+            if part.complete:
+                results.append(_pooled(document, part, document.mean.take()))
+        return results
+
+
+def _pooled(document: _Document, part: _Part, vector: FloatArray) -> Pooled:
+    return Pooled(document.index, part.section, part.section_start, part.stop, vector, part.last)
+
+
+def select(state: State, rows: list[int]) -> State:
+    """The named rows of a state, in that order; a row may be named twice."""
+    return tuple(type(layer)(*(tensor[rows] for tensor in layer)) for layer in state)

@@ -1,0 +1,225 @@
+"""Mamba2 (arXiv 2405.21060), every published variant.
+
+Legend: N tokens, D d_model, H heads of P = head_dim channels, d_inner = H * P, K d_state, G groups, W conv taps.
+
+One layer, u (N, D) float32 residual stream:
+    z, xBC, dt = in_proj(rms_norm(u))                    widths d_inner, d_inner + 2 G K, H
+    x, B, C    = silu(causal_conv(xBC))
+    y          = ssd(x, dt, -exp(A_log), B, C) + D x
+    u         += out_proj(weight * group_rms_norm(y * silu(z)))       the gate always comes before the norm
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thalweg.errors import InvalidInputError
+from thalweg.ops.causal_conv import causal_conv
+from thalweg.ops.ssd import DEFAULT_CHUNK_SIZE, ssd
+from thalweg.packing import Packing
+
+
+@dataclass(frozen=True)
+class Mamba2Config:
+    """Shape and constants of a Mamba2 stack.
+
+    `time_step_limit` clamps delta (linear space, seconds of the continuous system); `norm_eps` is that of all norms.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    head_dim: int
+    d_state: int
+    n_groups: int = 1
+    d_conv: int = 4
+    norm_eps: float = 1e-5
+    time_step_limit: tuple[float, float] = (0.0, math.inf)
+    conv_bias: bool = True
+    proj_bias: bool = False
+    residual_in_fp32: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "head_dim", "d_state", "n_groups", "d_conv"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_heads % self.n_groups:
+            raise InvalidInputError(f"n_groups={self.n_groups} does not divide n_heads={self.n_heads}")
+
+    @property
+    def d_inner(self) -> int:
+        return self.n_heads * self.head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        return self.d_inner + 2 * self.n_groups * self.d_state
+
+
+class Mamba2LayerState(NamedTuple):
+    """conv: (S, W - 1, conv_dim) inputs of the convolution, model dtype; ssm: (S, K, H, P) float32."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
+    """(…, D) float32 -> (…, D) float32: each of `groups` equal parts by its own root mean square."""
+    parts = x.unflatten(-1, (groups, -1))
+    scale = torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
+    return (parts * scale).flatten(-2) * weight
+
+
+class Norm(nn.Module):
+    """RMSNorm, computed in float32."""
+
+    def __init__(self, width: int, eps: float, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x.float(), self.weight, self.eps, self.groups)
+
+
+class Conv(nn.Module):
+    """Weights of the depthwise convolution: (C, W) and (C,)."""
+
+    def __init__(self, channels: int, width: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, width).uniform_(-(width**-0.5), width**-0.5))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+
+class Mamba2Mixer(nn.Module):
+    """The sequence mixer of one layer."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        d_inner, heads = config.d_inner, config.n_heads
+        self.in_proj = nn.Linear(config.d_model, d_inner + config.conv_dim + heads, bias=config.proj_bias)
+        self.conv = Conv(config.conv_dim, config.d_conv, config.conv_bias)
+        # The initial values of the paper's code: delta log-uniform in [1e-3, 1e-1], A uniform in [1, 16].
+        step = torch.exp(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = Norm(d_inner, config.norm_eps, config.n_groups)
+        self.out_proj = nn.Linear(d_inner, config.d_model, bias=config.proj_bias)
+
+    def forward(
+        self,
+        u: Tensor,
+        packing: Packing,
+        state: Mamba2LayerState | None,
+        rows: Sequence[int] | None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+    ) -> tuple[Tensor, Mamba2LayerState]:
+        """(N, D) -> (N or M, D) and the layer's next state."""
+        c = self.config
+        z, xBC, dt = self._project(u, rows)
+        xBC, conv = causal_conv(
+            xBC, self.conv.weight, self.conv.bias, packing, initial_state=state and state.conv, silu=True
+        )
+        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
+        y, ssm = ssd(
+            x.unflatten(1, (c.n_heads, c.head_dim)),
+            dt,
+            -torch.exp(self.A_log),
+            B.unflatten(1, (c.n_groups, c.d_state)),
+            C.unflatten(1, (c.n_groups, c.d_state)),
+            packing,
+            D=self.D,
+            dt_bias=self.dt_bias,
+            dt_limit=c.time_step_limit,
+            initial_state=state and state.ssm,
+            rows=rows,
+            chunk_size=chunk_size,
+        )
+        gated = self.norm(y.flatten(1) * F.silu(z.float()))
+        return self.out_proj(gated.to(u.dtype)), Mamba2LayerState(conv, ssm)
+
+    def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """z (N or M, d_inner), xBC (N, conv_dim), dt (N, H). Where few rows are wanted, z is made for those only."""
+        c = self.config
+        widths = [c.d_inner, c.conv_dim, c.n_heads]
+        if rows is None:
+            z, xBC, dt = self.in_proj(u).split(widths, dim=1)
+            return z, xBC, dt
+        if type(self.in_proj) is not nn.Linear:  # an adapter: its weight cannot be cut
+            z, xBC, dt = self.in_proj(u).split(widths, dim=1)
+            return z[list(rows)], xBC, dt
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        cut = c.d_inner
+        z = F.linear(u[list(rows)], weight[:cut], None if bias is None else bias[:cut])
+        xBC, dt = F.linear(u, weight[cut:], None if bias is None else bias[cut:]).split(widths[1:], dim=1)
+        return z, xBC, dt
+
+
+class Mamba2Layer(nn.Module):
+    """Pre-norm residual layer."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.norm = Norm(config.d_model, config.norm_eps)
+        self.mixer = Mamba2Mixer(config)
+
+    def forward(
+        self, u: Tensor, packing: Packing, state: Mamba2LayerState | None, rows: Sequence[int] | None
+    ) -> tuple[Tensor, Mamba2LayerState]:
+        mixed, new_state = self.mixer(self.norm(u).to(self.mixer.in_proj.weight.dtype), packing, state, rows)
+        return (u if rows is None else u[list(rows)]) + mixed, new_state
+
+
+class Mamba2(nn.Module):
+    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
+        self.norm_f = Norm(config.d_model, config.norm_eps)
+
+    @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.weight.device
+
+    def init_state(self, n_segments: int) -> tuple[Mamba2LayerState, ...]:
+        c, weight = self.config, self.embeddings.weight
+        return tuple(
+            Mamba2LayerState(
+                conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
+                ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
+            )
+            for _ in self.layers
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        packing: Packing,
+        state: tuple[Mamba2LayerState, ...] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, tuple[Mamba2LayerState, ...]]:
+        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
+        u = self.embeddings(tokens).float()
+        new_state = []
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
+            new_state.append(layer_state)
+        return self.norm_f(u), tuple(new_state)

@@ -1,0 +1,146 @@
+"""Depthwise causal convolution over a packed run, with carried columns.
+
+Legend: N tokens, C channels, W taps, S_in / S_out segments with a carried / wanted state.
+
+    y[t, c] = act( bias[c] + sum_k weight[c, k] * x[t - (W - 1) + k, c] )
+
+where columns before a segment's first token are its carried columns, or zero. The state is the last W - 1 columns
+of the *input*, in the input's dtype (Mamba2, arXiv 2405.21060, section 8).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thalweg.errors import InvalidInputError
+from thalweg.packing import Packing
+
+
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packing: Packing,
+    *,
+    initial_state: Tensor | None = None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Convolve every segment of a packed run.
+
+    Args:
+        x: (N, C), any floating dtype.
+        weight: (C, W), any W >= 1.
+        bias: (C,) or None.
+        packing: the run's layout, N tokens.
+        initial_state: (S_in, W - 1, C) carried columns, oldest first; None stands for zeros.
+        silu: apply x * sigmoid(x) to the result.
+
+    Returns:
+        y (N, C) and final_state (S_out, W - 1, C), both in x's dtype.
+
+    Raises:
+        InvalidInputError: shapes that do not fit together.
+    """
+    _check(x, weight, bias, packing, initial_state)
+    return packed_causal_conv(x, weight, bias, packing, initial_state=initial_state, silu=silu)
+
+
+def sequential_causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packing: Packing,
+    *,
+    initial_state: Tensor | None = None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The reference: one token after the other, same signature as `causal_conv`."""
+    width = weight.shape[1]
+    y, final = [], []
+    for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
+        columns = x.new_zeros(width - 1, x.shape[1])
+        if initial_state is not None and segment < packing.n_initial:
+            columns = initial_state[segment]
+        for t in range(start, stop):
+            window = torch.cat([columns, x[t : t + 1]])
+            out = (window * weight.t()).sum(0)
+            out = out if bias is None else out + bias
+            y.append(F.silu(out) if silu else out)
+            columns = window[1:]
+        if segment in packing.final:
+            final.append(columns)
+    empty = x.new_zeros(0, width - 1, x.shape[1])
+    return torch.stack(y).to(x.dtype), torch.stack(final).to(x.dtype) if final else empty
+
+
+def packed_causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packing: Packing,
+    *,
+    initial_state: Tensor | None = None,
+    silu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The run as if it were one segment; then the few tokens at each segment's start anew, from their own past."""
+    channels, width = weight.shape
+    carried = x.new_zeros(packing.n_initial * (width - 1), channels)
+    if initial_state is not None:
+        carried = initial_state.reshape(-1, channels).to(x.dtype)
+    edge = torch.cat([x.new_zeros(1, channels), carried])
+    taps = weight.t().to(torch.promote_types(x.dtype, torch.float32))
+    y = _run_taps(x, taps, bias, silu)
+    if width == 1:
+        return y, x.new_zeros(len(packing.final), 0, channels)
+
+    halo = packing.conv_halo(width)
+
+    def gather(positions: Tensor) -> Tensor:
+        in_run = positions >= len(edge)
+        columns = x[torch.where(in_run, positions - len(edge), 0)]
+        return torch.where(in_run[..., None], columns, edge[torch.where(in_run, 0, positions)])
+
+    heads = (gather(halo.windows).to(taps.dtype) * taps).sum(1)
+    heads = heads if bias is None else heads + bias
+    y = y.index_copy_(0, halo.rows, (F.silu(heads) if silu else heads).to(y.dtype))
+    return y, gather(halo.tails)
+
+
+TILE = 256  # rows: the tile and its float32 sum stay in a core's L2 cache at the widths of public models
+
+
+def _run_taps(x: Tensor, taps: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    """(N, C) convolved with zeros before the first row; sums in float32 (float64 for float64), rounded once."""
+    n, pad = len(x), len(taps) - 1
+
+    def rows(start: int, stop: int) -> Tensor:
+        before = x.new_zeros(max(pad - start, 0), x.shape[1])
+        seen = torch.cat([before, x[max(start - pad, 0) : stop]]).to(taps.dtype)
+        y = seen[: stop - start] * taps[0]
+        for k in range(1, len(taps)):
+            y = y.addcmul_(seen[k : k + stop - start], taps[k])
+        y = y if bias is None else y.add_(bias)
+        return F.silu(y) if silu else y
+
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return rows(0, n).to(x.dtype)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for start in range(0, n, TILE):
+        stop = min(start + TILE, n)
+        y[start:stop] = rows(start, stop)
+    return y
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, initial_state: Tensor | None) -> None:
+    if x.ndim != 2 or len(x) != packing.n_tokens:
+        raise InvalidInputError(f"x must be (N={packing.n_tokens}, C), got {tuple(x.shape)}")
+    channels = x.shape[1]
+    if weight.ndim != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
+        raise InvalidInputError(f"weight must be (C={channels}, W>=1), got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (channels,):
+        raise InvalidInputError(f"bias must be (C={channels},), got {tuple(bias.shape)}")
+    expected = (packing.n_initial, weight.shape[1] - 1, channels)
+    if initial_state is not None and tuple(initial_state.shape) != expected:
+        raise InvalidInputError(f"initial_state must be (S_in, W-1, C) = {expected}, got {tuple(initial_state.shape)}")

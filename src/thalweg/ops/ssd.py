@@ -1,0 +1,343 @@
+"""State space duality: the scan of Mamba2 (arXiv 2405.21060) over a packed run.
+
+Legend: N tokens, H heads of P channels, G groups of heads that share B and C, K state width, Q inner chunk,
+S_in / S_out segments with a carried / wanted state, b blocks of q <= Q tokens.
+
+    delta_t = clamp( softplus(dt_t + dt_bias), dt_limit )                       one number a head
+    S_t     = exp(A * delta_t) * S_{t-1} + B_t (x) (delta_t * x_t)              (K, P) a head, float32
+    y_t     = C_t S_t + D * x_t
+
+States are laid out (K, H, P): reading or writing one for all heads of a group is then a single matrix product.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thalweg.errors import InvalidInputError
+from thalweg.packing import Block, BlockGroup, Links, Packing
+
+DEFAULT_CHUNK_SIZE = 128
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    *,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = True,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    initial_state: Tensor | None = None,
+    rows: Sequence[int] | None = None,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> tuple[Tensor, Tensor]:
+    """Scan every segment of a packed run.
+
+    Args:
+        x: (N, H, P), floating; its dtype is that of the matrix products.
+        dt: (N, H) step sizes before bias, softplus and limits.
+        A: (H,) float32, negative (linear space: -exp(A_log)).
+        B, C: (N, G, K), G a divisor of H; head h uses group h * G // H.
+        packing: the run's layout, N tokens.
+        D: (H,) skip weight, or None.
+        dt_bias: (H,) or None.
+        dt_softplus: whether delta is softplus(dt + dt_bias) or dt + dt_bias itself.
+        dt_limit: delta is clamped into this interval.
+        initial_state: (S_in, K, H, P) float32; None stands for zeros.
+        rows: M ascending positions whose y is wanted; None stands for all N.
+        chunk_size: Q, any size >= 1: it changes the speed, not the result.
+
+    Returns:
+        y (N or M, H, P) float32 (float64 for float64 input) and final_state (S_out, K, H, P), likewise.
+
+    Raises:
+        InvalidInputError: shapes that do not fit together, or chunk_size < 1.
+    """
+    _check(x, dt, A, B, C, packing, initial_state, chunk_size)
+    return chunkwise_ssd(
+        x,
+        dt,
+        A,
+        B,
+        C,
+        packing,
+        D=D,
+        dt_bias=dt_bias,
+        dt_softplus=dt_softplus,
+        dt_limit=dt_limit,
+        initial_state=initial_state,
+        rows=rows,
+        chunk_size=chunk_size,
+    )
+
+
+def step_sizes(
+    dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dt_limit: tuple[float, float], dtype: torch.dtype
+) -> Tensor:
+    """(N, H) delta in `dtype` from the raw projection."""
+    delta = dt.to(dtype)
+    delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
+    delta = F.softplus(delta) if dt_softplus else delta
+    return delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
+
+
+def sequential_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    *,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = True,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    initial_state: Tensor | None = None,
+    rows: Sequence[int] | None = None,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> tuple[Tensor, Tensor]:
+    """The reference: one token after the other, same signature as `ssd` (`chunk_size` has no meaning here)."""
+    _, heads, width = x.shape
+    groups, state_width = B.shape[1:]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    decay = torch.exp(delta * A.to(dtype))
+    B, C = (t.to(dtype).repeat_interleave(heads // groups, dim=1) for t in (B, C))
+    x = x.to(dtype)
+    y, final = [], []
+    for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
+        state = x.new_zeros(state_width, heads, width)
+        if initial_state is not None and segment < packing.n_initial:
+            state = initial_state[segment].to(dtype)
+        for t in range(start, stop):
+            update = torch.einsum("hk,hp->khp", B[t], delta[t, :, None] * x[t])
+            state = decay[t][None, :, None] * state + update
+            out = torch.einsum("hk,khp->hp", C[t], state)
+            y.append(out if D is None else out + D.to(dtype)[:, None] * x[t])
+        if segment in packing.final:
+            final.append(state)
+    out = torch.stack(y)
+    empty = x.new_zeros(0, state_width, heads, width)
+    return (out if rows is None else out[list(rows)]), (torch.stack(final) if final else empty)
+
+
+def chunkwise_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    *,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = True,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    initial_state: Tensor | None = None,
+    rows: Sequence[int] | None = None,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    blocks_per_group: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Blocks as matrix products, one state handed from block to block: work linear in N. Signature of `ssd`.
+
+    `blocks_per_group` blocks are treated side by side (None: chosen for the device); it bounds the workspace.
+    """
+    blocks_per_group = blocks_per_group or _side_by_side(x, chunk_size)
+    pick_late = rows is not None and blocks_per_group > 1
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
+    log_decay = (delta * A.to(dtype)).clamp(min=MIN_LOG_DECAY)
+    skip = None if D is None else D.to(dtype)[:, None]
+
+    y = [x.new_zeros(0, *x.shape[1:], dtype=dtype)]
+    final: list[Tensor] = []
+    carry: Tensor | None = None
+    for group in packing.block_groups(chunk_size, blocks_per_group):
+        single = len(group.blocks) == 1
+        queries = None if rows is None or pick_late else _rows_inside(rows, group.blocks[0])
+        decay = _Decay(group.take(log_decay), group)
+        xg, Bg, dg = group.take(x), group.take(B), group.take(delta)[..., None]
+        local = None if single and not group.blocks[0].leaves else _local_states(xg, dg, Bg, decay)
+        if single:
+            entering, leaving = _hand_on_one(local, decay, group.blocks[0], carry, initial_state)
+        else:
+            entering, leaving = _hand_on_many(local, decay, group.links, carry, initial_state)
+        if queries is None or len(queries):
+            Cg = group.take(C) if queries is None else group.take(C)[:, queries]
+            out = _within_block(xg, dg, Bg, Cg, decay, queries)
+            if entering is not None:
+                out = out + _from_past(Cg, entering) * decay.into(queries)[..., None]
+            if skip is not None:
+                out = out + skip * (xg if queries is None else xg[:, queries])
+            y.append(group.flatten(out) if queries is None else out[0])
+        carry = None if leaving is None else leaving[-1]
+        final += [leaving[i] for i, block in enumerate(group.blocks) if leaving is not None and block.final >= 0]
+    out = torch.cat(y)
+    empty = x.new_zeros(0, B.shape[2], *x.shape[1:], dtype=dtype)
+    return out[list(rows)] if rows is not None and pick_late else out, torch.stack(final) if final else empty
+
+
+MIN_LOG_DECAY = -120.0
+"""exp(-120) is 0 in float32: a stronger decay changes nothing, and the bound keeps a block's sums small."""
+
+WORKSPACE = 1 << 28
+"""Bytes that the (b, H, q, q) decays of one group may take off the CPU, where blocks run side by side."""
+
+
+def _side_by_side(x: Tensor, chunk_size: int) -> int:
+    """One block at a time on the CPU, where its decays stay in cache; elsewhere many, to fill the device."""
+    if x.device.type == "cpu":
+        return 1
+    return max(1, WORKSPACE // (4 * x.shape[1] * chunk_size**2))
+
+
+def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
+    return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
+
+
+class _Decay:
+    """Products of decays inside the blocks of a group, formed from float64 prefix sums of their logarithms.
+
+    A difference of two long float32 sums loses digits (1e-3 relative at Q = 128), so sums are kept in float64 and
+    split into a coarse part, whose float32 differences are exact, and a small rest.
+    """
+
+    GRID = 2.0**8  # the coarse part is a multiple of 1/256: exact in float32 up to 2**16, and Q * 120 is below
+
+    def __init__(self, log_decay: Tensor, group: BlockGroup) -> None:
+        """log_decay: (b, q, H) float32 or float64, negative."""
+        self.group = group
+        self.dtype = log_decay.dtype
+        if not group.is_slice:
+            log_decay = log_decay * group.inside[..., None]
+        self.sums = log_decay.double().cumsum(1)
+
+    def between(self, queries: list[int] | None) -> Tensor:
+        """(b, H, i, j): from token j to token i, zero where i may not look at j."""
+        coarse = ((self.sums * self.GRID).round() / self.GRID).detach()
+        mask = self.group.pair_mask
+        parts = []
+        for part in (coarse, self.sums - coarse):
+            j = part.to(self.dtype).transpose(1, 2)
+            parts.append((j if queries is None else j[:, :, queries], j))
+        mask = mask if queries is None else mask[:, queries]
+        (coarse_i, coarse_j), (fine_i, fine_j) = parts
+        exponent = coarse_i[..., None] - coarse_j[:, :, None, :]
+        exponent = exponent.add_(fine_i[..., None]).sub_(fine_j[:, :, None, :])
+        return exponent.add_(mask[:, None].to(self.dtype)).exp_()
+
+    def into(self, queries: list[int] | None) -> Tensor:
+        """(b, i, H): from the block's start to token i, zero where i has no past before the block."""
+        decay = self.sums.exp().to(self.dtype) * self.group.enters[..., None]
+        return decay if queries is None else decay[:, queries]
+
+    def out_of(self) -> Tensor:
+        """(b, j, H): from token j to the block's end, zero where nothing goes on."""
+        leaves = self.group.leaves
+        return (self.sums[:, -1:] - self.sums).exp().to(self.dtype) * leaves[..., None]
+
+    def through(self) -> Tensor:
+        """(b, H): over the whole block."""
+        return self.sums[:, -1].exp().to(self.dtype)
+
+
+def _by_group(t: Tensor, groups: int) -> Tensor:
+    """(b, q, H, P) -> (b, G, q, H/G * P)."""
+    return t.unflatten(2, (groups, -1)).flatten(3).transpose(1, 2)
+
+
+def _within_block(x: Tensor, delta: Tensor, B: Tensor, C: Tensor, decay: _Decay, queries: list[int] | None) -> Tensor:
+    """(b, i, H, P): what the tokens of the same block contribute."""
+    heads, groups = x.shape[2], B.shape[2]
+    scores = C.transpose(1, 2).to(decay.dtype) @ B.permute(0, 2, 3, 1).to(decay.dtype)  # (b, G, i, j)
+    weights = decay.between(queries).unflatten(1, (groups, heads // groups))
+    weights = (weights * scores[:, :, None]).flatten(1, 2).to(x.dtype)
+    return (weights @ (x * delta).to(x.dtype).transpose(1, 2)).transpose(1, 2)
+
+
+def _from_past(C: Tensor, entering: Tensor) -> Tensor:
+    """(b, i, H, P): C times the state before the block, (b, K, H, P), still without its decay."""
+    groups = C.shape[2]
+    read = C.transpose(1, 2) @ _by_group(entering.to(C.dtype), groups)
+    return read.unflatten(3, (-1, entering.shape[3])).permute(0, 2, 1, 3, 4).flatten(2, 3)
+
+
+def _local_states(x: Tensor, delta: Tensor, B: Tensor, decay: _Decay) -> Tensor:
+    """(b, K, H, P): what each block adds to the state that leaves it."""
+    weighted = (x * (delta * decay.out_of()[..., None])).to(x.dtype)
+    added = B.permute(0, 2, 3, 1) @ _by_group(weighted, B.shape[2])  # (b, G, K, H/G * P)
+    added = added.to(decay.dtype).unflatten(3, (-1, x.shape[3]))
+    return added.transpose(1, 2).flatten(2, 3)
+
+
+def _hand_on_one(
+    local: Tensor | None, decay: _Decay, block: Block, carry: Tensor | None, initial_state: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The states (1, K, H, P) that enter and leave a block on its own; None stands for zero or not needed."""
+    entering = None
+    if block.initial >= 0:
+        entering = None if initial_state is None else initial_state[block.initial, None]
+    elif block.enters and carry is not None:
+        entering = carry[None]
+    if local is not None and entering is not None and block.passes_through:
+        local = local.addcmul_(decay.through()[:, None, :, None], entering)
+    return entering, local
+
+
+def _hand_on_many(
+    local: Tensor, decay: _Decay, links: Links, carry: Tensor | None, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The states (b, K, H, P) that enter and leave each block, from what the blocks add themselves.
+
+    Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
+    the work is linear in the blocks, the depth that of the longest chain.
+    """
+    zero = torch.zeros_like(local[:1])
+    carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
+    outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
+    through = decay.through()[:, None, :, None]
+    levels: list[Tensor] = []
+    for level, blocks in enumerate(links.levels):
+        past = (levels[-1] if level else outside)[links.pasts[level]]
+        levels.append(local[blocks] + through[blocks] * past)
+    leaving = torch.cat(levels)[links.order]
+    return torch.cat([outside, leaving])[links.sources], leaving
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    initial_state: Tensor | None,
+    chunk_size: int,
+) -> None:
+    if x.ndim != 3 or len(x) != packing.n_tokens:
+        raise InvalidInputError(f"x must be (N={packing.n_tokens}, H, P), got {tuple(x.shape)}")
+    n, heads, width = x.shape
+    if dt.shape != (n, heads) or A.shape != (heads,):
+        raise InvalidInputError(
+            f"dt must be (N, H) = {(n, heads)} and A (H,), got {tuple(dt.shape)} and {tuple(A.shape)}"
+        )
+    if B.ndim != 3 or B.shape != C.shape or len(B) != n or heads % B.shape[1]:
+        raise InvalidInputError(
+            f"B and C must be (N={n}, G, K) with G a divisor of H={heads}, got {tuple(B.shape)} and {tuple(C.shape)}"
+        )
+    expected = (packing.n_initial, B.shape[2], heads, width)
+    if initial_state is not None and tuple(initial_state.shape) != expected:
+        raise InvalidInputError(f"initial_state must be (S_in, K, H, P) = {expected}, got {tuple(initial_state.shape)}")
+    if chunk_size < 1:
+        raise InvalidInputError(f"chunk_size must be at least 1, got {chunk_size}")

@@ -1,0 +1,349 @@
+"""The layout of one packed step: a flat run of tokens cut into segments, and the index tensors its ops share.
+
+Legend: N tokens of the run, S segments, S_in segments that start from a carried state, S_out segments whose
+state is wanted at the end, Q inner chunk of a scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import InvalidInputError
+
+
+class Packing:
+    """One step: N tokens of S segments, each the next piece of one document.
+
+    Args:
+        lengths: tokens of each segment, all >= 1; the segments lie one after the other in the run.
+        n_initial: the *first* `n_initial` segments continue from a carried state (rows 0..n_initial-1 of
+            every `initial_state`); the others start from the zero state.
+        final: ascending segment numbers whose end state is wanted; they are the rows of every `final_state`.
+        device: where the index tensors live.
+
+    An instance is shared by all layers of a step, so whatever depends on the layout alone is computed once.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        n_initial: int = 0,
+        final: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not lengths or min(lengths) < 1:
+            raise InvalidInputError(f"a step needs segments of at least one token, got lengths {list(lengths)!r}")
+        if not 0 <= n_initial <= len(lengths):
+            raise InvalidInputError(f"n_initial is {n_initial}, but the step has {len(lengths)} segments")
+        if any(b <= a for a, b in pairwise(final)) or (final and not 0 <= final[0] <= final[-1] < len(lengths)):
+            raise InvalidInputError(
+                f"final must hold ascending segment numbers below {len(lengths)}, got {list(final)!r}"
+            )
+        self.lengths = tuple(lengths)
+        self.n_initial = n_initial
+        self.final = tuple(final)
+        self.device = torch.device(device)
+        self.cu_seqlens: tuple[int, ...] = tuple(accumulate(lengths, initial=0))
+        self._plans: dict[tuple[int, int], list[BlockGroup]] = {}
+        self._halos: dict[int, ConvHalo] = {}
+
+    @classmethod
+    def whole(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing:
+        """Whole documents: no state comes in, none is kept."""
+        return cls(lengths, device=device)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.cu_seqlens[-1]
+
+    @property
+    def n_segments(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def last_rows(self) -> tuple[int, ...]:
+        """Position in the run of each segment's last token."""
+        return tuple(end - 1 for end in self.cu_seqlens[1:])
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(S,) int64: position of each segment's first token."""
+        return torch.tensor(self.cu_seqlens[:-1], device=self.device)
+
+    @cached_property
+    def segment_ids(self) -> Tensor:
+        """(N,) int64: the segment of each token."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        return torch.repeat_interleave(torch.arange(self.n_segments, device=self.device), lengths)
+
+    def conv_halo(self, width: int) -> ConvHalo:
+        """What a causal convolution of `width` taps must know about the starts and ends of segments."""
+        if width not in self._halos:
+            self._halos[width] = ConvHalo.build(self, width)
+        return self._halos[width]
+
+    def block_groups(self, chunk_size: int, blocks_per_group: int) -> list[BlockGroup]:
+        """The run cut into blocks of at most `chunk_size` tokens, `blocks_per_group` of them side by side."""
+        key = (chunk_size, blocks_per_group)
+        if key not in self._plans:
+            blocks = _cut_blocks(self, chunk_size)
+            self._plans[key] = [
+                BlockGroup(blocks[i : i + blocks_per_group], self) for i in range(0, len(blocks), blocks_per_group)
+            ]
+        return self._plans[key]
+
+
+@dataclass(frozen=True)
+class ConvHalo:
+    """Index tensors of a causal convolution over a packed run; `pad` = width - 1 columns reach back.
+
+    Attributes:
+        rows: (R,) positions of the tokens whose window reaches before their segment (the first `pad` of each).
+        windows: (R, pad + 1) int64 positions in the concatenation [zero row, carried columns, run] of what they see.
+        tails: (S_out, pad) int64 positions, same space, of the columns a later step will need.
+    """
+
+    rows: Tensor
+    windows: Tensor
+    tails: Tensor
+
+    @classmethod
+    def build(cls, packing: Packing, width: int) -> ConvHalo:
+        pad, device = width - 1, packing.device
+        starts = packing.starts
+        lengths = torch.tensor(packing.lengths, device=device)
+        run = 1 + packing.n_initial * pad
+
+        def locate(segment: Tensor, offset: Tensor) -> Tensor:
+            """Position of the column `offset` tokens after the segment's start (negative: before it)."""
+            carried = 1 + segment * pad + pad + offset
+            before = torch.where(segment < packing.n_initial, carried, torch.zeros_like(carried))
+            return torch.where(offset >= 0, run + starts[segment] + offset, before)
+
+        segment = torch.arange(packing.n_segments, device=device)[:, None].expand(-1, pad)
+        offset = torch.arange(pad, device=device).expand(packing.n_segments, -1)
+        inside = offset < lengths[:, None]
+        segment, offset = segment[inside], offset[inside]
+        taps = torch.arange(-pad, 1, device=device)
+        final = torch.tensor(packing.final, dtype=torch.int64, device=device)
+        tail = lengths[final][:, None] + torch.arange(-pad, 0, device=device)
+        return cls(
+            rows=starts[segment] + offset,
+            windows=locate(segment[:, None].expand(-1, width), offset[:, None] + taps),
+            tails=locate(final[:, None].expand(-1, pad), tail),
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """At most Q neighbouring tokens. At most one segment reaches in from before and at most one goes on after.
+
+    Attributes:
+        start, stop: tokens of the run.
+        starts: where each token's segment begins, counted from the block's start and never below 0.
+        initial: row of `initial_state` that enters, or -1.
+        enters: leading tokens whose segment has a past: a carried state or an earlier block.
+        leaves: trailing tokens whose segment's state is needed after the block.
+        final: row of `final_state` that the block completes, or -1.
+    """
+
+    start: int
+    stop: int
+    starts: tuple[int, ...]
+    initial: int
+    enters: int
+    leaves: int
+    final: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def passes_through(self) -> bool:
+        """One segment fills the block and needs its past after it."""
+        return self.enters == self.leaves == self.size
+
+
+def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
+    """Cut the run into blocks.
+
+    A segment with a carried or a wanted state gets blocks of its own, so states come and go at block edges only.
+    The others share blocks: nothing is padded however short they are.
+    """
+    final_row = {segment: row for row, segment in enumerate(packing.final)}
+    edges = {0, packing.n_tokens}
+    for segment in {*range(packing.n_initial), *packing.final}:
+        edges |= {packing.cu_seqlens[segment], packing.cu_seqlens[segment + 1]}
+    ordered = sorted(edges)
+    cuts = [c for a, b in pairwise(ordered) for c in range(a, b, chunk_size)] + [packing.n_tokens]
+
+    blocks = []
+    segment = 0
+    for start, stop in pairwise(cuts):
+        while packing.cu_seqlens[segment + 1] <= start:
+            segment += 1
+        first = last = segment
+        starts: list[int] = []
+        while True:
+            begin, end = packing.cu_seqlens[last], packing.cu_seqlens[last + 1]
+            starts += [max(begin - start, 0)] * (min(end, stop) - max(begin, start))
+            if end >= stop:
+                break
+            last += 1
+        continues = packing.cu_seqlens[first] < start
+        carried = not continues and first < packing.n_initial
+        goes_on = packing.cu_seqlens[last + 1] > stop or last in final_row
+        blocks.append(
+            Block(
+                start=start,
+                stop=stop,
+                starts=tuple(starts),
+                initial=first if carried else -1,
+                enters=min(packing.cu_seqlens[first + 1], stop) - start if continues or carried else 0,
+                leaves=stop - max(packing.cu_seqlens[last], start) if goes_on else 0,
+                final=final_row.get(last, -1) if packing.cu_seqlens[last + 1] == stop else -1,
+            )
+        )
+    return blocks
+
+
+@dataclass(frozen=True)
+class BlockGroup:
+    """Blocks that a scan treats side by side as one (b, q, …) batch, q the longest of them.
+
+    A group of one block is a view of the run. Several blocks of unequal size are padded inside the group; the
+    padding is masked by `inside`.
+    """
+
+    blocks: list[Block]
+    packing: Packing = field(repr=False)
+
+    @cached_property
+    def size(self) -> int:
+        return max(block.size for block in self.blocks)
+
+    @cached_property
+    def is_slice(self) -> bool:
+        """The group's tokens are neighbours in the run and no block is padded."""
+        return all(block.size == self.size for block in self.blocks)
+
+    @cached_property
+    def _index(self) -> Tensor:
+        """(b, q) int64 positions in the run; padding repeats the block's first token."""
+        device = self.packing.device
+        start = torch.tensor([block.start for block in self.blocks], device=device)[:, None]
+        return start + torch.where(self.inside, torch.arange(self.size, device=device), 0)
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """(b, q) bool: a token, not padding."""
+        device = self.packing.device
+        sizes = torch.tensor([block.size for block in self.blocks], device=device)
+        return torch.arange(self.size, device=device) < sizes[:, None]
+
+    def take(self, run: Tensor) -> Tensor:
+        """(N, …) -> (b, q, …): the group's tokens."""
+        if self.is_slice:
+            piece = run[self.blocks[0].start : self.blocks[-1].stop]
+            return piece.unflatten(0, (len(self.blocks), self.size))
+        return run[self._index]
+
+    def flatten(self, batch: Tensor) -> Tensor:
+        """(b, q, …) -> (n, …): back to neighbours in the run, padding dropped."""
+        return batch.flatten(0, 1) if self.is_slice else batch[self.inside]
+
+    @cached_property
+    def pair_mask(self) -> Tensor:
+        """(b, q, q) float32: 0 where token i may look at token j (same segment, j <= i), else -inf."""
+        device = self.packing.device
+        rows = [block.starts + (0,) * (self.size - block.size) for block in self.blocks]
+        starts = torch.tensor(rows, device=device)[:, :, None]
+        j = torch.arange(self.size, device=device)
+        allowed = (j >= starts) & (j <= j[:, None])
+        return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, float("-inf"))
+
+    @cached_property
+    def enters(self) -> Tensor:
+        """(b, q) bool: tokens whose segment has a past."""
+        device = self.packing.device
+        counts = torch.tensor([block.enters for block in self.blocks], device=device)
+        return torch.arange(self.size, device=device) < counts[:, None]
+
+    @cached_property
+    def leaves(self) -> Tensor:
+        """(b, q) bool: tokens whose segment's state is needed after the block."""
+        device = self.packing.device
+        first = torch.tensor([block.size - block.leaves for block in self.blocks], device=device)
+        return self.inside & (torch.arange(self.size, device=device) >= first[:, None])
+
+    @cached_property
+    def links(self) -> Links:
+        return Links.build(self.blocks, self.packing)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which state enters and leaves which of a group's blocks.
+
+    States from outside the group are numbered: 0 the zero state, 1 … S_in the carried ones, S_in + 1 the one that
+    the group before left. Level 0 holds the blocks whose leaving state needs none of this group's, level d + 1 those
+    that one segment fills and that follow a block of level d.
+
+    Attributes:
+        levels: per level, (n,) int64 block numbers.
+        pasts: per level, (n,) int64: level 0 counts states outside, level d the blocks of level d - 1.
+        order: (b,) int64: where each block stands in the levels written one after the other.
+        sources: (b,) int64: each block's entering state in the list [outside, leaving].
+        n_initial: S_in.
+    """
+
+    levels: list[Tensor]
+    pasts: list[Tensor]
+    order: Tensor
+    sources: Tensor
+    n_initial: int
+
+    @classmethod
+    def build(cls, blocks: Sequence[Block], packing: Packing) -> Links:
+        n_outside = packing.n_initial + 2
+        levels: list[list[int]] = []
+        pasts: list[list[int]] = []
+        place: list[tuple[int, int]] = []
+        sources = []
+        for i, block in enumerate(blocks):
+            if block.initial >= 0:
+                source = 1 + block.initial
+            elif not block.enters:
+                source = 0
+            else:
+                source = n_outside - 1 if i == 0 else n_outside + i - 1
+            sources.append(source)
+            level, past = 0, source if block.passes_through else 0
+            if past >= n_outside:
+                level, past = place[i - 1][0] + 1, place[i - 1][1]
+            if level == len(levels):
+                levels.append([])
+                pasts.append([])
+            place.append((level, len(levels[level])))
+            levels[level].append(i)
+            pasts[level].append(past)
+        offsets = tuple(accumulate((len(level) for level in levels), initial=0))
+
+        def tensor(values: list[int]) -> Tensor:
+            return torch.tensor(values, device=packing.device)
+
+        return cls(
+            levels=[tensor(level) for level in levels],
+            pasts=[tensor(past) for past in pasts],
+            order=tensor([offsets[level] + position for level, position in place]),
+            sources=tensor(sources),
+            n_initial=packing.n_initial,
+        )
