@@ -8,7 +8,7 @@ in, without ever owning a stored state. (Vertically chunked inference: arXiv 260
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -45,7 +45,8 @@ class Ids:
         return ids, self._at == len(self._ids)
 
 
-class Pooled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pooled:
     """A vector that is ready.
 
     index: number of the document in the input; section: number of the section in the document (0 without sections);
@@ -60,7 +61,8 @@ class Pooled(NamedTuple):
     last: bool
 
 
-class Failure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Failure:
     """A document whose tokens could not be read to the end; vectors of earlier sections stay valid."""
 
     index: int
@@ -196,8 +198,19 @@ class Engine:
             raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
         self.progress = Progress(0, 0, 0, 0)
 
-    def run(self, documents: Iterable[TokenSource]) -> Iterator[Pooled | Failure]:
+    def run(
+        self,
+        documents: Iterable[TokenSource],
+        *,
+        may_start: Callable[[], bool] | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Pooled | Failure]:
         """Embed documents as they come; results leave as they are ready, in no particular order.
+
+        Args:
+            documents: pulled when there is room for another.
+            may_start: asked before a document is pulled; False holds the input back while those under way go on.
+            on_step: called after every step.
 
         Raises nothing for a document whose source raises a `ThalwegError` or `OSError`: that is a `Failure` result.
         """
@@ -205,13 +218,14 @@ class Engine:
         waiting: deque[_Document] = deque()
         flying: list[_Document] = []
         state: State | None = None
+        self._may_start = may_start or (lambda: True)
         exhausted = False
         while True:
             failures: list[Failure] = []
             keep = [row for row, document in enumerate(flying) if self._readable(document, failures)]
             if len(keep) < len(flying):
                 flying = [flying[row] for row in keep]
-                state = select(state, keep) if keep else None
+                state = select(state, keep) if keep and state is not None else None
             step = _Step(self, flying)
             exhausted = self._admit(step, waiting, incoming, exhausted, failures)
             yield from failures
@@ -222,6 +236,8 @@ class Engine:
             results, state = step.run(state)
             flying = step.flying
             self._count(step, results)
+            if on_step:
+                on_step(self.progress)
             yield from results
 
     def _readable(self, document: _Document, failures: list[Failure]) -> bool:
@@ -249,7 +265,13 @@ class Engine:
             document = waiting.popleft()
             if not step.start(document):
                 waiting.append(document)
-        while not exhausted and len(waiting) < MAX_WAITING and step.free > 0 and len(failures) < MAX_WAITING:
+        while (
+            not exhausted
+            and len(waiting) < MAX_WAITING
+            and step.free > 0
+            and len(failures) < MAX_WAITING
+            and self._may_start()
+        ):
             entry = next(incoming, None)
             if entry is None:
                 return True
@@ -336,7 +358,9 @@ class _Step:
             return self._mean(hidden), state
         ready, rows = self._ready_rows()
         hidden, state = model.forward(tokens, packing, state, rows)
-        return [_pooled(*item, vector) for item, vector in zip(ready, hidden.cpu().numpy(), strict=True)], state
+        results = [_pooled(*item, vector) for item, vector in zip(ready, hidden.cpu().numpy(), strict=True)]
+        # A section's probe may come in the step that ends the document: sections leave in order all the same.
+        return sorted(results, key=lambda result: (result.index, result.section)), state
 
     def _ready_rows(self) -> tuple[list[tuple[_Document, _Part]], list[int]]:
         """Last-token pooling: what this step completes, and in which rows. Sections inside a document wait a step."""

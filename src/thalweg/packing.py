@@ -147,7 +147,6 @@ class Block:
 
     Attributes:
         start, stop: tokens of the run.
-        starts: where each token's segment begins, counted from the block's start and never below 0.
         initial: row of `initial_state` that enters, or -1.
         enters: leading tokens whose segment has a past: a carried state or an earlier block.
         leaves: trailing tokens whose segment's state is needed after the block.
@@ -156,7 +155,6 @@ class Block:
 
     start: int
     stop: int
-    starts: tuple[int, ...]
     initial: int
     enters: int
     leaves: int
@@ -191,12 +189,7 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
         while packing.cu_seqlens[segment + 1] <= start:
             segment += 1
         first = last = segment
-        starts: list[int] = []
-        while True:
-            begin, end = packing.cu_seqlens[last], packing.cu_seqlens[last + 1]
-            starts += [max(begin - start, 0)] * (min(end, stop) - max(begin, start))
-            if end >= stop:
-                break
+        while packing.cu_seqlens[last + 1] < stop:
             last += 1
         continues = packing.cu_seqlens[first] < start
         carried = not continues and first < packing.n_initial
@@ -205,7 +198,6 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
             Block(
                 start=start,
                 stop=stop,
-                starts=tuple(starts),
                 initial=first if carried else -1,
                 enters=min(packing.cu_seqlens[first + 1], stop) - start if continues or carried else 0,
                 leaves=stop - max(packing.cu_seqlens[last], start) if goes_on else 0,
@@ -264,10 +256,9 @@ class BlockGroup:
     def pair_mask(self) -> Tensor:
         """(b, q, q) float32: 0 where token i may look at token j (same segment, j <= i), else -inf."""
         device = self.packing.device
-        rows = [block.starts + (0,) * (self.size - block.size) for block in self.blocks]
-        starts = torch.tensor(rows, device=device)[:, :, None]
-        j = torch.arange(self.size, device=device)
-        allowed = (j >= starts) & (j <= j[:, None])
+        segments = self.take(self.packing.segment_ids)
+        i = torch.arange(self.size, device=device)
+        allowed = (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
         return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, float("-inf"))
 
     @cached_property

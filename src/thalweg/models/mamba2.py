@@ -105,13 +105,14 @@ class Mamba2Mixer(nn.Module):
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
+        self.chunk_size = DEFAULT_CHUNK_SIZE
         d_inner, heads = config.d_inner, config.n_heads
         self.in_proj = nn.Linear(config.d_model, d_inner + config.conv_dim + heads, bias=config.proj_bias)
         self.conv = Conv(config.conv_dim, config.d_conv, config.conv_bias)
-        # The initial values of the paper's code: delta log-uniform in [1e-3, 1e-1], A uniform in [1, 16].
-        step = torch.exp(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)))
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
-        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
+        # The initial values of the paper's code: delta log-uniform in [1e-3, 1e-1] (dt_bias is its inverse softplus), A
+        # uniform in [1, 16]. Filled in place: a loader skips that on the meta device (checkpoints/loader.py).
+        self.dt_bias = nn.Parameter(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp_().expm1_().log_())
+        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log_())
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = Norm(d_inner, config.norm_eps, config.n_groups)
         self.out_proj = nn.Linear(d_inner, config.d_model, bias=config.proj_bias)
@@ -122,7 +123,6 @@ class Mamba2Mixer(nn.Module):
         packing: Packing,
         state: Mamba2LayerState | None,
         rows: Sequence[int] | None,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
     ) -> tuple[Tensor, Mamba2LayerState]:
         """(N, D) -> (N or M, D) and the layer's next state."""
         c = self.config
@@ -143,7 +143,7 @@ class Mamba2Mixer(nn.Module):
             dt_limit=c.time_step_limit,
             initial_state=state and state.ssm,
             rows=rows,
-            chunk_size=chunk_size,
+            chunk_size=self.chunk_size,
         )
         gated = self.norm(y.flatten(1) * F.silu(z.float()))
         return self.out_proj(gated.to(u.dtype)), Mamba2LayerState(conv, ssm)
@@ -223,3 +223,14 @@ class Mamba2(nn.Module):
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
             new_state.append(layer_state)
         return self.norm_f(u), tuple(new_state)
+
+    def activation_bytes(self, n_tokens: int, n_rows: int | None = None) -> int:
+        """See `RecurrentModel.activation_bytes`. Counts what lives at once at the fullest point of a layer."""
+        c = self.config
+        width = self.embeddings.weight.element_size()
+        projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
+        # residual stream and its norm; z, xBC, dt; the convolved xBC; y and the gated y in float32
+        per_token = 4 * c.d_model * 3 + width * (projected + c.conv_dim) + 4 * c.d_inner * 3
+        chunk = DEFAULT_CHUNK_SIZE
+        per_block = 4 * c.n_heads * chunk * chunk * 3 + 4 * c.d_state * c.d_inner * 4 + 4 * chunk * c.d_inner * 4
+        return n_tokens * per_token + per_block

@@ -168,10 +168,13 @@ def chunkwise_ssd(
         queries = None if rows is None or pick_late else _rows_inside(rows, group.blocks[0])
         decay = _Decay(group.take(log_decay), group)
         xg, Bg, dg = group.take(x), group.take(B), group.take(delta)[..., None]
-        local = None if single and not group.blocks[0].leaves else _local_states(xg, dg, Bg, decay)
+        entering: Tensor | None
+        leaving: Tensor | None
         if single:
+            local = _local_states(xg, dg, Bg, decay) if group.blocks[0].leaves else None
             entering, leaving = _hand_on_one(local, decay, group.blocks[0], carry, initial_state)
         else:
+            local = _local_states(xg, dg, Bg, decay)
             entering, leaving = _hand_on_many(local, decay, group.links, carry, initial_state)
         if queries is None or len(queries):
             Cg = group.take(C) if queries is None else group.take(C)[:, queries]
@@ -192,12 +195,15 @@ MIN_LOG_DECAY = -120.0
 """exp(-120) is 0 in float32: a stronger decay changes nothing, and the bound keeps a block's sums small."""
 
 WORKSPACE = 1 << 28
-"""Bytes that the (b, H, q, q) decays of one group may take off the CPU, where blocks run side by side."""
+"""Bytes that the (b, H, q, q) decays of one group may take where blocks run side by side."""
 
 
 def _side_by_side(x: Tensor, chunk_size: int) -> int:
-    """One block at a time on the CPU, where its decays stay in cache; elsewhere many, to fill the device."""
-    if x.device.type == "cpu":
+    """Blocks in a group: one on the CPU, where its decays stay in cache; many on other devices, to fill them.
+
+    Many also for gradients: the backward pass of every slice of the run fills a tensor as long as the run.
+    """
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
         return 1
     return max(1, WORKSPACE // (4 * x.shape[1] * chunk_size**2))
 

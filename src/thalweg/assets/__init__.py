@@ -1,0 +1,18 @@
+"""What ships with the package: a small English embedding model and a public-domain book to try it on."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+MODEL_NAME = "thalweg-small-en"
+
+
+def model_folder() -> Path:
+    """The folder of the shipped model."""
+    return Path(str(files(__name__) / MODEL_NAME))
+
+
+def book() -> Path:
+    """The shipped book, plain UTF-8 text."""
+    return Path(str(files(__name__) / "book.txt"))

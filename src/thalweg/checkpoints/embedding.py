@@ -1,0 +1,217 @@
+"""How a folder says that its texts become vectors: the files of sentence-transformers, read and written.
+
+Five files, whose formats differ between releases (what is written here suits 5.x and 6.x):
+    modules.json                        [the model in the root, Pooling, (Normalize)]
+    1_Pooling/config.json               which token vectors are taken
+    2_Normalize/config.json             {}: the folder's presence is what counts
+    config_sentence_transformers.json   prompts, similarity, and what only thalweg knows under "thalweg"
+    sentence_bert_config.json           max_seq_length
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read_optional_object
+from thalweg.errors import CheckpointError, InvalidInputError
+
+PoolingMode = Literal["last", "mean"]
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+# sentence-transformers' name of each pooling here, and the older flag for it. Only these flags are written: 6.x and 5.x
+# read them, and text-embeddings-inference reads nothing else.
+_POOLING: dict[str, PoolingMode] = {"lasttoken": "last", "mean": "mean"}
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """How token vectors become the vector of a text.
+
+    Args:
+        pooling: "last" takes the final token's vector, "mean" the average of all.
+        normalize: whether the result is scaled to length 1.
+        prompts: texts by name that may be put before a text ("query", "document", …).
+        default_prompt_name: the prompt used where the caller names none.
+        similarity: how vectors of this model are compared.
+        append_eos: whether an end token is put after every text.
+        max_seq_length: the length that sentence-transformers would cut texts to. Recorded, not applied: nothing is cut
+            unless the user asks for it.
+        untuned: the folder is a plain language model that says nothing about embeddings; all of the above is assumed.
+        include_prompt: whether a mean runs over the prompt's tokens too.
+    """
+
+    pooling: PoolingMode = "last"
+    normalize: bool = True
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: Similarity = "cosine"
+    append_eos: bool = True
+    max_seq_length: int | None = None
+    untuned: bool = False
+    include_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("pooling", self.pooling, get_args(PoolingMode))
+        _one_of("similarity", self.similarity, get_args(Similarity))
+        if self.default_prompt_name is not None:
+            _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
+
+
+def read_embedding_config(folder: Path) -> EmbeddingConfig:
+    """What a folder says about pooling, normalisation and prompts; no code of the folder is run.
+
+    Raises:
+        CheckpointError: a pooling or a module that thalweg does not have, quoting it.
+    """
+    settings = folder / "config_sentence_transformers.json"
+    general = Fields(read_optional_object(settings), str(settings))
+    prompts = _prompts(general)
+    common: dict[str, Any] = {
+        "prompts": prompts,
+        "default_prompt_name": general.raw.get("default_prompt_name"),
+        "similarity": general.raw.get("similarity_fn_name") or "cosine",
+    }
+    try:
+        if not (folder / "modules.json").is_file():
+            return EmbeddingConfig(**common, untuned=True)
+        pooling, include_prompt, normalize = _read_modules(folder)
+        return EmbeddingConfig(
+            **common,
+            pooling=pooling,
+            include_prompt=include_prompt,
+            normalize=normalize,
+            append_eos=_append_eos(general, pooling),
+            max_seq_length=_max_seq_length(folder),
+        )
+    except InvalidInputError as error:
+        raise CheckpointError(f"{settings}: {error}") from error
+
+
+def save_embedding_config(folder: Path, config: EmbeddingConfig, d_model: int) -> None:
+    """Write the sentence-transformers files of a folder (which must exist), for 5.x and 6.x alike.
+
+    `d_model` is the width of the token vectors.
+    """
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] * config.normalize)
+    _write(
+        folder / "modules.json",
+        [
+            # The names before 5.4 are the only ones that every release resolves.
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    flags = {flag: _POOLING.get(mode) == config.pooling for flag, mode in _POOLING_FLAGS.items()}
+    _write(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": d_model, **flags, "include_prompt": config.include_prompt},
+    )
+    if config.normalize:
+        # Releases differ in whether they read it; an empty object suits all, and git keeps no empty folder.
+        _write(folder / "2_Normalize" / "config.json", {})
+    if config.max_seq_length is not None:
+        _write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False})
+    _write(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": config.prompts,
+            "default_prompt_name": config.default_prompt_name,
+            "similarity_fn_name": config.similarity,
+            "thalweg": {"append_eos": config.append_eos},
+        },
+    )
+
+
+def _read_modules(folder: Path) -> tuple[PoolingMode, bool, bool]:
+    """(pooling, include_prompt, normalize) of modules.json."""
+    path = folder / "modules.json"
+    modules = read_json(path)
+    if not isinstance(modules, list) or not modules or not all(isinstance(module, dict) for module in modules):
+        raise CheckpointError(f"{path} must hold a list of modules")
+    # The first module is the language model. Its class does not matter, nor may it: the published models bring their
+    # own, whose code is never run here. Its weights must be where we look for them.
+    if modules[0].get("path"):
+        raise CheckpointError(
+            f"{path}: the model lies in {modules[0]['path']!r}; move its files into {folder} and set the path to ''"
+        )
+    kinds = [str(module.get("type")) for module in modules[1:]]
+    names = [kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind for kind in kinds]
+    for name in names:
+        if name not in ("Pooling", "Normalize"):
+            raise CheckpointError(
+                f"{path}: module type {kinds[names.index(name)]!r} is not supported; thalweg reads a language model, "
+                "Pooling and Normalize"
+            )
+    if names not in (["Pooling"], ["Pooling", "Normalize"]):
+        raise CheckpointError(f"{path}: expected Pooling, then perhaps Normalize after the model, but found {names}")
+    pooling, include_prompt = _read_pooling(_inside(folder, modules[1]) / "config.json")
+    normalize = len(names) == 2
+    if normalize:
+        _check_normalize(_inside(folder, modules[2]) / "config.json")
+    return pooling, include_prompt, normalize
+
+
+def _read_pooling(path: Path) -> tuple[PoolingMode, bool]:
+    raw = read_json_object(path)
+    mode = raw.get("pooling_mode")
+    if mode is None:
+        mode = [name for flag, name in _POOLING_FLAGS.items() if raw.get(flag)] or ["mean"]
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    if len(modes) != 1 or modes[0] not in _POOLING:
+        raise CheckpointError(f"{path}: pooling {'+'.join(modes)} is not supported; known: {', '.join(_POOLING)}")
+    return _POOLING[modes[0]], Fields(raw, str(path)).flag("include_prompt", True)
+
+
+def _check_normalize(path: Path) -> None:
+    fields = Fields(read_optional_object(path), str(path))
+    for key in ("module_input_name", "module_output_name"):
+        fields.require(key, "sentence_embedding", ("sentence_embedding",), "only the text's vector can be normalised")
+
+
+def _prompts(general: Fields) -> dict[str, str]:
+    prompts = general.section("prompts").raw
+    if not all(isinstance(prompt, str) or prompt is None for prompt in prompts.values()):
+        raise general.wrong("prompts", prompts, "texts by name")
+    return {name: prompt for name, prompt in prompts.items() if prompt is not None}
+
+
+def _append_eos(general: Fields, pooling: PoolingMode) -> bool:
+    """Stated by folders that thalweg wrote. Others mean a closing token where its vector is the text's, and need none
+    for a mean: sentence-transformers would add none either."""
+    return general.section("thalweg").flag("append_eos", pooling == "last")
+
+
+def _max_seq_length(folder: Path) -> int | None:
+    path = folder / "sentence_bert_config.json"
+    fields = Fields(read_optional_object(path), str(path))
+    return None if fields.raw.get("max_seq_length") is None else fields.integer("max_seq_length")
+
+
+def _inside(folder: Path, module: dict[str, Any]) -> Path:
+    """The folder of a module, which may not lie outside the checkpoint's."""
+    relative = PurePosixPath(str(module.get("path") or ""))
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        raise CheckpointError(f"{folder / 'modules.json'}: {module.get('path')!r} is not a folder of this checkpoint")
+    return folder / relative
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInputError(f"{key} must be one of {', '.join(allowed) or '(none defined)'}, but is {value!r}")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

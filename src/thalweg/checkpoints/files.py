@@ -1,0 +1,191 @@
+"""The tensor files of a folder: which they are, what they hold, and their tensors as views of a memory map."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from thalweg.checkpoints.fields import listing, read_json_object
+from thalweg.errors import CheckpointError
+
+WEIGHT_FILES = ("model.safetensors", "consolidated.safetensors", "pytorch_model.bin")
+"""In order of preference; each may be sharded (`model-00001-of-00003.safetensors`), usually with `….index.json`."""
+
+# What a reader may keep mapped of a file after its tensors were converted and dropped (see `stream`).
+REMAP_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it is, known without reading it."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def choose_weights(names: Collection[str]) -> tuple[str, ...]:
+    """Of the files of a folder or repository, those of the one preferred weight format; () where there is none.
+
+    The index file, where there is one, comes first.
+    """
+    for single in WEIGHT_FILES:
+        if single in names:
+            return (single,)
+        index = f"{single}.index.json"
+        shards = tuple(sorted(name for name in names if _shard_pattern(single).fullmatch(name)))
+        if index in names or shards:
+            return ((index,) if index in names else ()) + shards
+    return ()
+
+
+def scan(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of a folder's weight files, by its stored name; no tensor is read.
+
+    Raises:
+        CheckpointError: no weights, a corrupt file, a tensor in two shards, shards missing, or an index that does not
+            describe its shards.
+    """
+    present = [path.name for path in folder.iterdir() if path.is_file()]
+    chosen = choose_weights(present)
+    if not chosen:
+        raise CheckpointError(
+            f"{folder} holds no weights: looked for {', '.join(WEIGHT_FILES)} (or their shards), "
+            f"found {listing(present) or 'no file at all'}"
+        )
+    is_indexed = chosen[0].endswith(".index.json")
+    shards = chosen[1:] if is_indexed else chosen
+    index = _read_index(folder / chosen[0], shards) if is_indexed else None
+    if index is None:
+        _check_numbering(folder, shards)
+
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        path = folder / shard
+        for name, tensor in open_tensors(path).items():
+            if name in tensors:
+                raise CheckpointError(f"tensor {name} is stored twice: in {tensors[name].path} and in {path}")
+            tensors[name] = TensorInfo(path, tuple(tensor.shape), tensor.dtype)
+    if index is not None:
+        _check_index(folder / chosen[0], index, tensors)
+    return tensors
+
+
+def stream(path: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors of one file, each a view of the file's memory map that stays valid while it is referenced.
+
+    The file is mapped afresh every `REMAP_BYTES`: pages that were read in order to convert a tensor are then given
+    back as soon as the caller drops the view, instead of staying resident beside the converted weights.
+    """
+    waiting = [name for name in open_tensors(path) if name in names]
+    while waiting:
+        mapped = open_tensors(path)
+        read = 0
+        while waiting and read < REMAP_BYTES:
+            name = waiting.pop(0)
+            tensor = mapped.pop(name)
+            read += tensor.nbytes
+            yield name, tensor
+
+
+def open_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file as CPU views of its memory map, in the file's order.
+
+    Nothing but tensors is ever deserialised: safetensors hold nothing else, and pickles go through torch's
+    restricted reader.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or corrupt, or a pickle of anything but tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"weight file {path} does not exist")
+    read: Callable[[Path], dict[str, Tensor]] = _open_safetensors if path.suffix == ".safetensors" else _open_pickle
+    return read(path)
+
+
+def _open_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _corrupt(path, error) from error
+
+
+def _open_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            # Whether the restricted reader copes with the file shows at once; the guess beforehand is noise.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            # Files from before torch 1.6 are not zip archives and cannot be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # torch's own text advises weights_only=False; leave it to the traceback.
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden is None:
+            raise _corrupt(path, "not a pickle of tensors") from error
+        raise CheckpointError(
+            f"{path} holds Python objects besides tensors ({forbidden[1]}) and would run code when loaded, which "
+            "thalweg never does; use a safetensors version of this checkpoint"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise _corrupt(path, error) from error
+    entries = content if isinstance(content, dict) else {"the file": content}
+    for name, value in entries.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} must hold tensors by name, but {name!r} is a {type(value).__name__}; "
+                "save model.state_dict() itself"
+            )
+    return dict(entries)
+
+
+def _corrupt(path: Path, reason: object) -> CheckpointError:
+    with path.open("rb") as file:
+        is_pointer = file.read(40).startswith(b"version https://git-lfs")
+    if is_pointer:
+        return CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
+    first_line = str(reason).strip().split("\n")[0]
+    return CheckpointError(f"{path} is truncated or corrupt ({first_line}); download it again")
+
+
+def _shard_pattern(single: str) -> re.Pattern[str]:
+    stem, extension = single.split(".")
+    return re.compile(rf"{stem}-(\d+)-of-(\d+)\.{extension}")
+
+
+def _check_numbering(folder: Path, shards: tuple[str, ...]) -> None:
+    """Without an index the shards' own numbers must say that all are there."""
+    numbers = [re.search(r"-(\d+)-of-(\d+)\.", shard) for shard in shards]
+    found = [(int(match[1]), int(match[2])) for match in numbers if match]
+    if found and sorted(found) != [(i + 1, len(found)) for i in range(len(found))]:
+        raise CheckpointError(f"shards are missing in {folder}: found {listing(shards)} and no index file")
+
+
+def _read_index(path: Path, shards: tuple[str, ...]) -> dict[str, str]:
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{path} has no weight_map from tensor names to files")
+    named = set(weight_map.values())
+    if named != set(shards):
+        raise CheckpointError(
+            f"{path} does not match the files beside it: missing {listing(named - set(shards)) or 'none'}; "
+            f"not in the index {listing(set(shards) - named) or 'none'}"
+        )
+    return weight_map
+
+
+def _check_index(path: Path, index: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
+    actual = {name: info.path.name for name, info in tensors.items()}
+    wrong = {name for name in index.keys() | actual.keys() if index.get(name) != actual.get(name)}
+    if wrong:
+        described = (f"{name} (index: {index.get(name)}, file: {actual.get(name)})" for name in wrong)
+        raise CheckpointError(f"{path} disagrees with its shards about {len(wrong)} tensors: {listing(described)}")

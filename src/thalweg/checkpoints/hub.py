@@ -1,0 +1,146 @@
+"""A name → a local folder: a path as it is, a hub id through huggingface_hub's cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from thalweg.checkpoints.files import WEIGHT_FILES, choose_weights
+from thalweg.checkpoints.tokens import TOKENIZER_FILES
+from thalweg.errors import CheckpointError, InvalidInputError
+
+SMALL_FILES = (
+    "config.json",
+    "params.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
+    "modules.json",
+    "*/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+)
+"""What is fetched of a repository besides its weights, as patterns. Never its Python files."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool | None = None,
+) -> Path:
+    """The local folder of a model.
+
+    An existing folder is used as it is. Anything else must be a hub id `org/name`, of which one weight format and the
+    small files are fetched into huggingface_hub's cache; where the hub cannot be reached (or HF_HUB_OFFLINE is set)
+    the cached snapshot is used.
+
+    Args:
+        revision: branch, tag or commit of a hub id.
+        token: for private and gated repositories; None takes the stored login or HF_TOKEN.
+        cache_dir: instead of huggingface_hub's.
+        local_files_only: True never touches the network.
+
+    Raises:
+        CheckpointError: neither a folder nor a model that can be had, saying why and what to do.
+    """
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    if name and path.is_dir():  # "" would be the current folder
+        if revision is not None:
+            raise InvalidInputError(f"revision={revision!r} has no meaning for the local folder {name!r}; leave it out")
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{name!r} is a file; give the folder that holds it and its config.json")
+    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"there is no folder {name!r}, and it is not a hub id, which looks like 'org/name'")
+    return _Repository(name, revision, token, cache_dir).fetch(local_files_only=bool(local_files_only))
+
+
+class _Repository:
+    """One hub repository at one revision. huggingface_hub is imported only when a hub id is resolved."""
+
+    def __init__(self, name: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None) -> None:
+        self.name, self.revision, self.token, self.cache_dir = name, revision, token, cache_dir
+
+    def fetch(self, *, local_files_only: bool) -> Path:
+        if local_files_only:
+            return self._cached(None)
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        try:
+            names = HfApi(token=self.token).list_repo_files(self.name, revision=self.revision)
+        except RevisionNotFoundError as error:
+            raise CheckpointError(f"{self.name!r} has no branch, tag or commit {self.revision!r}") from error
+        except Exception as error:
+            # Whatever keeps the hub from answering: "no network" is an exception of requests, httpx or httpx2,
+            # depending on the release of huggingface_hub. A cached snapshot serves as well.
+            return self._cached(error)
+        weights = choose_weights(names)
+        if not weights:
+            raise CheckpointError(f"{self.name!r} holds no weights in a known format ({', '.join(WEIGHT_FILES)})")
+        return self._download([*weights, *_matching(names, SMALL_FILES)])
+
+    def _download(self, files: list[str]) -> Path:
+        try:
+            return self._snapshot(files, local_files_only=False)
+        except Exception as error:
+            raise CheckpointError(f"could not download {self.name!r}: {self._advice(error)}") from error
+
+    def _cached(self, reason: Exception | None) -> Path:
+        """The snapshot of an earlier download; otherwise the error that tells why there is none and what to do."""
+        try:
+            folder = self._snapshot(list(SMALL_FILES), local_files_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.name!r} is neither a local folder nor in the hub's cache"
+                f"{f' at revision {self.revision!r}' if self.revision else ''}, and {self._advice(reason)}"
+            ) from (reason or error)
+        if not choose_weights([path.name for path in folder.iterdir()]):
+            raise CheckpointError(
+                f"the cached snapshot of {self.name!r} ({folder}) holds no weights, and {self._advice(reason)}"
+            ) from reason
+        return folder
+
+    def _snapshot(self, patterns: list[str], *, local_files_only: bool) -> Path:
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self.name,
+                revision=self.revision,
+                token=self.token,
+                cache_dir=self.cache_dir,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+            )
+        )
+
+    def _advice(self, error: Exception | None) -> str:
+        """What went wrong and what to do, as the end of a sentence."""
+        from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+        if error is None:
+            return "only local files were allowed (local_files_only=True)"
+        if isinstance(error, OfflineModeIsEnabled):
+            return "the hub is switched off by HF_HUB_OFFLINE; unset it to download"
+        if isinstance(error, GatedRepoError):
+            return (
+                f"it is gated: accept its terms at https://huggingface.co/{self.name} and pass token=… "
+                "(or set HF_TOKEN, or run `hf auth login`)"
+            )
+        if isinstance(error, RepositoryNotFoundError):
+            return (
+                "the hub knows no such public model; check the spelling of the path or id, and pass token=… "
+                "(or set HF_TOKEN) if it is private"
+            )
+        return f"the hub could not be used: {type(error).__name__}: {error}"
+
+
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]

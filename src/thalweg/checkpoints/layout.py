@@ -1,0 +1,129 @@
+"""What a checkpoint format is: one row of data (`Layout`) and its names (`Rename`).
+
+A family puts its rows in a module of its own (`mamba2.py` is the one to copy) and `layouts.py` lists them all.
+Nothing outside those rows knows a format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.checkpoints.fields import Fields
+from thalweg.checkpoints.tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class Rename:
+    """One kind of tensor: how the model calls it and how the file does.
+
+    Args:
+        name: parameter of the model, `{i}` standing for the layer; None for a tensor that belongs to the format
+            but is not used here (a language-model head).
+        stored: its names in the file without the layout's prefix; the first is the one written.
+        squeeze: an axis of length 1 that the file has and the model has not.
+        wide: at least float32 in the model, whatever dtype the weights are asked in. For the few numbers a head that go
+            through an exponential, where bfloat16 would lose digits and save nothing.
+    """
+
+    name: str | None
+    stored: tuple[str, ...]
+    squeeze: int | None = None
+    wide: bool = False
+
+    def load(self, tensor: Tensor) -> Tensor:
+        """The file's tensor in the model's shape (a view)."""
+        return tensor if self.squeeze is None else tensor.squeeze(self.squeeze)
+
+    def loaded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape after `load`, from the file's shape alone; None where the axis to drop is not of length 1."""
+        if self.squeeze is None:
+            return shape
+        if len(shape) <= self.squeeze or shape[self.squeeze] != 1:
+            return None
+        return shape[: self.squeeze] + shape[self.squeeze + 1 :]
+
+    def loaded_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in the model where the weights are asked in `dtype`."""
+        return torch.promote_types(dtype, torch.float32) if self.wide else dtype
+
+    def save(self, tensor: Tensor) -> Tensor:
+        """The model's tensor in the file's shape (a view)."""
+        return tensor if self.squeeze is None else tensor.unsqueeze(self.squeeze)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One public checkpoint format of one family.
+
+    Args:
+        name: unique, shown to users, for example "mamba2/transformers".
+        family: the model family, for example "mamba2".
+        config_file: the JSON file that describes the model.
+        looks_like: what a config of this format holds, in words, for the error that no layout fits.
+        recognises: whether a parsed config is of this format (well-formed or not).
+        read_config: the family's config dataclass from the parsed file; raises CheckpointError for variants that
+            the model does not support.
+        model_class: built as `model_class(config)` on the meta device; its parameters are then assigned.
+        renames: every tensor that the format may hold.
+        prefixes: what may precede each stored name; the first is the one written.
+        token_ids: ids to assume where no file of the folder states them.
+        write_config: the inverse of `read_config` for the one layout of a family that `save_checkpoint` writes.
+    """
+
+    name: str
+    family: str
+    config_file: str
+    looks_like: str
+    recognises: Callable[[Mapping[str, Any]], bool]
+    read_config: Callable[[Fields], Any]
+    model_class: type[nn.Module]
+    renames: tuple[Rename, ...]
+    prefixes: tuple[str, ...] = ("",)
+    token_ids: TokenIds = field(default_factory=TokenIds)
+    write_config: Callable[[Any], dict[str, Any]] | None = None
+
+    def find(self, stored: str) -> tuple[Rename, str | None] | None:
+        """The row that a name in the file belongs to, and the parameter it fills; None for an unknown name."""
+        for pattern, rename in self._patterns:
+            match = pattern.fullmatch(stored)
+            if match:
+                name = rename.name
+                return rename, name and name.replace("{i}", match.groupdict().get("i") or "")
+        return None
+
+    def stored_name(self, name: str) -> tuple[Rename, str]:
+        """The row of a parameter of the model, and the name that it is written under."""
+        generic, layer = _generic(name)
+        for rename in self.renames:
+            if rename.name == generic:
+                return rename, self.prefixes[0] + rename.stored[0].replace("{i}", layer)
+        raise AssertionError(f"layout {self.name} has no row for the parameter {name}")
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Rename]]:
+        prefix = "|".join(re.escape(p) for p in self.prefixes)
+        return [
+            (re.compile(f"(?:{prefix}){_as_regex(stored)}"), rename)
+            for rename in self.renames
+            for stored in rename.stored
+        ]
+
+
+def _as_regex(stored: str) -> str:
+    # No leading zeros: "layers.01" and "layers.1" must not both fill layer 1.
+    return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)")
+
+
+def _generic(name: str) -> tuple[str, str]:
+    """ "layers.12.norm.weight" → ("layers.{i}.norm.weight", "12")."""
+    match = re.search(r"\.(\d+)\.", name)
+    if match is None:
+        return name, ""
+    return name[: match.start(1)] + "{i}" + name[match.end(1) :], match[1]

@@ -1,0 +1,218 @@
+"""A folder → a model with its weights: every tensor of the files used exactly once, none of them twice in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config
+from thalweg.checkpoints.fields import Fields, listing
+from thalweg.checkpoints.files import TensorInfo, scan, stream
+from thalweg.checkpoints.layout import Layout, Rename
+from thalweg.checkpoints.layouts import detect, tried
+from thalweg.checkpoints.tokens import read_token_ids
+from thalweg.errors import CheckpointError, InvalidInputError
+
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded folder.
+
+    Args:
+        model: in eval mode, without gradients, on the device asked for.
+        config: the family's config dataclass.
+        family: for example "mamba2".
+        layout: the format it was read from, for example "mamba2/transformers".
+        weights_dtype: of most numbers in the file.
+        eos_token_id, bos_token_id, pad_token_id: None where no file states one.
+        embedding: how its vectors are to be made.
+        folder: where it was read from; the tokenizer's files lie there too, if anywhere.
+    """
+
+    model: nn.Module
+    config: Any
+    family: str
+    layout: str
+    weights_dtype: torch.dtype
+    eos_token_id: int | None
+    bos_token_id: int | None
+    pad_token_id: int | None
+    embedding: EmbeddingConfig
+    folder: Path
+
+
+def load_checkpoint(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    device: torch.device | str = "cpu",
+) -> Checkpoint:
+    """Load a local folder (see `resolve` for names on the hub) in any of the known layouts.
+
+    Args:
+        folder: holds config.json or params.json and the weights.
+        dtype: of the weights in memory; "auto" is the file's, None is float32 on the CPU and the file's elsewhere. The
+            few per-head parameters that go through exponentials stay at least float32.
+        device: where the weights go.
+
+    On the CPU, weights whose dtype is the file's are views of the memory-mapped file: they are read when first used
+    and can be dropped by the system, so the file must not be overwritten in place meanwhile (replacing it is safe).
+    Other weights are converted one by one.
+
+    Raises:
+        CheckpointError: an unknown layout, an unsupported variant, corrupt files, or tensors that are left over,
+            missing, duplicated or of another shape.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {folder}")
+    layout, raw = detect(folder)
+    config = _read_config(layout, raw, folder / layout.config_file)
+    embedding = read_embedding_config(folder)
+    tensors = scan(folder)
+    weights_dtype = _main_dtype(tensors)
+    with torch.device("meta"), _NoNumbers():
+        model = layout.model_class(config)
+    load_weights(
+        model, tensors, layout, dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)), device=device
+    )
+    tokens = read_token_ids(folder, raw, layout.token_ids, config.vocab_size)
+    return Checkpoint(
+        model=model.eval().requires_grad_(False),
+        config=config,
+        family=layout.family,
+        layout=layout.name,
+        weights_dtype=weights_dtype,
+        eos_token_id=tokens.eos,
+        bos_token_id=tokens.bos,
+        pad_token_id=tokens.pad,
+        embedding=embedding,
+        folder=folder,
+    )
+
+
+def load_weights(
+    model: nn.Module,
+    tensors: dict[str, TensorInfo],
+    layout: Layout,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Assign the tensors of `scan` to a model built on the meta device.
+
+    Raises:
+        CheckpointError: before anything is read, if not every tensor of the files and every parameter of the model
+            meet exactly once with the same shape and a floating dtype.
+    """
+    plan = _match(model, tensors, layout)
+    weights = {}
+    for path in dict.fromkeys(info.path for info in tensors.values()):
+        wanted = {name for name in plan if tensors[name].path == path}
+        for name, tensor in stream(path, wanted):
+            rename, parameter = plan[name]
+            weights[parameter] = rename.load(tensor).to(device=device, dtype=rename.loaded_dtype(dtype)).contiguous()
+    model.load_state_dict(weights, assign=True)
+    left = [name for name, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
+    assert not left, f"{type(model).__name__} keeps tensors outside its state_dict: {left}"
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Initial values that are filled in place are skipped: on the meta device there is nothing to fill.
+
+    torch would agree, but only after importing 800 modules of arithmetic without numbers (a second and 70 MB).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        is_in_place = func.__name__.endswith("_") and not func.__name__.endswith(("__", "requires_grad_"))
+        target = args[0] if args else kwargs.get("tensor")
+        if is_in_place and isinstance(target, torch.Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)
+
+
+def _read_config(layout: Layout, raw: dict[str, Any], path: Path) -> Any:
+    try:
+        return layout.read_config(Fields(raw, str(path)))
+    except InvalidInputError as error:  # the config class's own checks, which know no file
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _match(model: nn.Module, tensors: dict[str, TensorInfo], layout: Layout) -> dict[str, tuple[Rename, str]]:
+    """Stored name → the row that converts it and the parameter it fills, checked both ways."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    plan: dict[str, tuple[Rename, str]] = {}
+    filled: dict[str, str] = {}
+    leftover, wrong = [], []
+    for stored, info in tensors.items():
+        found = layout.find(stored)
+        if found is None or (found[1] is not None and found[1] not in expected):
+            leftover.append(stored)
+            continue
+        rename, name = found
+        if name is None:
+            continue
+        if name in filled:
+            raise CheckpointError(f"both {filled[name]} and {stored} of {info.path} are the parameter {name}")
+        filled[name] = stored
+        plan[stored] = (rename, name)
+        if rename.loaded_shape(info.shape) != expected[name]:
+            kept = expected[name] if rename.squeeze is None else _unsqueezed(expected[name], rename.squeeze)
+            wrong.append(f"{stored} is {list(info.shape)} in the file but should be {list(kept)}")
+        elif not info.dtype.is_floating_point or info.dtype.itemsize == 1:
+            wrong.append(f"{stored} is {info.dtype}, but quantised weights are not supported")
+    missing = expected.keys() - filled.keys()
+    if leftover or missing:
+        raise CheckpointError(_unmatched(layout, tensors, leftover, missing))
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} tensors do not fit the model that {layout.config_file} describes: {listing(wrong)}"
+        )
+    return plan
+
+
+def _unmatched(layout: Layout, tensors: dict[str, TensorInfo], leftover: list[str], missing: set[str]) -> str:
+    folder = next(iter(tensors.values())).path.parent if tensors else "the file"
+    parts = [f"{folder} does not hold exactly the tensors of layout {layout.name}"]
+    if leftover:
+        parts.append(f"{len(leftover)} left over: {listing(leftover)}")
+    if missing:
+        parts.append(f"{len(missing)} missing: {listing(missing)}")
+    return "; ".join(parts) + f". Its config decided the layout; known are {tried()}"
+
+
+def _unsqueezed(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], 1, *shape[axis:])
+
+
+def _main_dtype(tensors: dict[str, TensorInfo]) -> torch.dtype:
+    """The dtype of most numbers: some files keep their smallest tensors in float32."""
+    counts: dict[torch.dtype, int] = {}
+    for info in tensors.values():
+        counts[info.dtype] = counts.get(info.dtype, 0) + torch.Size(info.shape).numel()
+    if not counts:
+        raise CheckpointError("the weight files hold no tensor")
+    return max(counts, key=counts.__getitem__)
+
+
+def _weights_dtype(
+    asked: torch.dtype | Literal["auto"] | None, stored: torch.dtype, device: torch.device
+) -> torch.dtype:
+    if asked is None:
+        asked = torch.float32 if device.type == "cpu" else "auto"
+    if asked == "auto":
+        return stored
+    if asked not in WEIGHT_DTYPES:
+        raise InvalidInputError(f"dtype must be 'auto' or one of {listing(WEIGHT_DTYPES)}, but is {asked!r}")
+    return asked

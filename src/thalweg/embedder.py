@@ -1,0 +1,510 @@
+"""Text to vectors: the one obvious path, text → tokens → packed steps → model → pooling → vector."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from thalweg.assets import MODEL_NAME, model_folder
+from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
+from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
+from thalweg.errors import InvalidInputError
+from thalweg.memory import MemoryPlan, plan_memory
+from thalweg.pooling import FloatArray, Precision, finish, quantize
+from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
+
+log = logging.getLogger("thalweg")
+
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"] | torch.dtype | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One finished vector.
+
+    index: number of the document in the input; section: number of the section in it (0 without sections);
+    n_tokens: tokens it stands for, EOS included; char_start, char_end: its characters in the document, the prompt not
+    counted; vector: (d,) float32; last: nothing more of this document; truncated: `max_length` cut the document.
+    """
+
+    index: int
+    section: int
+    n_tokens: int
+    char_start: int
+    char_end: int
+    vector: FloatArray
+    last: bool
+    truncated: bool
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: Dtype = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool | None = None,
+) -> Embedder:
+    """Load a model to embed with.
+
+    Args:
+        name_or_path: a local folder or a hub id `org/name`, in any of the formats of `docs/checkpoints.md`; None is
+            the small English model that ships with the package.
+        device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is one, else the CPU.
+        dtype: of the weights and matrix products: "float32", "bfloat16", "float16", "auto" (the file's); None is
+            float32 on the CPU and the file's elsewhere. States and sums are float32 in any case.
+        revision: branch, tag or commit of a hub id.
+        token: for private and gated repositories; None takes the stored login or HF_TOKEN.
+        cache_dir: of downloads, instead of huggingface_hub's.
+        local_files_only: True never touches the network.
+
+    Raises:
+        CheckpointError: the model cannot be found or loaded; the message says why and what to do.
+    """
+    source = model_folder() if name_or_path is None else name_or_path
+    folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoint = load_checkpoint(folder, dtype=_dtype(dtype), device=place)
+    return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path))
+
+
+def _dtype(dtype: Dtype) -> torch.dtype | Literal["auto"] | None:
+    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
+        return dtype
+    named = getattr(torch, str(dtype), None)
+    if not isinstance(named, torch.dtype):
+        raise InvalidInputError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}")
+    return named
+
+
+class Embedder:
+    """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self.name = name
+        self.family = checkpoint.family
+        self.layout = checkpoint.layout
+        self.config = checkpoint.config
+        self.embedding = checkpoint.embedding
+        self.folder = checkpoint.folder
+        self.model: Any = checkpoint.model
+        self.weights_dtype = checkpoint.weights_dtype
+        eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
+        self.tokenizer = Tokenizer.from_folder(checkpoint.folder, eos_token_id=eos)
+        self._probe_id = checkpoint.eos_token_id
+        if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
+            raise InvalidInputError(
+                f"the tokenizer has {self.tokenizer.vocab_size} ids, but the model only "
+                f"{checkpoint.config.vocab_size} embeddings: they do not belong together"
+            )
+        if self.notice:
+            log.warning("%s", self.notice)
+
+    @property
+    def dimension(self) -> int:
+        """Width d of the vectors."""
+        return int(self.model.d_model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix products."""
+        return next(p.dtype for p in self.model.parameters() if p.ndim == 2)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The texts that may be put before a text, by name."""
+        return self.embedding.prompts
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        return self.embedding.default_prompt_name
+
+    @property
+    def notice(self) -> str | None:
+        """One line that a user of this model should know, or None."""
+        if not self.embedding.untuned:
+            return None
+        return (
+            f"{self.name} is a language model that was not tuned for embeddings: "
+            f"using {self.embedding.pooling}-token pooling, an appended EOS and no prompt"
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell this model's files from others': names, sizes and configuration."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt"):
+                digest.update(f"{path.relative_to(self.folder)}:{path.stat().st_size}\n".encode())
+                if path.suffix == ".json" and path.stat().st_size < 1 << 20:
+                    digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def schedule(
+        self,
+        *,
+        vertical_chunk_size: int | None = None,
+        max_tokens_per_step: int | None = None,
+        max_in_flight: int | None = None,
+        section_size: int | None = None,
+    ) -> Schedule:
+        """The bounds of a run; None leaves the default."""
+        given = {
+            "vertical_chunk_size": vertical_chunk_size,
+            "max_tokens_per_step": max_tokens_per_step,
+            "max_in_flight": max_in_flight,
+            "section_size": section_size,
+        }
+        return replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
+
+    def plan_memory(self, **schedule: int | None) -> MemoryPlan:
+        """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
+        return plan_memory(self.model, self.schedule(**schedule))
+
+    def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
+        """The text put before every text: `prompt` itself, or the model's prompt of that name."""
+        if prompt is not None:
+            return prompt
+        name = prompt_name if prompt_name is not None else self.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
+        return self.prompts[name]
+
+    # -- many texts at once ------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        show_progress_bar: bool = False,
+        precision: Precision = "float32",
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        max_length: int | None = None,
+        vertical_chunk_size: int | None = None,
+        max_tokens_per_step: int | None = None,
+        max_in_flight: int | None = None,
+    ) -> npt.NDArray[Any]:
+        """Vectors of texts of any length.
+
+        Args:
+            texts: one text, or a sequence of them.
+            prompt: put before every text; prompt_name: the model's prompt of that name instead.
+            show_progress_bar: on stderr, with tokens per second.
+            precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.quantize`).
+            normalize_embeddings: to length 1; None does what the model says.
+            truncate_dim: keep the first so many dimensions (before normalisation).
+            max_length: cut texts to so many tokens, EOS included; off by default, and a warning says how many were cut.
+            vertical_chunk_size, max_tokens_per_step, max_in_flight: the bounds of the run (`Schedule`); they change
+                speed and memory, not the vectors.
+
+        Returns:
+            (n, d) in input order, or (d,) for a single text.
+
+        Raises:
+            InvalidInputError: a text that is no str, an unknown prompt name, precision or bound.
+            TokenizationError: a text that cannot be tokenised exactly in bounded memory.
+        """
+        single = isinstance(texts, str)
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        for i, text in enumerate(batch):
+            if not isinstance(text, str):
+                raise InvalidInputError(f"texts[{i}] must be a str, got {type(text).__name__}: {text!r:.80}")
+        width = self.dimension if truncate_dim is None else truncate_dim
+        vectors = np.zeros((len(batch), width), dtype=np.float32)
+        cut = 0
+        with _progress_bar(len(batch), show_progress_bar) as report:
+            for embedding in self.encode_stream(
+                batch,
+                prompt=prompt,
+                prompt_name=prompt_name,
+                ordered=False,
+                normalize_embeddings=normalize_embeddings,
+                truncate_dim=truncate_dim,
+                max_length=max_length,
+                vertical_chunk_size=vertical_chunk_size,
+                max_tokens_per_step=max_tokens_per_step,
+                max_in_flight=max_in_flight,
+                progress=report,
+            ):
+                assert isinstance(embedding, Embedding)  # failures are raised
+                vectors[embedding.index] = embedding.vector
+                cut += embedding.truncated
+        if cut:
+            log.warning("max_length=%s cut %d of %d texts", max_length, cut, len(batch))
+        result = quantize(vectors, precision)
+        return result[0] if single else result
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
+        """`encode` with the model's prompt "query", if it has one."""
+        return self.encode(texts, **self._with_prompt(("query",), options))
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
+        """`encode` with the model's prompt "document" (or "passage", "corpus"), if it has one."""
+        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+
+    def _with_prompt(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            return {**options, "prompt_name": next((name for name in names if name in self.prompts), None)}
+        return options
+
+    def similarity(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """(n, m) float32: how alike each of a (n, d) is to each of b (m, d), by the model's own measure.
+
+        Cosine or dot product; for euclidean and manhattan the negative distance, so that larger is always closer.
+        """
+        a, b = (np.atleast_2d(np.asarray(v, dtype=np.float32)) for v in (a, b))
+        kind = self.embedding.similarity
+        if kind == "cosine":
+            a, b = finish(a, normalize=True), finish(b, normalize=True)
+        if kind in ("cosine", "dot"):
+            return np.asarray(a @ b.T)
+        order = 2 if kind == "euclidean" else 1
+        return np.stack([-np.linalg.norm(row - b, ord=order, axis=1) for row in a]).astype(np.float32)
+
+    # -- documents as they come --------------------------------------------------------------------------------------
+
+    def encode_stream(
+        self,
+        documents: Iterable[TextSource],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        section_size: int | None = None,
+        ordered: bool = True,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        max_length: int | None = None,
+        vertical_chunk_size: int | None = None,
+        max_tokens_per_step: int | None = None,
+        max_in_flight: int | None = None,
+        on_error: Literal["raise", "yield"] = "raise",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Embedding | Failure]:
+        """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
+
+        Args:
+            documents: each a str, or its text in pieces: an iterable of str or of UTF-8 bytes (cut anywhere) or an open
+                file. Pieces are pulled when the model needs them.
+            section_size: one vector for every so many tokens of a document, each with everything before it in view,
+                instead of one for the whole: with mean pooling the mean over the section, with last-token pooling the
+                vector of the document up to the section's end.
+            ordered: in the order of the input (a document that finishes early waits, within bounds); otherwise as they
+                finish. Sections of one document are always in order.
+            on_error: what to do with a document that cannot be read or tokenised: "raise", or "yield" a `Failure` and
+                go on with the others.
+            progress: called after every step.
+
+        The other arguments are those of `encode`.
+        """
+        text = self.prompt(prompt, prompt_name)
+        if text and self.embedding.pooling == "mean" and not self.embedding.include_prompt:
+            raise InvalidInputError(
+                f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
+                "use it without a prompt"
+            )
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.dimension:
+            raise InvalidInputError(f"truncate_dim must be in 1..{self.dimension}, got {truncate_dim}")
+        schedule = self.schedule(
+            vertical_chunk_size=vertical_chunk_size,
+            max_tokens_per_step=max_tokens_per_step,
+            max_in_flight=max_in_flight,
+            section_size=section_size,
+        )
+        normalize = self.embedding.normalize if normalize_embeddings is None else normalize_embeddings
+        engine = Engine(self.model, self.embedding.pooling, schedule, probe_id=self._probe_id)
+        return self._run(engine, documents, text, ordered, normalize, truncate_dim, max_length, on_error, progress)
+
+    def _run(
+        self,
+        engine: Engine,
+        documents: Iterable[TextSource],
+        prompt: str,
+        ordered: bool,
+        normalize: bool,
+        truncate_dim: int | None,
+        max_length: int | None,
+        on_error: Literal["raise", "yield"],
+        progress: Callable[[Progress], None] | None,
+    ) -> Iterator[Embedding | Failure]:
+        texts: dict[int, _Text] = {}
+
+        def sources() -> Iterator[TokenSource]:
+            with_offsets = engine.schedule.section_size is not None
+            for index, text in enumerate(self._texts(documents, prompt, max_length, with_offsets)):
+                texts[index] = text
+                yield text
+
+        queue = _InOrder() if ordered else None
+        results = engine.run(sources(), may_start=queue.has_room if queue else None, on_step=progress)
+        for result in queue.sort(results) if queue else results:
+            text = texts[result.index]
+            if isinstance(result, Failure):
+                del texts[result.index]
+                if on_error == "raise":
+                    raise result.error
+                yield result
+                continue
+            start, end = text.characters(result)
+            vector = finish(result.vector[None], normalize=normalize, truncate_dim=truncate_dim)[0]
+            if result.last:
+                del texts[result.index]
+            yield Embedding(
+                result.index,
+                result.section,
+                result.stop - result.start,
+                start,
+                end,
+                vector,
+                result.last,
+                text.truncated,
+            )
+
+    def _texts(
+        self, documents: Iterable[TextSource], prompt: str, max_length: int | None, with_offsets: bool
+    ) -> Iterator[_Text]:
+        """Token sources: short strings tokenised many at a time, everything else as it is pulled."""
+        group: list[str] = []
+
+        def flush() -> Iterator[_Text]:
+            for text, ids in zip(group, self.tokenizer.encode_batch(group, prompt), strict=True):
+                yield _Text(Ids(ids), len(text), self._probe_id)
+            group.clear()
+
+        for document in documents:
+            if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and not with_offsets:
+                group.append(document)
+                if len(group) == GROUP:
+                    yield from flush()
+                continue
+            yield from flush()
+            length = len(document) if isinstance(document, str) and max_length is None else None
+            located = with_offsets or length is None
+            stream = self.tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
+            yield _Text(stream, length, self._probe_id, located)
+        yield from flush()
+
+
+SHORT_TEXT = 8192
+"""Characters below which a string is tokenised together with its neighbours."""
+
+GROUP = 64
+"""Strings tokenised together: the input is read at most so far ahead."""
+
+
+class _Text:
+    """A document's tokens on their way to the engine, and the characters they stand for."""
+
+    def __init__(
+        self, source: Ids | TokenStream, length: int | None, eos: int | None, with_offsets: bool = False
+    ) -> None:
+        self._source = source
+        self._with_offsets = with_offsets
+        self._length = length
+        self._eos = eos
+        self._taken = 0
+        self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
+        self._section_end = 0
+
+    @property
+    def truncated(self) -> bool:
+        return isinstance(self._source, TokenStream) and self._source.truncated
+
+    def take(self, n: int) -> tuple[TokenArray, bool]:
+        """See `TokenSource`. An empty text of a model that appends no EOS is one EOS: every text has a vector."""
+        ids: TokenArray
+        if self._with_offsets:
+            assert isinstance(self._source, TokenStream)
+            ids, offsets, last = self._source.take_with_offsets(n)
+            self._ends.append((self._taken, offsets[:, 1]))
+        else:
+            ids, last = self._source.take(n)
+        if last and self._taken + len(ids) == 0 and self._eos is not None:
+            ids = np.array([self._eos])
+            self._ends.append((0, np.zeros(1, dtype=np.int64)))
+        self._taken += len(ids)
+        return ids, last
+
+    def characters(self, result: Pooled) -> tuple[int, int]:
+        """The characters [start, end) of a section or of the whole document."""
+        start = self._section_end
+        if self._length is not None and result.last:
+            return start, self._length
+        while self._ends[0][0] + len(self._ends[0][1]) < result.stop:
+            self._ends.popleft()
+        first, ends = self._ends[0]
+        self._section_end = max(start, int(ends[result.stop - 1 - first]))
+        return start, self._section_end
+
+
+class _InOrder:
+    """Holds results back until all of earlier documents are out."""
+
+    CAPACITY = 4096  # results held back before no further document is started
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[Pooled | Failure]] = {}
+        self._count = 0
+        self._next = 0
+
+    def has_room(self) -> bool:
+        return self._count < self.CAPACITY
+
+    def sort(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
+        for result in results:
+            self._held.setdefault(result.index, []).append(result)
+            self._count += 1
+            while self._next in self._held:
+                ready = self._held.pop(self._next)
+                self._count -= len(ready)
+                yield from ready
+                if not (isinstance(ready[-1], Failure) or ready[-1].last):
+                    break
+                self._next += 1
+
+
+@contextmanager
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar over documents with the rate in tokens; yields what `encode_stream` calls after every step."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("embedding", total=total, rate="")
+        began = time.perf_counter()
+
+        def report(progress: Progress) -> None:
+            rate = progress.tokens / (time.perf_counter() - began)
+            bar.update(task, completed=progress.documents, rate=f"{rate:,.0f} tokens/s")
+
+        yield report

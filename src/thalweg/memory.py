@@ -1,0 +1,43 @@
+"""How much memory a run will take, stated before it starts. It does not depend on the length of any text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from thalweg.engine import Schedule
+from thalweg.models.protocol import RecurrentModel, state_bytes
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a run takes at its worst moment, besides the interpreter and its libraries.
+
+    weights: the model's parameters; states: of the documents in flight, before and after a step; activations: of the
+    largest packed step.
+    """
+
+    weights: int
+    states: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.states + self.activations
+
+
+def plan_memory(model: RecurrentModel, schedule: Schedule) -> MemoryPlan:
+    """The plan of a run of `model` under `schedule`.
+
+    A step reads the states of `max_in_flight` documents and writes new ones before the old are let go; with sections
+    and last-token pooling, each document's state may be copied once more for the vector of a section.
+    """
+    assert isinstance(model, nn.Module)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    one_state = state_bytes(model.init_state(1))
+    return MemoryPlan(
+        weights=weights,
+        states=2 * schedule.max_in_flight * one_state,
+        activations=model.activation_bytes(schedule.max_tokens_per_step),
+    )

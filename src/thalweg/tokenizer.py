@@ -1,0 +1,215 @@
+"""Text, whole or in pieces, to token ids.
+
+Three rules hold everywhere: the ids are those of the checkpoint's own tokenizer on the whole text, however the text
+arrives; the post-processor of tokenizer.json is never used, EOS (and BOS, if asked for) is appended here; nothing is
+cut unless `max_length` is set, and then the cut is reported.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from thalweg.errors import InvalidInputError
+from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.folder import load_backend
+from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
+from thalweg.tokenization.windows import MAX_UNCUT_CHARS, WINDOW_CHARS, Block, WindowEncoder, find_mismatch
+
+__all__ = ["TextSource", "TokenStream", "Tokenizer"]
+
+_BATCH_CHARS = 1 << 20  # bounds the memory of the library's encodings, about 100 bytes a token
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint.
+
+    `eos_token_id` None appends nothing, `bos_token_id` None (the default) prepends nothing.
+    `backend` is taken over: truncation, padding, post-processor and BPE dropout are switched off in it.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, eos_token_id: int | None, bos_token_id: int | None = None
+    ) -> None:
+        for name, token_id in (("eos_token_id", eos_token_id), ("bos_token_id", bos_token_id)):
+            if token_id is not None and token_id < 0:
+                raise InvalidInputError(f"{name} must be None or a token id, not {token_id}")
+        backend.no_truncation()
+        backend.no_padding()
+        backend.post_processor = None
+        if isinstance(backend.model, tokenizers.models.BPE) and backend.model.dropout is not None:
+            backend.model.dropout = None
+        self._backend = backend
+        self.eos_token_id = eos_token_id
+        self.bos_token_id = bos_token_id
+        self._prefix = [] if bos_token_id is None else [bos_token_id]
+        self._suffix = [] if eos_token_id is None else [eos_token_id]
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, eos_token_id: int | None, bos_token_id: int | None = None) -> "Tokenizer":
+        """The tokenizer of a checkpoint folder; see `load_backend` for the files and errors."""
+        return cls(load_backend(folder), eos_token_id=eos_token_id, bos_token_id=bos_token_id)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, added tokens included."""
+        return self._backend.get_vocab_size()
+
+    def encode_batch(self, texts: Sequence[str], prompt: str = "") -> list[npt.NDArray[np.int32]]:
+        """The ids of each text after `prompt`, BOS and EOS included: one int32 array (n,) for each.
+
+        Raises InvalidInputError for a text that is no str, TokenizationError for one with a lone surrogate or one
+        that cannot be tokenised in bounded memory (see `stream`).
+        """
+        results: list[npt.NDArray[np.int32]] = []
+        group: list[str] = []
+        chars = 0
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InvalidInputError(f"text {index} must be str, not {type(text).__name__}: {text!r}")
+            if len(prompt) + len(text) > WINDOW_CHARS:
+                results += self._encode_group(group)
+                results.append(self.stream(text, prompt).take_all())
+                group, chars = [], 0
+                continue
+            group.append(prompt + text)
+            chars += len(group[-1])
+            if chars > _BATCH_CHARS:
+                results += self._encode_group(group)
+                group, chars = [], 0
+        return results + self._encode_group(group)
+
+    def stream(
+        self,
+        text: TextSource,
+        prompt: str = "",
+        *,
+        max_length: int | None = None,
+        with_offsets: bool = False,
+        window_chars: int = WINDOW_CHARS,
+        max_uncut_chars: int = MAX_UNCUT_CHARS,
+    ) -> "TokenStream":
+        """The ids of one text as a stream, in memory that does not grow with the text.
+
+        text: a str, UTF-8 bytes, an iterable of pieces of one of them (cut anywhere), or an open file.
+        max_length: keep at most so many ids, the last one being EOS; `TokenStream.truncated` tells. None keeps all.
+        window_chars: characters encoded at a time. A shorter text is always encoded whole.
+        max_uncut_chars: most characters in memory when a text offers no safe place to cut it (one long word, or a
+            tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
+            TokenizationError. Memory is about 500 bytes a character.
+        """
+        specials = len(self._prefix) + len(self._suffix)
+        if max_length is not None and max_length < max(1, specials):
+            raise InvalidInputError(f"max_length must be at least {max(1, specials)}, not {max_length}")
+        if not 1 <= window_chars <= max_uncut_chars:
+            raise InvalidInputError(
+                f"window_chars must be in 1 … max_uncut_chars={max_uncut_chars}, not {window_chars}"
+            )
+        check_surrogates(prompt)
+        windows = WindowEncoder(
+            self._backend,
+            lambda: self._rules,
+            chain([prompt], text_pieces(text, max(1, window_chars // 4))),
+            with_offsets=with_offsets,
+            skip=len(prompt),
+            window_chars=window_chars,
+            max_uncut_chars=max_uncut_chars,
+        )
+        return TokenStream(windows, prefix=self._prefix, suffix=self._suffix, max_length=max_length)
+
+    @functools.cached_property
+    def _rules(self) -> CutRules:
+        """Made when the first text longer than a window comes; proves itself on awkward texts before use."""
+        rules = CutRules(self._backend)
+        if rules.refusal is None:
+            mismatch = find_mismatch(self._backend, rules)
+            if mismatch is not None:
+                rules.refusal = f"its self-check failed: cut into parts, {mismatch[:60]!r}… gives other ids"
+        return rules
+
+    def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:  # how the library refuses lone surrogates
+            for text in texts:
+                check_surrogates(text)
+            raise
+        return [np.array(self._prefix + encoding.ids + self._suffix, dtype=np.int32) for encoding in encodings]
+
+
+class TokenStream:
+    """The ids of one text, pulled in order; EOS is the last of them.
+
+    `truncated` is final once a take has said `last`: whether `max_length` cut the text.
+    """
+
+    def __init__(
+        self, windows: WindowEncoder, *, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
+    ) -> None:
+        self.truncated = False
+        self._blocks = self._all_blocks(windows, prefix, suffix, max_length)
+        self._rest = windows.specials([], 0)
+        self._error: Exception | None = None
+
+    def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
+        """The next n ids (fewer only if the text ends) as int32 (k,), and whether the text ends with them.
+
+        Raises TokenizationError for a text that is not text or cannot be cut (see `Tokenizer.stream`).
+        """
+        block, last = self._take(n)
+        return block.ids, last
+
+    def take_with_offsets(self, n: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bool]:
+        """As `take`, with offsets int64 (k, 2) between: the characters [start, end) of the text behind each id.
+
+        The prompt is no part of the text: its ids have offsets (0, 0). EOS has (end, end), where end is the number of
+        characters, or the end of the last id kept if `max_length` cut the text.
+        """
+        block, last = self._take(n)
+        if block.offsets is None:
+            raise InvalidInputError("this stream was opened without offsets: pass with_offsets=True to stream()")
+        return block.ids, block.offsets, last
+
+    def take_all(self) -> npt.NDArray[np.int32]:
+        """All ids that are left, int32 (k,)."""
+        return self.take(sys.maxsize)[0]
+
+    def _take(self, n: int) -> tuple[Block, bool]:
+        if n < 1:
+            raise InvalidInputError(f"take needs a positive number of ids, not {n}")
+        if self._error is not None:
+            raise self._error
+        blocks = [self._rest]
+        count = len(self._rest.ids)
+        try:
+            while count <= n and (block := next(self._blocks, None)) is not None:  # one more than n shows the end
+                blocks.append(block)
+                count += len(block.ids)
+        except Exception as error:
+            self._error = error  # a later take must not pass for the end of the text
+            raise
+        joined = Block.join(blocks)
+        self._rest = joined.part(n, None)
+        return joined.part(0, n), count <= n
+
+    def _all_blocks(
+        self, windows: WindowEncoder, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
+    ) -> Iterator[Block]:
+        room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
+        end = 0
+        yield windows.specials(prefix, 0)
+        for block in windows.blocks():
+            kept = block.part(0, room)
+            yield kept
+            room -= len(kept.ids)
+            if kept.offsets is not None and len(kept.ids):
+                end = int(kept.offsets[-1, 1])
+            if len(kept.ids) < len(block.ids):
+                self.truncated = True
+                break
+        yield windows.specials(suffix, end if self.truncated else windows.end)

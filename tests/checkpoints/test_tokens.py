@@ -1,0 +1,71 @@
+"""Which file's word counts for the special tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thalweg.checkpoints import load_checkpoint
+from thalweg.checkpoints.tokens import TokenIds, read_token_ids
+
+from .formats import mistral_config, tiny_config, write_mamba_ssm, write_mistral, write_tokenizer, write_transformers
+
+NAMED = {"eos_token": "</s>", "bos_token": {"content": "<s>", "special": True}, "pad_token": None}
+
+
+def _write(folder: Path, **files: Any) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def _ids(folder: Path, config: dict[str, Any] | None = None, vocab_size: int = 100) -> TokenIds:
+    return read_token_ids(folder, config or {}, TokenIds(eos=90, bos=91, pad=92), vocab_size)
+
+
+def test_nothing_stated(tmp_path: Path) -> None:
+    assert _ids(tmp_path) == TokenIds(90, 91, 92)
+    assert _ids(tmp_path, vocab_size=91) == TokenIds(90, None, None)
+
+
+def test_the_tokenizer_overrules_the_models_config(tmp_path: Path) -> None:
+    config = {"eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+    _write(tmp_path, generation_config={"eos_token_id": [5, 6], "bos_token_id": 7})
+    assert _ids(tmp_path, config) == TokenIds(5, 7, 0)
+    listed = {"2": {"content": "</s>"}, "1": {"content": "<s>"}}
+    _write(tmp_path, tokenizer_config={**NAMED, "added_tokens_decoder": listed})
+    assert _ids(tmp_path, config) == TokenIds(2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        {"added_tokens": [{"id": 4, "content": "</s>"}], "model": {"vocab": {"<s>": 3}}},
+        {"added_tokens": None, "model": {"vocab": {"<s>": 3, "</s>": 4}}},
+        {"model": {"vocab": [["a", 0.0], ["b", 0.0], ["c", 0.0], ["<s>", 0.0], ["</s>", 0.0]]}},
+    ],
+    ids=["added", "vocabulary", "unigram"],
+)
+def test_ids_from_the_vocabulary(tmp_path: Path, tokenizer: dict[str, Any]) -> None:
+    _write(tmp_path, tokenizer=tokenizer, special_tokens_map=NAMED)
+    assert _ids(tmp_path) == TokenIds(4, 3, 92)
+
+
+@pytest.mark.parametrize("nonsense", [True, "2", 2.0, -1, 100, []])
+def test_ids_that_cannot_be(tmp_path: Path, nonsense: object) -> None:
+    assert _ids(tmp_path, {"eos_token_id": nonsense}).eos == 90
+
+
+def test_of_checkpoints(tmp_path: Path) -> None:
+    write_transformers(tmp_path / "a", tiny_config(eos_token_id=17))
+    assert load_checkpoint(tmp_path / "a").eos_token_id == 17
+    write_tokenizer(tmp_path / "a")
+    checkpoint = load_checkpoint(tmp_path / "a")
+    assert (checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id) == (2, 1, 0)
+    write_mamba_ssm(tmp_path / "b", tiny_config(tie_word_embeddings=True))
+    assert load_checkpoint(tmp_path / "b").eos_token_id == 0
+    write_mistral(tmp_path / "c", mistral_config())
+    checkpoint = load_checkpoint(tmp_path / "c")
+    assert (checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id) == (2, 1, None)
