@@ -1,0 +1,143 @@
+"""One harness for every sequence op: fast = slow, whole = any split, in outputs, states and gradients.
+
+An op joins by a row in `tests/ops/registry.py`. Its signature is `op(**inputs, packing, initial_state=...)`, it returns
+`(y, final_state)`, and a state is a tensor (or a tuple of tensors) with the segment first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from thalweg.packing import Packing
+
+State = Any  # a tensor or a tuple of tensors
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op under test.
+
+    sequential: the reference; fast: versions that must equal it, by name.
+    per_token: names of the inputs whose first dimension is N; the others are shared weights.
+    inputs: (N, generator) -> all tensors in float64; initial_state: (S_in, generator) -> a random state in float64.
+    """
+
+    name: str
+    sequential: Callable[..., tuple[Tensor, State]]
+    fast: dict[str, Callable[..., tuple[Tensor, State]]]
+    per_token: tuple[str, ...]
+    inputs: Callable[[int, torch.Generator], dict[str, Tensor]]
+    initial_state: Callable[[int, torch.Generator], State]
+
+
+def parts(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def rebuild(like: State, tensors: list[Tensor]) -> State:
+    return tuple(tensors) if isinstance(like, tuple) else tensors[0]
+
+
+@st.composite
+def packings(draw: st.DrawFn, most_segments: int = 6, most_tokens: int = 200) -> Packing:
+    """Random layouts, with odd lengths, single tokens, carried and wanted states in every combination."""
+    lengths = draw(st.lists(st.integers(1, most_tokens), min_size=1, max_size=most_segments))
+    n_initial = draw(st.integers(0, len(lengths)))
+    final = sorted(draw(st.sets(st.integers(0, len(lengths) - 1))))
+    return Packing(lengths, n_initial=n_initial, final=final)
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    assert got.shape == want.shape, (got.shape, want.shape)
+    if want.numel() == 0:
+        return 0.0
+    assert torch.isfinite(got).all()
+    return float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-6))
+
+
+def check_parity(op: Op, fast: str, packing: Packing, *, dtype: torch.dtype, tolerance: float, seed: int = 0) -> None:
+    """Outputs and final states of the fast version against the reference in float64."""
+    inputs, state = _case(op, packing, seed)
+    y, final = op.sequential(**inputs, packing=packing, initial_state=state)
+    low = {name: tensor.to(dtype) for name, tensor in inputs.items()}
+    low_state = rebuild(state, [tensor.to(dtype) for tensor in parts(state)])
+    fast_y, fast_final = op.fast[fast](**low, packing=packing, initial_state=low_state)
+    assert relative_error(fast_y, y) <= tolerance
+    for got, want in zip(parts(fast_final), parts(final), strict=True):
+        assert relative_error(got, want) <= tolerance
+
+
+def check_split(op: Op, fast: str, lengths: list[int], cut_lengths: list[list[int]], *, tolerance: float) -> None:
+    """Whole documents in one step against the same documents in pieces, one step a piece, states carried.
+
+    `cut_lengths[d]` are the pieces of document d. Step k holds piece k of every document that has one; documents with
+    fewer pieces have ended, so the rows of the state that go on must be the right ones.
+    """
+    generator = torch.Generator().manual_seed(1)
+    inputs = {name: tensor.float() for name, tensor in op.inputs(sum(lengths), generator).items()}
+    whole = Packing.whole(lengths)
+    everyone = Packing(lengths, final=range(len(lengths)))
+    y, _ = op.fast[fast](**inputs, packing=whole)
+    _, final = op.fast[fast](**inputs, packing=everyone)
+
+    alive = sorted(range(len(lengths)), key=lambda d: -len(cut_lengths[d]))
+    done = [0] * len(lengths)
+    outputs: list[list[Tensor]] = [[] for _ in lengths]
+    ended: dict[int, list[Tensor]] = {}
+    state: State = None
+    step = 0
+    while alive:
+        pieces = [cut_lengths[d][step] for d in alive]
+        packing = Packing(pieces, n_initial=len(alive) if step else 0, final=range(len(alive)))
+        rows = torch.cat(
+            [
+                torch.arange(n) + whole.cu_seqlens[d] + done[d]
+                for d, n in zip(alive, pieces, strict=True)
+            ]
+        )
+        piece = {name: tensor[rows] if name in op.per_token else tensor for name, tensor in inputs.items()}
+        out, state = op.fast[fast](**piece, packing=packing, initial_state=state)
+        for d, n, vectors in zip(alive, pieces, out.split(pieces), strict=True):
+            outputs[d].append(vectors)
+            done[d] += n
+        step += 1
+        for row, d in enumerate(alive):
+            if len(cut_lengths[d]) == step:
+                ended[d] = [tensor[row] for tensor in parts(state)]
+        keep = [row for row, d in enumerate(alive) if len(cut_lengths[d]) > step]
+        alive = [alive[row] for row in keep]
+        state = rebuild(state, [tensor[keep] for tensor in parts(state)])
+    assert relative_error(torch.cat([torch.cat(o) for o in outputs]), y) <= tolerance
+    for d in range(len(lengths)):
+        for got, want in zip(ended[d], parts(final), strict=True):
+            assert relative_error(got, want[d]) <= tolerance
+
+
+def check_gradients(op: Op, fast: str, packing: Packing, *, tolerance: float = 1e-9) -> None:
+    """Gradients of all inputs and of the initial state, fast against reference, both in float64."""
+    inputs, state = _case(op, packing, 2)
+
+    def gradients(function: Callable[..., tuple[Tensor, State]]) -> list[Tensor]:
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        state_leaves = [tensor.clone().requires_grad_() for tensor in parts(state)]
+        y, final = function(**leaves, packing=packing, initial_state=rebuild(state, state_leaves))
+        loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
+        for tensor in parts(final):
+            loss = loss + (tensor * torch.linspace(1, 2, tensor.numel(), dtype=y.dtype).view_as(tensor)).sum()
+        wanted = [*leaves.values(), *state_leaves]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)]
+
+    for got, want in zip(gradients(op.fast[fast]), gradients(op.sequential), strict=True):
+        assert relative_error(got, want) <= tolerance
+
+
+def _case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:
+    generator = torch.Generator().manual_seed(seed)
+    return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_initial, generator)
