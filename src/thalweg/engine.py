@@ -89,8 +89,8 @@ class Schedule:
         section_size: tokens of a section, or None for one vector a document.
     """
 
-    max_tokens_per_step: int = 4096
-    vertical_chunk_size: int = 1024
+    max_tokens_per_step: int = 2048
+    vertical_chunk_size: int = 512
     max_in_flight: int = 8
     section_size: int | None = None
 

@@ -253,13 +253,11 @@ class BlockGroup:
         return batch.flatten(0, 1) if self.is_slice else batch[self.inside]
 
     @cached_property
-    def pair_mask(self) -> Tensor:
-        """(b, q, q) float32: 0 where token i may look at token j (same segment, j <= i), else -inf."""
-        device = self.packing.device
+    def visible(self) -> Tensor:
+        """(b, q, q) bool: token i may look at token j: they are of the same segment, and j <= i."""
         segments = self.take(self.packing.segment_ids)
-        i = torch.arange(self.size, device=device)
-        allowed = (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
-        return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, float("-inf"))
+        i = torch.arange(self.size, device=self.packing.device)
+        return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
 
     @cached_property
     def enters(self) -> Tensor:

@@ -66,23 +66,33 @@ class Tokenizer:
         Raises InvalidInputError for a text that is no str, TokenizationError for one with a lone surrogate or one
         that cannot be tokenised in bounded memory (see `stream`).
         """
+        if isinstance(texts, str):
+            raise InvalidInputError(f"texts must be a sequence of str; for one text pass [{texts[:20]!r}…]")
+        check_surrogates(prompt, where="the prompt's ")
         results: list[npt.NDArray[np.int32]] = []
         group: list[str] = []
         chars = 0
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InvalidInputError(f"text {index} must be str, not {type(text).__name__}: {text!r}")
-            if len(prompt) + len(text) > WINDOW_CHARS:
+            check_surrogates(text, where=f"text {index}: ")
+            is_long = len(prompt) + len(text) > WINDOW_CHARS
+            if is_long or chars > _BATCH_CHARS:
                 results += self._encode_group(group)
+                group, chars = [], 0
+            if is_long:
                 results.append(self.stream(text, prompt).take_all())
-                group, chars = [], 0
-                continue
-            group.append(prompt + text)
-            chars += len(group[-1])
-            if chars > _BATCH_CHARS:
-                results += self._encode_group(group)
-                group, chars = [], 0
+            else:
+                group.append(prompt + text)
+                chars += len(group[-1])
         return results + self._encode_group(group)
+
+    def shorten(self, ids: npt.NDArray[np.int32], max_length: int) -> tuple[npt.NDArray[np.int32], bool]:
+        """Ids (n,) of one text cut to `max_length` as `stream` cuts them, EOS last, and whether that took any away."""
+        self._check_max_length(max_length)
+        if len(ids) <= max_length:
+            return ids, False
+        return np.concatenate([ids[: max_length - len(self._suffix)], np.array(self._suffix, dtype=np.int32)]), True
 
     def stream(
         self,
@@ -101,16 +111,15 @@ class Tokenizer:
         window_chars: characters encoded at a time. A shorter text is always encoded whole.
         max_uncut_chars: most characters in memory when a text offers no safe place to cut it (one long word, or a
             tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
-            TokenizationError. Memory is about 500 bytes a character.
+            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character.
         """
-        specials = len(self._prefix) + len(self._suffix)
-        if max_length is not None and max_length < max(1, specials):
-            raise InvalidInputError(f"max_length must be at least {max(1, specials)}, not {max_length}")
+        if max_length is not None:
+            self._check_max_length(max_length)
         if not 1 <= window_chars <= max_uncut_chars:
             raise InvalidInputError(
                 f"window_chars must be in 1 … max_uncut_chars={max_uncut_chars}, not {window_chars}"
             )
-        check_surrogates(prompt)
+        check_surrogates(prompt, where="the prompt's ")
         windows = WindowEncoder(
             self._backend,
             lambda: self._rules,
@@ -133,13 +142,13 @@ class Tokenizer:
         return rules
 
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
-        try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # how the library refuses lone surrogates
-            for text in texts:
-                check_surrogates(text)
-            raise
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(self._prefix + encoding.ids + self._suffix, dtype=np.int32) for encoding in encodings]
+
+    def _check_max_length(self, max_length: int) -> None:
+        least = max(1, len(self._prefix) + len(self._suffix))
+        if max_length < least:
+            raise InvalidInputError(f"max_length must be at least {least}, not {max_length}")
 
 
 class TokenStream:

@@ -50,7 +50,7 @@ def distance_to_float32(hidden: torch.Tensor, exact: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bfloat16_is_no_further_from_float32_than_transformers_is(tmp_path: Path, seed: int) -> None:
-    """Measured over three seeds at this shape: 0.010 to 0.013 here, 0.012 to 0.015 in transformers."""
+    """Measured here: 0.064 to 0.074, and 0.083 to 0.105 in transformers (a random model magnifies errors)."""
     config = tiny_config(hidden_size=128, num_heads=8, head_dim=32, state_size=64, num_hidden_layers=6, chunk_size=64)
     oracle = write_transformers(tmp_path, config, dtype=torch.bfloat16)
     model = load_checkpoint(tmp_path, dtype=torch.bfloat16).model

@@ -63,6 +63,10 @@ class Mamba2Config:
         return self.d_inner + 2 * self.n_groups * self.d_state
 
 
+TILE = 128
+"""Rows treated at a time between two matrix products on the CPU, so that float32 temporaries stay in a core's cache."""
+
+
 class Mamba2LayerState(NamedTuple):
     """conv: (S, W - 1, conv_dim) inputs of the convolution, model dtype; ssm: (S, K, H, P) float32."""
 
@@ -71,10 +75,11 @@ class Mamba2LayerState(NamedTuple):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
-    """(…, D) float32 -> (…, D) float32: each of `groups` equal parts by its own root mean square."""
+    """(…, D), any dtype -> (…, D) float32: each of `groups` equal parts by its own root mean square."""
     parts = x.unflatten(-1, (groups, -1))
-    scale = torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-    return (parts * scale).flatten(-2) * weight
+    square = torch.linalg.vector_norm(parts, dim=-1, keepdim=True, dtype=torch.float32).square()
+    scale = torch.rsqrt(square / parts.shape[-1] + eps)
+    return (parts.float() * scale).flatten(-2) * weight
 
 
 class Norm(nn.Module):
@@ -87,7 +92,7 @@ class Norm(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x.float(), self.weight, self.eps, self.groups)
+        return rms_norm(x, self.weight, self.eps, self.groups)
 
 
 class Conv(nn.Module):
@@ -145,8 +150,22 @@ class Mamba2Mixer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        gated = self.norm(y.flatten(1) * F.silu(z.float()))
-        return self.out_proj(gated.to(u.dtype)), Mamba2LayerState(conv, ssm)
+        return self.out_proj(self._gate(y.flatten(1), z)), Mamba2LayerState(conv, ssm)
+
+    def _gate(self, y: Tensor, z: Tensor) -> Tensor:
+        """(M, d_inner) twice -> (M, d_inner): the gate, then the norm, rounded once at the end."""
+        if torch.is_grad_enabled() or y.device.type != "cpu":
+            return self.norm(y.float() * F.silu(z.float())).to(y.dtype)
+        out = torch.empty_like(y)
+        for start in range(0, len(y), TILE):
+            rows = slice(start, start + TILE)
+            gated = F.silu(z[rows].float(), inplace=z.dtype != torch.float32).mul_(y[rows])
+            parts = gated.unflatten(1, (self.norm.groups, -1))
+            square = torch.linalg.vector_norm(parts, dim=2, keepdim=True).square_()
+            parts.mul_(square.div_(parts.shape[2]).add_(self.norm.eps).rsqrt_())
+            torch.mul(gated, self.norm.weight, out=gated)
+            out[rows] = gated
+        return out
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
         """z (N or M, d_inner), xBC (N, conv_dim), dt (N, H). Where few rows are wanted, z is made for those only."""

@@ -58,7 +58,7 @@ def ssd(
         chunk_size: Q, any size >= 1: it changes the speed, not the result.
 
     Returns:
-        y (N or M, H, P) float32 (float64 for float64 input) and final_state (S_out, K, H, P), likewise.
+        y (N or M, H, P) in x's dtype, and final_state (S_out, K, H, P) float32 (float64 for float64 input).
 
     Raises:
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
@@ -113,6 +113,7 @@ def sequential_ssd(
     dtype = torch.promote_types(x.dtype, torch.float32)
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
     decay = torch.exp(delta * A.to(dtype))
+    out_dtype = x.dtype
     B, C = (t.to(dtype).repeat_interleave(heads // groups, dim=1) for t in (B, C))
     x = x.to(dtype)
     y, final = [], []
@@ -129,7 +130,7 @@ def sequential_ssd(
             final.append(state)
     out = torch.stack(y)
     empty = x.new_zeros(0, state_width, heads, width)
-    return (out if rows is None else out[list(rows)]), (torch.stack(final) if final else empty)
+    return (out if rows is None else out[list(rows)]).to(out_dtype), (torch.stack(final) if final else empty)
 
 
 def chunkwise_ssd(
@@ -154,41 +155,39 @@ def chunkwise_ssd(
     `blocks_per_group` blocks are treated side by side (None: chosen for the device); it bounds the workspace.
     """
     blocks_per_group = blocks_per_group or _side_by_side(x, chunk_size)
-    pick_late = rows is not None and blocks_per_group > 1
     dtype = torch.promote_types(x.dtype, torch.float32)
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
     log_decay = (delta * A.to(dtype)).clamp(min=MIN_LOG_DECAY)
-    skip = None if D is None else D.to(dtype)[:, None]
+    if initial_state is not None:
+        initial_state = initial_state.to(dtype)
 
-    y = [x.new_zeros(0, *x.shape[1:], dtype=dtype)]
+    y = [x.new_zeros(0, *x.shape[1:])]
     final: list[Tensor] = []
     carry: Tensor | None = None
     for group in packing.block_groups(chunk_size, blocks_per_group):
         single = len(group.blocks) == 1
-        queries = None if rows is None or pick_late else _rows_inside(rows, group.blocks[0])
-        decay = _Decay(group.take(log_decay), group)
-        xg, Bg, dg = group.take(x), group.take(B), group.take(delta)[..., None]
+        queries = _rows_inside(rows, group.blocks[0]) if rows is not None and blocks_per_group == 1 else None
+        steps = _Steps(group.take(log_decay), group.take(delta), group, x.dtype)
+        xg, Bg = group.take(x), group.take(B)
         entering: Tensor | None
         leaving: Tensor | None
         if single:
-            local = _local_states(xg, dg, Bg, decay) if group.blocks[0].leaves else None
-            entering, leaving = _hand_on_one(local, decay, group.blocks[0], carry, initial_state)
+            local = _local_states(xg, Bg, steps) if group.blocks[0].leaves else None
+            entering, leaving = _hand_on_one(local, steps, group.blocks[0], carry, initial_state)
         else:
-            local = _local_states(xg, dg, Bg, decay)
-            entering, leaving = _hand_on_many(local, decay, group.links, carry, initial_state)
+            local = _local_states(xg, Bg, steps)
+            entering, leaving = _hand_on_many(local, steps, group.links, carry, initial_state)
         if queries is None or len(queries):
             Cg = group.take(C) if queries is None else group.take(C)[:, queries]
-            out = _within_block(xg, dg, Bg, Cg, decay, queries)
+            out = _within_block(xg, Bg, Cg, steps, D, queries)
             if entering is not None:
-                out = out + _from_past(Cg, entering) * decay.into(queries)[..., None]
-            if skip is not None:
-                out = out + skip * (xg if queries is None else xg[:, queries])
+                out = torch.addcmul(out, _from_past(Cg, entering), steps.into(queries)[..., None])
             y.append(group.flatten(out) if queries is None else out[0])
         carry = None if leaving is None else leaving[-1]
         final += [leaving[i] for i, block in enumerate(group.blocks) if leaving is not None and block.final >= 0]
     out = torch.cat(y)
     empty = x.new_zeros(0, B.shape[2], *x.shape[1:], dtype=dtype)
-    return out[list(rows)] if rows is not None and pick_late else out, torch.stack(final) if final else empty
+    return out if rows is None or blocks_per_group == 1 else out[list(rows)], torch.stack(final) if final else empty
 
 
 MIN_LOG_DECAY = -120.0
@@ -212,50 +211,62 @@ def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
     return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
 
 
-class _Decay:
-    """Products of decays inside the blocks of a group, formed from float64 prefix sums of their logarithms.
+class _Steps:
+    """Step sizes and decays inside the blocks of a group, formed from float64 prefix sums of the log decays.
 
     A difference of two long float32 sums loses digits (1e-3 relative at Q = 128), so sums are kept in float64 and
-    split into a coarse part, whose float32 differences are exact, and a small rest.
+    split into a coarse part, whose float32 differences are exact, and a small rest. Products of half precision are
+    rounded far more coarsely than that, and do without the rest.
     """
 
     GRID = 2.0**8  # the coarse part is a multiple of 1/256: exact in float32 up to 2**16, and Q * 120 is below
+    TINY = 1e-30  # a step size of 0 has no logarithm; below this one nothing of the token is seen in float32
 
-    def __init__(self, log_decay: Tensor, group: BlockGroup) -> None:
-        """log_decay: (b, q, H) float32 or float64, negative."""
+    def __init__(self, log_decay: Tensor, delta: Tensor, group: BlockGroup, dtype: torch.dtype) -> None:
+        """log_decay (b, q, H) <= 0 and delta (b, q, H) >= 0, float32 or float64; dtype: of the matrix products."""
         self.group = group
-        self.dtype = log_decay.dtype
+        self.dtype = dtype
+        self.wide = log_decay.dtype
+        self.delta = delta
         if not group.is_slice:
             log_decay = log_decay * group.inside[..., None]
         self.sums = log_decay.double().cumsum(1)
 
     def between(self, queries: list[int] | None) -> Tensor:
-        """(b, H, i, j): from token j to token i, zero where i may not look at j."""
-        coarse = ((self.sums * self.GRID).round() / self.GRID).detach()
-        mask = self.group.pair_mask
-        parts = []
-        for part in (coarse, self.sums - coarse):
-            j = part.to(self.dtype).transpose(1, 2)
-            parts.append((j if queries is None else j[:, :, queries], j))
-        mask = mask if queries is None else mask[:, queries]
-        (coarse_i, coarse_j), (fine_i, fine_j) = parts
-        exponent = coarse_i[..., None] - coarse_j[:, :, None, :]
-        exponent = exponent.add_(fine_i[..., None]).sub_(fine_j[:, :, None, :])
-        return exponent.add_(mask[:, None].to(self.dtype)).exp_()
+        """(b, H, i, j) >= 0: what of token j's step is left at token i; arbitrary but finite where i may not see j.
+
+        Exponents are kept in a range where neither they nor their products are denormal, which would cost a hundred
+        times the time; the least, exp(-80), is as good as zero.
+        """
+        # Contiguous, so that what is made of them has j innermost, as the matrix product wants it.
+        at_i = self.sums.transpose(1, 2).contiguous()
+        at_j = at_i - self.delta.double().clamp(min=self.TINY).log().transpose(1, 2)
+        at_i = at_i if queries is None else at_i[:, :, queries]
+        if self.dtype.itemsize == 2:
+            exponent = at_i.to(self.wide)[..., None] - at_j.to(self.wide)[:, :, None, :]
+        else:
+            (coarse_i, fine_i), (coarse_j, fine_j) = self._split(at_i), self._split(at_j)
+            exponent = coarse_i[..., None] - coarse_j[:, :, None, :]
+            exponent = exponent.add_(fine_i[..., None]).sub_(fine_j[:, :, None, :])
+        return exponent.clamp_(-80, 80).exp_()
+
+    def _split(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        coarse = ((sums * self.GRID).round() / self.GRID).detach()
+        return coarse.to(self.wide), (sums - coarse).to(self.wide)
 
     def into(self, queries: list[int] | None) -> Tensor:
-        """(b, i, H): from the block's start to token i, zero where i has no past before the block."""
-        decay = self.sums.exp().to(self.dtype) * self.group.enters[..., None]
+        """(b, i, H): decay from the block's start to token i, zero where i has no past before the block."""
+        decay = (self.sums.exp() * self.group.enters[..., None]).to(self.dtype)
         return decay if queries is None else decay[:, queries]
 
     def out_of(self) -> Tensor:
-        """(b, j, H): from token j to the block's end, zero where nothing goes on."""
-        leaves = self.group.leaves
-        return (self.sums[:, -1:] - self.sums).exp().to(self.dtype) * leaves[..., None]
+        """(b, j, H): token j's step times the decay from there to the block's end, zero where nothing goes on."""
+        decay = (self.sums[:, -1:] - self.sums).exp() * self.group.leaves[..., None]
+        return (self.delta * decay).to(self.dtype)
 
     def through(self) -> Tensor:
-        """(b, H): over the whole block."""
-        return self.sums[:, -1].exp().to(self.dtype)
+        """(b, H): decay over the whole block."""
+        return self.sums[:, -1].exp().to(self.wide)
 
 
 def _by_group(t: Tensor, groups: int) -> Tensor:
@@ -263,13 +274,23 @@ def _by_group(t: Tensor, groups: int) -> Tensor:
     return t.unflatten(2, (groups, -1)).flatten(3).transpose(1, 2)
 
 
-def _within_block(x: Tensor, delta: Tensor, B: Tensor, C: Tensor, decay: _Decay, queries: list[int] | None) -> Tensor:
-    """(b, i, H, P): what the tokens of the same block contribute."""
+def _within_block(
+    x: Tensor, B: Tensor, C: Tensor, steps: _Steps, D: Tensor | None, queries: list[int] | None
+) -> Tensor:
+    """(b, i, H, P): what the tokens of the same block contribute, the skip D x among it."""
     heads, groups = x.shape[2], B.shape[2]
-    scores = C.transpose(1, 2).to(decay.dtype) @ B.permute(0, 2, 3, 1).to(decay.dtype)  # (b, G, i, j)
-    weights = decay.between(queries).unflatten(1, (groups, heads // groups))
-    weights = (weights * scores[:, :, None]).flatten(1, 2).to(x.dtype)
-    return (weights @ (x * delta).to(x.dtype).transpose(1, 2)).transpose(1, 2)
+    scores = C.transpose(1, 2).to(steps.wide) @ B.permute(0, 2, 3, 1).to(steps.wide)  # (b, G, i, j)
+    visible = steps.group.visible if queries is None else steps.group.visible[:, queries]
+    scores = scores.masked_fill(~visible[:, None], 0)
+    weights = steps.between(queries).unflatten(1, (groups, heads // groups))
+    weights = (weights * scores[:, :, None]).flatten(1, 2)
+    if D is not None:
+        skip = D.to(steps.wide)[:, None]
+        if queries is None:
+            weights.diagonal(dim1=-2, dim2=-1).add_(skip)
+        else:
+            weights[:, :, range(len(queries)), queries] += skip
+    return (weights.to(x.dtype) @ x.transpose(1, 2)).transpose(1, 2)
 
 
 def _from_past(C: Tensor, entering: Tensor) -> Tensor:
@@ -279,16 +300,16 @@ def _from_past(C: Tensor, entering: Tensor) -> Tensor:
     return read.unflatten(3, (-1, entering.shape[3])).permute(0, 2, 1, 3, 4).flatten(2, 3)
 
 
-def _local_states(x: Tensor, delta: Tensor, B: Tensor, decay: _Decay) -> Tensor:
+def _local_states(x: Tensor, B: Tensor, steps: _Steps) -> Tensor:
     """(b, K, H, P): what each block adds to the state that leaves it."""
-    weighted = (x * (delta * decay.out_of()[..., None])).to(x.dtype)
+    weighted = x * steps.out_of()[..., None]
     added = B.permute(0, 2, 3, 1) @ _by_group(weighted, B.shape[2])  # (b, G, K, H/G * P)
-    added = added.to(decay.dtype).unflatten(3, (-1, x.shape[3]))
+    added = added.to(steps.wide).unflatten(3, (-1, x.shape[3]))
     return added.transpose(1, 2).flatten(2, 3)
 
 
 def _hand_on_one(
-    local: Tensor | None, decay: _Decay, block: Block, carry: Tensor | None, initial_state: Tensor | None
+    local: Tensor | None, steps: _Steps, block: Block, carry: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The states (1, K, H, P) that enter and leave a block on its own; None stands for zero or not needed."""
     entering = None
@@ -297,12 +318,12 @@ def _hand_on_one(
     elif block.enters and carry is not None:
         entering = carry[None]
     if local is not None and entering is not None and block.passes_through:
-        local = local.addcmul_(decay.through()[:, None, :, None], entering)
+        local = local.addcmul_(steps.through()[:, None, :, None], entering)
     return entering, local
 
 
 def _hand_on_many(
-    local: Tensor, decay: _Decay, links: Links, carry: Tensor | None, initial_state: Tensor | None
+    local: Tensor, steps: _Steps, links: Links, carry: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The states (b, K, H, P) that enter and leave each block, from what the blocks add themselves.
 
@@ -312,7 +333,7 @@ def _hand_on_many(
     zero = torch.zeros_like(local[:1])
     carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
     outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
-    through = decay.through()[:, None, :, None]
+    through = steps.through()[:, None, :, None]
     levels: list[Tensor] = []
     for level, blocks in enumerate(links.levels):
         past = (levels[-1] if level else outside)[links.pasts[level]]

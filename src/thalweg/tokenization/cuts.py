@@ -17,6 +17,7 @@ to a bound.
 
 import itertools
 import json
+import re
 import string
 import unicodedata
 from collections.abc import Iterator
@@ -24,10 +25,9 @@ from typing import Any
 
 import tokenizers
 
-# Patterns of `Split` pre-tokenizers that have been read by hand. In each, no alternative continues from a letter or
-# digit to whitespace or to punctuation other than an apostrophe, nor from ASCII punctuation to a space; none looks
-# behind; and whether a piece ends between x and y shows no later than at y. (Many do continue from punctuation to a
-# line break or a letter: such places are never cut. BLOOM's is missing because its " ?" decides further on.)
+# Patterns of `Split` pre-tokenizers that have been read by hand: whether a piece ends between characters x|y that
+# `_is_local` allows is decided by the text up to y alone, and nothing looks behind, so that the pieces right of such an
+# end are those of the text from there on. (BLOOM's is missing: its " ?" after punctuation depends on what follows.)
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _CASED_WORD = (
@@ -71,6 +71,7 @@ _LOCAL_NORMALIZERS = frozenset(
     | {"Strip", "Prepend"}
 )
 _SPACE_RUNS = frozenset({" {2,}", " +", r"\s+", r"\s{2,}"})
+_CHARACTER_CLASS = re.compile(r"\[((?:\\u[0-9a-fA-F]{4}|[^]\\[^&-])+)\]")  # listed characters only
 # Pre-tokenizers that decide by the classes of two neighbouring characters.
 _LOCAL_PRE_TOKENIZERS = frozenset(
     {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "Metaspace", "CharDelimiterSplit"}
@@ -86,12 +87,19 @@ class CutRules:
         normalizers = _components(backend.normalizer, "normalizers")
         pre_tokenizers = _components(backend.pre_tokenizer, "pretokenizers")
         self.refusal = _normalizer_refusal(normalizers) or _pre_tokenizer_refusal(normalizers, pre_tokenizers)
+        self._replaced = frozenset().union(
+            *(_replaced_characters(part["pattern"]) for part in normalizers if part["type"] == "Replace")
+        )
         self._pairs_in_added_tokens = _pairs_in_added_tokens(backend)
         self._merges = _MergeRule(backend, pre_tokenizers)
 
     def allows(self, x: str, y: str) -> bool:
         """Whether added tokens, normalizer and pre-tokenizer leave characters x|y apart."""
-        return _is_local(x, y) and _folded(x)[-1:] + _folded(y)[:1] not in self._pairs_in_added_tokens
+        return (
+            _is_local(x, y)
+            and self._replaced.isdisjoint(x + y + unicodedata.normalize("NFKD", x + y))
+            and _folded(x)[-1:] + _folded(y)[:1] not in self._pairs_in_added_tokens
+        )
 
     def token_at(self, encoding: tokenizers.Encoding, text: str, position: int) -> int | None:
         """Index of the first token of `text[position:]` in the encoding of `text`, None if this is no safe cut."""
@@ -101,19 +109,25 @@ class CutRules:
         if left is None:
             return None
         right = left + 1
-        while right < len(encoding) and encoding.token_to_chars(right)[0] < position:
+        while right < len(encoding) and _span(encoding, right)[0] < position:
             right += 1  # one character can be several tokens (bytes)
-        if right == len(encoding) or encoding.token_to_chars(right - 1)[1] != position:
+        if right == len(encoding) or _span(encoding, right - 1)[1] != position:
             return None
         if encoding.token_to_word(right - 1) != encoding.token_to_word(right):
             return right
         return right if self._merges.never_joins(text[position - 1], text[position]) else None
 
 
+def _span(encoding: tokenizers.Encoding, token: int) -> tuple[int, int]:
+    span = encoding.token_to_chars(token)
+    assert span is not None
+    return span
+
+
 def _is_local(x: str, y: str) -> bool:
-    if y == " ":
+    if y in " \t\n\r":
         return _is_solid(x) or x in string.punctuation
-    return _is_solid(x) and (y in "\t\n\r" or _is_punctuation(y))
+    return _is_solid(x) and _is_punctuation(y)
 
 
 def _is_solid(x: str) -> bool:
@@ -150,11 +164,23 @@ def _normalizer_refusal(normalizers: list[dict[str, Any]]) -> str | None:
 
 
 def _replaces_locally(pattern: dict[str, str], content: str) -> bool:
-    if "Regex" in pattern:
-        return pattern["Regex"] in _SPACE_RUNS and content in (" ", "▁")
-    if pattern["String"] == " ":
+    if pattern.get("Regex") in _SPACE_RUNS:
+        return content in (" ", "▁")
+    if pattern.get("String") == " ":
         return content == "▁"
-    return all(char in string.punctuation for char in pattern["String"] + content) and content != ""
+    if _replaced_characters(pattern):
+        return content.isascii()
+    return content != "" and all(char in string.punctuation for char in pattern.get("String", " ") + content)
+
+
+def _replaced_characters(pattern: dict[str, str]) -> frozenset[str]:
+    """The characters other than the space that a `Replace` maps one by one; none for a pattern of another kind."""
+    if "String" in pattern:
+        return frozenset(pattern["String"]) - {" "} if len(pattern["String"]) == 1 else frozenset()
+    listed = _CHARACTER_CLASS.fullmatch(pattern["Regex"])
+    if listed is None:
+        return frozenset()
+    return frozenset(re.sub(r"\\u(....)", lambda code: chr(int(code[1], 16)), listed[1]))
 
 
 def _pre_tokenizer_refusal(normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]) -> str | None:
@@ -185,8 +211,7 @@ def _pairs_in_added_tokens(backend: tokenizers.Tokenizer) -> frozenset[str]:
     """Every two neighbouring characters inside an added token, folded as `_folded` does."""
     pairs: set[str] = set()
     for token in backend.get_added_tokens_decoder().values():
-        content = _folded(token.content + " " if token.rstrip else token.content)
-        pairs.update(x + y for x, y in itertools.pairwise(content))
+        pairs.update(x + y for x, y in itertools.pairwise(_folded(token.content)))
     return frozenset(pairs)
 
 

@@ -46,7 +46,8 @@ def _from_sentencepiece(folder: Path, model: Path) -> tokenizers.Tokenizer:
     sentencepiece = _import("sentencepiece")
     _import("google.protobuf")
     settings = {"tokenizer_class": "LlamaTokenizer", **_settings(folder)}  # Mistral's own format has no settings
-    backend = _convert(folder, {"tokenizer.model": model}, settings)
+    name = "tokenizer.model" if model.name.startswith("tokenizer.model") else model.name
+    backend = _convert(folder, {name: model}, settings)
     try:
         expected = sentencepiece.SentencePieceProcessor(model_file=str(model)).encode(_SENTENCEPIECE_SAMPLE)
     except Exception as error:
@@ -77,9 +78,9 @@ def _settings(folder: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    return {key: value for key, value in settings.items() if key != "auto_map"}  # auto_map names code of the folder
+        return {key: value for key, value in settings.items() if key != "auto_map"}  # that names code of the folder
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a JSON object: {error}") from error
 
 
 def _convert(folder: Path, files: dict[str, Path], settings: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -25,14 +25,19 @@ def text_pieces(source: TextSource, size: int) -> Iterator[str]:
         position += len(text)
 
 
-def check_surrogates(text: str, position: int = 0) -> None:
-    """Raise TokenizationError if `text`, which starts at character `position`, holds a lone surrogate."""
+def check_surrogates(text: str, position: int = 0, where: str = "") -> None:
+    """Raise TokenizationError if `text`, which starts at character `position` of `where`, holds a lone surrogate.
+
+    The tokenizers library refuses such a str without saying where, or (older versions) takes it for another text.
+    """
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TokenizationError(
-            f"character {position + error.start} is the lone surrogate {text[error.start]!r}, which is not text; "
-            "it often comes from decoding with errors='surrogateescape': decode with errors='replace' instead"
+            f"{where}character {position + error.start} is the lone surrogate {text[error.start]!r}, which is not "
+            "text; it often comes from decoding with errors='surrogateescape': decode with errors='replace' instead"
         ) from error
 
 

@@ -1,0 +1,46 @@
+# Both `make demo` and `make test` work from a fresh clone with nothing prepared, and may be run again at any time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    install, embed a shipped book and show the passages nearest to a question"
+	@echo "make test    install what the tests need, check style and types, run all tests"
+	@echo "make check   style and types only"
+	@echo "make bench   the benchmarks of benchmarks/ (slow; results in benchmarks/results)"
+	@echo "make clean   remove the environment and caches"
+
+# A stamp file per environment: installing again happens only when what is installed has changed.
+$(VENV)/.base: pyproject.toml constraints.txt
+	@echo "== creating $(VENV) and installing thalweg and what it needs (PyTorch is the large part)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "thalweg needs Python 3.10 or newer; try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "== installing what the tests need"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/thalweg demo
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/length.py
+	$(BIN)/python benchmarks/short_texts.py
+	$(BIN)/python benchmarks/kill_resume.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
