@@ -30,9 +30,15 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def peak_rss() -> int:
-    """Bytes that this process has had in memory at its worst moment."""
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Bytes that this process has had in memory at its worst moment.
+
+    Not `ru_maxrss` on Linux: a new process inherits the peak of the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def machine() -> dict[str, Any]:

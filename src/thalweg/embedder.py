@@ -20,7 +20,7 @@ import torch
 from thalweg.assets import MODEL_NAME, model_folder
 from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
 from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
-from thalweg.errors import InvalidInputError
+from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.memory import MemoryPlan, plan_memory
 from thalweg.pooling import FloatArray, Precision, finish, quantize
 from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
@@ -145,13 +145,16 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell this model's files from others': names, sizes and configuration."""
+        """16 hexadecimal digits that tell this model's files from others': small files whole, weights by samples."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt"):
-                digest.update(f"{path.relative_to(self.folder)}:{path.stat().st_size}\n".encode())
-                if path.suffix == ".json" and path.stat().st_size < 1 << 20:
-                    digest.update(path.read_bytes())
+            if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt") and path.is_file():
+                size = path.stat().st_size
+                digest.update(f"{path.relative_to(self.folder)}:{size}\n".encode())
+                with path.open("rb") as file:
+                    for start in range(0, size, max(SAMPLE, size // SAMPLES)):
+                        file.seek(start)
+                        digest.update(file.read(SAMPLE))
         return digest.hexdigest()[:16]
 
     def schedule(
@@ -173,7 +176,7 @@ class Embedder:
 
     def plan_memory(self, **schedule: int | None) -> MemoryPlan:
         """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        return plan_memory(self.model, self.schedule(**schedule))
+        return plan_memory(self.model, self.schedule(**schedule), self.embedding.pooling)
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
@@ -386,8 +389,14 @@ class Embedder:
         group: list[str] = []
 
         def flush() -> Iterator[_Text]:
-            for text, ids in zip(group, self.tokenizer.encode_batch(group, prompt), strict=True):
-                yield _Text(Ids(ids), len(text), self._probe_id)
+            try:
+                encoded = self.tokenizer.encode_batch(group, prompt)
+            except TokenizationError:  # one of them is no text: each on its own, so that only that one fails
+                for text in group:
+                    yield _Text(self.tokenizer.stream(text, prompt), len(text), self._probe_id)
+            else:
+                for text, ids in zip(group, encoded, strict=True):
+                    yield _Text(Ids(ids), len(text), self._probe_id)
             group.clear()
 
         for document in documents:
@@ -403,6 +412,9 @@ class Embedder:
             yield _Text(stream, length, self._probe_id, located)
         yield from flush()
 
+
+SAMPLE, SAMPLES = 4096, 512
+"""A fingerprint reads at most so many samples of so many bytes of a file, evenly spread."""
 
 SHORT_TEXT = 8192
 """Characters below which a string is tokenised together with its neighbours."""

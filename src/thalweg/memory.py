@@ -8,6 +8,7 @@ from torch import nn
 
 from thalweg.engine import Schedule
 from thalweg.models.protocol import RecurrentModel, state_bytes
+from thalweg.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,19 @@ class MemoryPlan:
         return self.weights + self.states + self.activations
 
 
-def plan_memory(model: RecurrentModel, schedule: Schedule) -> MemoryPlan:
+def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> MemoryPlan:
     """The plan of a run of `model` under `schedule`.
 
-    A step reads the states of `max_in_flight` documents and writes new ones before the old are let go; with sections
-    and last-token pooling, each document's state may be copied once more for the vector of a section.
+    A step reads the states of `max_in_flight` documents and writes new ones before the old are let go. With sections
+    and last-token pooling the states that are read may all have been copied, once for the document and once for the
+    vector of its section.
     """
     assert isinstance(model, nn.Module)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     one_state = state_bytes(model.init_state(1))
+    copies = 4 if schedule.section_size and pooling == "last" else 2
     return MemoryPlan(
         weights=weights,
-        states=2 * schedule.max_in_flight * one_state,
+        states=copies * schedule.max_in_flight * one_state,
         activations=model.activation_bytes(schedule.max_tokens_per_step),
     )

@@ -1,0 +1,151 @@
+"""From last.pt or best.pt to a folder that thalweg, transformers and sentence-transformers open, with a model card.
+
+    python export.py LAST.pt --tokenizer DIR --sources SOURCES.tsv --out DIR [--scores FILE… --steps FILE…]
+
+Every number of the card comes from a file: the run's own record in LAST.pt, `--steps` (outputs of the steps before),
+and `--scores` (outputs of evaluate.py, of which the last line counts). An existing checkpoint in `--out` is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
+from thalweg.models.mamba2 import Mamba2, Mamba2Config
+
+CARD = """---
+license: apache-2.0
+language: en
+library_name: thalweg
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- feature-extraction
+- sentence-similarity
+- mamba2
+- distillation
+---
+
+# {name}
+
+A small English text embedder: a Mamba2 of {layers} layers and width {width}, distilled from
+[all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2). It reads texts of any length in time
+linear in the length and in constant memory; nothing is cut. {parameters:.1f} M parameters, {size:.1f} MB in float16.
+The vector is the mean over all tokens and a closing `<|endoftext|>`, scaled to length 1. Its coordinates are ordered by
+how much they matter, so the first half alone is a usable shorter vector.
+
+```python
+import thalweg
+
+model = thalweg.load({example!r})
+vectors = model.encode(["The river found its bed.", "A text of any length."])
+```
+
+The folder also opens with `sentence_transformers.SentenceTransformer`, which gives the same vectors.
+
+## Scores
+
+{scores}
+
+Spearman's correlation (STS), accuracy of a logistic regression (Banking77), nDCG@10 (retrieval). `dev-…` sets were
+held out of the training text and serve for choosing between models, as does STS-B dev. Made by
+`scripts/train_small/evaluate.py`.
+
+## Training
+
+Trained with `scripts/train_small` from random layers over a table of token vectors: {minutes} minutes and
+{tokens} M tokens in {steps} steps, seed {seed}. No evaluation text was trained on.{before}
+
+Recipe: `{recipe}`
+
+The text comes from the sources below; `scripts/train_small/README.md` says how it was put together. The full record
+(repository, commit, licence of each source) is `SOURCES.tsv` beside the training data. The teacher is Apache-2.0.
+
+| licence | sources |
+|---|---|
+{licences}
+"""
+
+
+def score_table(files: Sequence[Path]) -> str:
+    """One column per file, one row per score."""
+    results: list[dict[str, Any]] = [json.loads(file.read_text().splitlines()[-1]) for file in files]
+    if not results:
+        return "Not measured yet."
+    names = list(dict.fromkeys(name for result in results for name in result if name != "model"))
+    labels = {"minilm": "all-MiniLM-L6-v2", "minilm-chunks": "all-MiniLM-L6-v2, mean of chunks"}
+    heads = [labels.get(result["model"], Path(result["model"]).name) for result in results]
+    rows = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for name in names:
+        cells = [f"{result[name]:.3f}" if name in result else "–" for result in results]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def licence_table(sources: Path) -> str:
+    """The names of the sources by licence; one source's passages, pairs and documents count once."""
+    found: dict[str, set[str]] = defaultdict(set)
+    with sources.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            found[row["licence"]].add(row["source"].split("-", 1)[1])
+    return "\n".join(f"| {licence} | {', '.join(sorted(names))} |" for licence, names in sorted(found.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--sources", type=Path, required=True, help="SOURCES.tsv of the training data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="outputs of evaluate.py")
+    parser.add_argument("--steps", type=Path, nargs="*", default=[], help="outputs of warm.py to quote")
+    args = parser.parse_args()
+
+    saved = torch.load(args.model, weights_only=True)
+    config = Mamba2Config(**saved["config"])
+    model = Mamba2(config)
+    model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
+    save_checkpoint(
+        model,
+        args.out,
+        tokenizer_folder=args.tokenizer,
+        embedding=EmbeddingConfig(pooling="mean", normalize=True, append_eos=True),
+        dtype=torch.float16,
+        load_dtype=torch.float32,
+        overwrite=True,
+    )
+    recipe, progress = saved["recipe"], saved["progress"]
+    before = [line for file in args.steps for line in file.read_text().splitlines() if "stsb-dev" in line]
+    (args.out / "README.md").write_text(
+        CARD.format(
+            name=args.out.name,
+            example=args.out.name,
+            layers=config.n_layers,
+            width=config.d_model,
+            parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+            size=(args.out / "model.safetensors").stat().st_size / 1e6,
+            scores=score_table(args.scores),
+            minutes=progress["minutes"],
+            tokens=progress["Mtokens"],
+            steps=progress["step"],
+            seed=recipe["seed"],
+            before=f" The table before the layers: `{'`, `'.join(before)}`." if before else "",
+            recipe=json.dumps(recipe),
+            licences=licence_table(args.sources),
+        ),
+        encoding="utf-8",
+    )
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

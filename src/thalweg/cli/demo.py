@@ -1,0 +1,53 @@
+"""`thalweg demo`."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thalweg.cli.console import errors_told, stderr, stdout
+from thalweg.cli.hits import show_hits
+from thalweg.cli.options import Debug, Model, load_model
+from thalweg.cli.progress import progress_line
+
+QUESTION = "How does a pilot learn the river?"
+SECTION_TOKENS = 128
+
+
+def demo(
+    question: Annotated[str, typer.Argument(metavar="[QUESTION]", help="About the book.")] = QUESTION,
+    model: Model = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to show.")] = 3,
+    debug: Debug = False,
+) -> None:
+    """Embed the book that ships with thalweg and show the passages nearest to a question."""
+    with errors_told(debug):
+        from thalweg import corpus
+        from thalweg.assets import book
+
+        embedder = load_model(model, None, None, None)
+        stderr().print(f"Embedding {book()} with {embedder.name} …")
+        files, _ = corpus.discover([str(book())])
+        settings = corpus.Settings(model=model, section_size=SECTION_TOKENS)
+        with tempfile.TemporaryDirectory() as folder, progress_line(stderr(), shown=True) as follow:
+            out = Path(folder) / "book.parquet"
+            summary = corpus.embed_corpus(embedder, files, out, settings, on_status=follow)
+            hits = corpus.search(out, corpus.read_metadata(out), embedder, question, k)
+        console = stdout()
+        console.print(
+            f"{summary.tokens:,} tokens in {summary.seconds:.0f} seconds: {summary.rows:,} vectors, each with all text "
+            "before it in view.\n"
+            f"Nearest to: {question}\n",
+        )
+        show_hits(console, hits)
+        option = "" if model is None else f" --model {shlex.quote(model)}"
+        console.print("\nThe same with your own files:")
+        for command in (
+            f"thalweg embed {shlex.quote(str(book()))} --sections {SECTION_TOKENS}{option} -o book.parquet",
+            f"thalweg search book.parquet {shlex.quote(question)}",
+        ):
+            console.print(f"  {command}", soft_wrap=True)

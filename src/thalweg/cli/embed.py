@@ -1,0 +1,233 @@
+"""`thalweg embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr
+from thalweg.cli.options import (
+    Debug,
+    Device,
+    DtypeName,
+    DtypeOption,
+    Model,
+    PrecisionName,
+    Revision,
+    lasting_name,
+    load_model,
+)
+from thalweg.cli.progress import duration, progress_line
+
+if TYPE_CHECKING:
+    from thalweg.corpus import Mode, Settings, Summary
+
+INPUT_PANEL, VECTOR_PANEL, RUN_PANEL = "Input", "Vectors", "Run"
+
+
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            show_default=False,
+            help="Files, folders, globs, or - for stdin. A text file is one document; .jsonl, .csv, .tsv and .parquet "
+            "hold one a row; .gz of all these. Folders give .txt, .md and tables, hidden files left out.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", show_default=False, help="To write: .parquet, .jsonl or .npy (ids beside it)."),
+    ],
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: DtypeOption = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="Of tables.", show_default="text, content, body, …", rich_help_panel=INPUT_PANEL),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Of tables.", show_default="path:row", rich_help_panel=INPUT_PANEL)
+    ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Every line of text is a document.", rich_help_panel=INPUT_PANEL)
+    ] = False,
+    globs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--glob", metavar="PATTERN", help="What to take out of folders instead.", rich_help_panel=INPUT_PANEL
+        ),
+    ] = None,
+    sections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="A vector for every N tokens of a document, with all before them in view.",
+            rich_help_panel=VECTOR_PANEL,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text put before every document.", rich_help_panel=VECTOR_PANEL)
+    ] = None,
+    prompt_name: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's prompt of that name.",
+            show_default="document, if it has one",
+            rich_help_panel=VECTOR_PANEL,
+        ),
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the stored vectors.", rich_help_panel=VECTOR_PANEL)
+    ] = PrecisionName.float32,
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first dimensions.", rich_help_panel=VECTOR_PANEL)
+    ] = None,
+    no_normalize: Annotated[
+        bool, typer.Option("--no-normalize", help="Do not scale to length 1.", rich_help_panel=VECTOR_PANEL)
+    ] = False,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="nothing is cut",
+            help="Cut documents to so many tokens.",
+            rich_help_panel=VECTOR_PANEL,
+        ),
+    ] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Do not store the text of each vector.", rich_help_panel=VECTOR_PANEL)
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run that was broken off, or start one.", rich_help_panel=RUN_PANEL),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUN_PANEL)
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Stop at the first document that cannot be read.", rich_help_panel=RUN_PANEL),
+    ] = False,
+    vertical_chunk_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one document in one step.", show_default="512", rich_help_panel=RUN_PANEL),
+    ] = None,
+    max_tokens_per_step: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one step.", show_default="2048", rich_help_panel=RUN_PANEL),
+    ] = None,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(min=1, help="Long documents at a time.", show_default="8", rich_help_panel=RUN_PANEL),
+    ] = None,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds of work that a crash may cost.", rich_help_panel=RUN_PANEL)
+    ] = 5.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
+    debug: Debug = False,
+) -> None:
+    """Embed texts of any number and length into one file of vectors.
+
+    What cannot be read (not UTF-8, binary, gone) is reported and counted; the rest goes on.
+
+    Finished vectors are kept in OUT.parts until OUT is complete: after a crash,
+    the same command with --resume loses and repeats nothing.
+    """
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
+    if prompt is not None and prompt_name is not None:
+        raise typer.BadParameter("--prompt and --prompt-name exclude each other")
+    with errors_told(debug):
+        from thalweg.corpus import Columns, Settings
+
+        settings = Settings(
+            model=lasting_name(model),
+            revision=revision,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            section_size=sections,
+            precision=precision.value,
+            truncate_dim=truncate_dim,
+            normalize=False if no_normalize else None,
+            max_length=max_length,
+            columns=Columns(text_column, id_column),
+            with_text=not no_text,
+            schedule={
+                "vertical_chunk_size": vertical_chunk_size,
+                "max_tokens_per_step": max_tokens_per_step,
+                "max_in_flight": max_in_flight,
+            },
+            save_every=save_every,
+            strict=strict,
+        )
+        mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
+        failed = _run(inputs, out, settings, mode, device, dtype, globs or [], lines, quiet)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _run(
+    inputs: list[str],
+    out: Path,
+    settings: Settings,
+    mode: Mode,
+    device: str | None,
+    dtype: DtypeName | None,
+    globs: list[str],
+    lines: bool,
+    quiet: bool,
+) -> int:
+    """The run itself; how many documents failed."""
+    from thalweg.corpus import STDIN, check_free, companions, discover, embed_corpus, parts_path
+
+    check_free(out, mode)
+    files, unreadable = discover(inputs, patterns=globs, lines=lines, exclude=[out, *companions(out)])
+    console = stderr()
+    embedder = load_model(settings.model, settings.revision, device, dtype)
+    try:
+        with progress_line(console, shown=not quiet) as follow:
+            summary = embed_corpus(embedder, files, out, settings, unreadable=unreadable, mode=mode, on_status=follow)
+    except KeyboardInterrupt:
+        if parts_path(out).exists() and STDIN not in inputs:
+            console.print(f"interrupted; what is done is saved in {parts_path(out)}: go on with --resume")
+        else:
+            console.print("interrupted; there is nothing to go on with")
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        _tell(console, summary, out, settings)
+    return summary.failed
+
+
+def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> None:
+    """Troubles in a table, then one line on what came of the run."""
+    if summary.nothing_to_do:
+        console.print(f"{out} is complete: {summary.documents:,} documents, {summary.rows:,} vectors; nothing to do")
+        return
+    if summary.shown:
+        table = Table("document", "what happened", box=None, padding=(0, 2, 0, 0))
+        for told in summary.shown:
+            table.add_row(Text(told.id), Text(told.reason, style="" if told.skipped else "red"))
+        console.print(table)
+        more = summary.failed + summary.skipped - len(summary.shown)
+        console.print(
+            f"{summary.failed:,} failed, {summary.skipped:,} skipped"
+            + (f", {more:,} of them not shown" if more else "")
+            + f"; all are listed in {out}.failures.jsonl"
+        )
+    if summary.cut:
+        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {summary.documents:,} documents")
+    rate = summary.new_tokens / max(summary.seconds, 1e-9)
+    console.print(
+        f"{summary.documents:,} documents, {summary.rows:,} vectors, {summary.tokens:,} tokens"
+        + (f" ({summary.saved:,} documents from the earlier run)" if summary.saved else "")
+        + f" in {duration(summary.seconds)}, {rate:,.0f} tokens/s → {out}"
+    )

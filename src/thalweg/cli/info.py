@@ -1,0 +1,76 @@
+"""`thalweg info`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from thalweg.cli.console import errors_told, stdout
+from thalweg.cli.options import Debug, Device, DtypeOption, Revision, load_model
+
+if TYPE_CHECKING:
+    from thalweg.embedder import Embedder
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Folder or hub id 'org/name'.", show_default="the model that ships with thalweg"
+        ),
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: DtypeOption = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a model is and how much memory it takes."""
+    with errors_told(debug):
+        embedder = load_model(model, revision, device, dtype)
+        console = stdout()
+        for rows in (_facts(embedder), _memory(embedder)):
+            table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+            for name, value in rows:
+                table.add_row(name, value, style=None)
+            console.print(table)
+            console.print()
+
+
+def _facts(embedder: Embedder) -> list[tuple[str, str]]:
+    parameters = sum(parameter.numel() for parameter in embedder.model.parameters())
+    return [
+        ("model", embedder.name),
+        ("family", embedder.family),
+        ("layout", embedder.layout),
+        ("parameters", f"{parameters:,}"),
+        ("weights in the file", str(embedder.weights_dtype).removeprefix("torch.")),
+        ("dimension", f"{embedder.dimension:,}"),
+        ("pooling", embedder.embedding.pooling + (", normalised" if embedder.embedding.normalize else "")),
+        ("similarity", embedder.embedding.similarity),
+        ("prompts", ", ".join(f"{name}: {text!r}" for name, text in embedder.prompts.items()) or "none"),
+        ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
+        ("fingerprint", embedder.fingerprint),
+    ]
+
+
+def _memory(embedder: Embedder) -> list[tuple[str, str]]:
+    from thalweg.models.protocol import state_bytes
+
+    plan, schedule = embedder.plan_memory(), embedder.schedule()
+    return [
+        ("state of one document", _size(state_bytes(embedder.model.init_state(1)))),
+        ("a run takes", f"{schedule.max_tokens_per_step:,} tokens a step, {schedule.max_in_flight} long documents"),
+        ("  weights", _size(plan.weights)),
+        ("  states", _size(plan.states)),
+        ("  activations", _size(plan.activations)),
+        ("  total", f"{_size(plan.total)}, the same at any length"),
+    ]
+
+
+def _size(n_bytes: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.1f} {unit}"
+    return f"{n_bytes} bytes"

@@ -1,0 +1,72 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from thalweg.embedder import Dtype, Embedder
+
+
+class DtypeName(str, Enum):
+    """Of weights and matrix products."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class PrecisionName(str, Enum):
+    """Of stored vectors."""
+
+    float32 = "float32"
+    int8 = "int8"
+    uint8 = "uint8"
+    binary = "binary"
+    ubinary = "ubinary"
+
+
+Model = Annotated[
+    str | None, typer.Option(help="Folder or hub id 'org/name'.", show_default="the model that ships with thalweg")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda where there is one, else cpu")
+]
+DtypeOption = Annotated[
+    DtypeName | None,
+    typer.Option("--dtype", help="Of weights and matrix products.", show_default="float32 on the cpu, else the file's"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def load_model(model: str | None, revision: str | None, device: str | None, dtype: DtypeName | None) -> Embedder:
+    """`thalweg.load` with what the command line gave."""
+    import thalweg
+
+    _check_device(device)
+    return thalweg.load(model, revision=revision, device=device, dtype=cast("Dtype", dtype.value if dtype else None))
+
+
+def lasting_name(model: str | None) -> str | None:
+    """A name that finds the model from any folder: a local one's absolute path."""
+    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
+
+
+def _check_device(device: str | None) -> None:
+    """Raises:
+    InvalidInputError: torch does not know the device, or cannot use it here.
+    """
+    import torch
+
+    from thalweg.errors import InvalidInputError
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

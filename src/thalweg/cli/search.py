@@ -1,0 +1,51 @@
+"""`thalweg search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thalweg.cli.console import errors_told, stdout
+from thalweg.cli.hits import show_hits
+from thalweg.cli.options import Debug, Device, DtypeOption, Revision, load_model
+
+
+def search(
+    vectors: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", show_default=False, help="What `thalweg embed` wrote: .parquet, .jsonl, .npy."),
+    ],
+    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False, help="A question, or any text.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to show.")] = 5,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id 'org/name'.", show_default="the one that OUT names")
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: DtypeOption = None,
+    prompt: Annotated[str | None, typer.Option(help="Text put before the query.", show_default=False)] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="The model's prompt of that name.", show_default="query, if it has one")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show the passages nearest to a question. Every vector is looked at, in bounded memory."""
+    if prompt is not None and prompt_name is not None:
+        raise typer.BadParameter("--prompt and --prompt-name exclude each other")
+    with errors_told(debug):
+        from thalweg import corpus
+
+        metadata = corpus.read_metadata(vectors)
+        if model is None:
+            model, revision = metadata.model, revision or metadata.revision
+        embedder = load_model(model, revision, device, dtype)
+        hits = corpus.search(vectors, metadata, embedder, query, k, prompt=prompt, prompt_name=prompt_name)
+        if as_json:
+            found = [{"rank": rank, "score": hit.score, **hit.row} for rank, hit in enumerate(hits, 1)]
+            typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        else:
+            show_hits(stdout(), hits)

@@ -1,0 +1,206 @@
+"""The work folder of a run: finished rows in small files that survive a crash, until the output is put together.
+
+`OUT.parts/` holds
+    manifest.json     settings and a digest of the inputs; written last, so a folder without it holds nothing
+    inputs.jsonl      the input files with sizes and times
+    part-*.arrow      finished rows: one record batch each, never touched again
+    failures.jsonl    what could not be read; made anew by every run, as failed documents are tried again
+    lock              held while a run uses the folder
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from thalweg.corpus.durable import sync_folder, write_durably
+from thalweg.corpus.index import KEY_COLUMNS, Index
+from thalweg.corpus.manifest import Manifest
+from thalweg.corpus.rows import Row, list_column
+from thalweg.corpus.writers import FAILURES
+from thalweg.errors import CorpusError
+
+MANIFEST = "manifest.json"
+INPUTS = "inputs.jsonl"
+LOCK = "lock"
+
+PART_ROWS = 2048
+PART_CHARACTERS = 4 << 20
+"""A part is written when it holds this much, or when it is old enough."""
+
+_PART = re.compile(r"part-(\d{8})\.arrow")
+_OURS = re.compile(rf"{_PART.pattern}|.*\.tmp|{MANIFEST}|{INPUTS}|{FAILURES}|{LOCK}")
+_OPEN_PARTS = 64
+
+
+class Parts:
+    """A work folder in use by this process.
+
+    Args:
+        folder: beside the output.
+        schema: of the rows, see `part_schema`.
+        save_every: seconds after which finished rows are written even if they are few.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, save_every: float) -> None:
+        self.folder = folder
+        self._schema = schema
+        self._save_every = save_every
+        self._rows: list[Row] = []
+        self._characters = 0
+        self._saved_at = time.monotonic()
+        self._open: OrderedDict[int, Any] = OrderedDict()
+        folder.mkdir(exist_ok=True)
+        self._lock = _locked(folder)
+        self._paths = sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
+
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Whether an unfinished run has left its rows there."""
+        return (folder / MANIFEST).is_file()
+
+    def begin(self, manifest: Manifest) -> None:
+        """Make the folder a new run's, dropping what an earlier one left."""
+        self._clear()
+        write_durably(self.folder / INPUTS, lambda stream: stream.writelines(map(str.encode, manifest.input_lines())))
+        summary = json.dumps(manifest.summary(), indent=2)
+        write_durably(self.folder / MANIFEST, lambda stream: stream.write(summary.encode()))
+
+    def resume(self, manifest: Manifest) -> None:
+        """Go on with the run that left the folder.
+
+        Raises:
+            CorpusError: that run had other settings or inputs.
+        """
+        summary = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest.check_settings(summary, str(self.folder))
+        with open(self.folder / INPUTS, encoding="utf-8") as lines:
+            manifest.check_inputs(lines, str(self.folder))
+        for path in self.folder.glob("*.tmp"):
+            path.unlink()
+
+    def append(self, row: Row) -> None:
+        """Add a finished row."""
+        self._rows.append(row)
+        self._characters += len(row.text)
+        if len(self._rows) >= PART_ROWS or self._characters >= PART_CHARACTERS:
+            self.save()
+        else:
+            self.save_if_due()
+
+    def save_if_due(self) -> None:
+        """Write the rows of the last seconds; to be called now and then while none come."""
+        if self._rows and time.monotonic() - self._saved_at >= self._save_every:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is not written yet; it survives from here on."""
+        if self._rows:
+            batch = _batch(self._rows, self._schema)
+            last = int(self._paths[-1].name[len("part-") : -len(".arrow")]) if self._paths else 0
+            path = self.folder / f"part-{last + 1:08d}.arrow"
+            write_durably(path, lambda stream: _write_batch(stream, batch))
+            self._paths.append(path)
+            self._rows, self._characters = [], 0
+        self._saved_at = time.monotonic()
+
+    def batch(self, number: int) -> Any:
+        """One part, memory-mapped; a bounded number of them is kept open."""
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            self._open[number] = self._read(self._paths[number])
+            if len(self._open) > _OPEN_PARTS:
+                self._open.popitem(last=False)
+        return self._open[number]
+
+    def index(self) -> Index:
+        """Where every saved row lies."""
+        return Index.build(self.batch(number).select(KEY_COLUMNS) for number in range(len(self._paths)))
+
+    def batches(self, index: Index, columns: list[str], size: int) -> Iterator[Any]:
+        """The rows of complete documents in the order of the output, as record batches of at most `size` rows."""
+        wanted = np.flatnonzero(index.complete)
+        for begin in range(0, len(wanted), size):
+            part, at = (array[wanted[begin : begin + size]] for array in (index.part, index.at))
+            edges = np.flatnonzero(np.diff(part)) + 1
+            taken = [
+                self.batch(int(part[run[0]])).select(columns).take(pa.array(at[run]))
+                for run in np.split(np.arange(len(part)), edges)
+            ]
+            yield pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
+
+    def remove(self) -> None:
+        """The output is there: drop the folder. Without its manifest it counts for nothing, so a crash does no harm."""
+        self._clear()
+        self.close()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # something is in it that is not ours
+            self.folder.rmdir()
+
+    def remove_if_empty(self) -> None:
+        """Drop the folder if no row was ever saved: there is nothing to go on with."""
+        if not self._paths:
+            self.remove()
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._open.clear()
+        self._lock.close()
+
+    def _clear(self) -> None:
+        strange = [path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)]
+        if strange:
+            raise CorpusError(f"{self.folder} holds {strange[0]!r}, which is not thalweg's; move it away")
+        self._open.clear()
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        sync_folder(self.folder)
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        self._paths = []
+
+    def _read(self, path: Path) -> Any:
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        except pa.ArrowInvalid as error:
+            raise CorpusError(f"{path} is damaged ({error}); start over with --overwrite") from error
+        if not batch.schema.equals(self._schema):
+            raise CorpusError(f"{path} has other columns than this run writes; start over with --overwrite")
+        return batch
+
+
+def _batch(rows: list[Row], schema: pa.Schema) -> Any:
+    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
+    vectors = list_column(np.stack(columns.pop("vector")))
+    arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name != "vector"]
+    return pa.record_batch([*arrays, vectors], schema=schema)
+
+
+def _write_batch(stream: Any, batch: Any) -> None:
+    with pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """The folder's lock file, held until it is closed; the system lets go of it if the process dies."""
+    stream = open(folder / LOCK, "ab")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs at once are not noticed there
+        return stream
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.close()
+        raise CorpusError(f"another run is writing to {folder}; wait for it to end") from error
+    return stream

@@ -1,0 +1,57 @@
+"""The text that goes with a vector, kept while the document streams by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from thalweg.corpus.documents import Document
+from thalweg.corpus.rows import EXCERPT
+
+
+class Passage:
+    """A document on its way through the embedder, and the text of it that is still to be stored.
+
+    Args:
+        document: its text is read by who iterates over `text`.
+        sections: keep the text of sections as they come, instead of the document's beginning.
+        with_text: False keeps nothing.
+    """
+
+    def __init__(self, document: Document, *, sections: bool, with_text: bool) -> None:
+        self.document = document
+        self._sections = sections
+        self._with_text = with_text
+        self._whole = isinstance(document.text, str)
+        self._kept = ""
+        self._kept_from = 0
+        if isinstance(document.text, str):
+            self.text: str | Iterator[str] = document.text
+            self._keep(document.text)
+        else:
+            self.text = self._watched(document.text)
+
+    def cut(self, start: int, end: int) -> str:
+        """The text of a section, the characters [start, end), or the document's beginning.
+
+        Sections come in order, each starting where the last one ended: text before `end` is let go.
+        """
+        if not self._sections:
+            return self._kept
+        text = self._kept[start - self._kept_from : end - self._kept_from]
+        if not self._whole:  # a row is in memory anyway, and cutting a long one at every section would be quadratic
+            self._kept = self._kept[end - self._kept_from :]
+            self._kept_from = end
+        return text
+
+    def _watched(self, pieces: Iterator[str]) -> Iterator[str]:
+        for piece in pieces:
+            self._keep(piece)
+            yield piece
+
+    def _keep(self, piece: str) -> None:
+        if not self._with_text:
+            return
+        if self._sections:
+            self._kept += piece
+        elif len(self._kept) < EXCERPT:
+            self._kept += piece[: EXCERPT - len(self._kept)]

@@ -1,0 +1,142 @@
+"""The rows of a run: what every vector is stored with, and what the whole output says about itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from thalweg.errors import CorpusError
+from thalweg.pooling import FloatArray, Precision
+
+METADATA_KEY = b"thalweg"
+"""Of the schema metadata of a Parquet file that `embed` wrote: JSON."""
+
+EXCERPT = 1000
+"""Characters of a whole document that are stored as its text."""
+
+COLUMNS = {
+    "id": pa.string(),
+    "path": pa.string(),
+    "row": pa.int64(),  # null where the whole file is the document
+    "section": pa.int32(),
+    "char_start": pa.int64(),
+    "char_end": pa.int64(),
+    "n_tokens": pa.int64(),
+    "text": pa.string(),
+}
+"""What stands beside the vector, in this order; `text` can be left out."""
+
+KEYS = {"key_file": pa.int32(), "key_row": pa.int64(), "key_last": pa.bool_(), "key_cut": pa.bool_()}
+"""What parts hold besides: where a row belongs, whether its document ends with it, and whether it was cut short."""
+
+
+class Row(NamedTuple):
+    """One vector before it is written: the columns of `KEYS`, those of `COLUMNS`, and the vector (d,) float32."""
+
+    key_file: int
+    key_row: int
+    key_last: bool
+    key_cut: bool
+    id: str
+    path: str
+    row: int | None
+    section: int
+    char_start: int
+    char_end: int
+    n_tokens: int
+    text: str
+    vector: FloatArray
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an output says about itself, so that `search` needs nothing else.
+
+    Args:
+        model: name, absolute folder, or None for the model that thalweg ships.
+        revision: of a model on the hub.
+        fingerprint: identifies its weights.
+        dimension: numbers of a vector before its precision was reduced.
+        normalized: whether vectors have length 1.
+        similarity: how the model's vectors are compared.
+        prompt: text put before every document, "" for none.
+        section_size: tokens of a section; None: one vector a document.
+        ranges: int8 and uint8: (2, dimension) minima and maxima of the whole run, else None.
+        rows, documents, tokens, failed: counts; failed documents are not in the output.
+        run: settings and inputs by which a repeated run is recognised.
+    """
+
+    model: str | None
+    revision: str | None
+    fingerprint: str
+    dimension: int
+    precision: Precision
+    normalized: bool
+    similarity: str
+    prompt: str
+    section_size: int | None
+    version: str
+    rows: int
+    documents: int
+    tokens: int
+    failed: int
+    ranges: list[list[float]] | None
+    run: dict[str, Any]
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str | bytes, source: str) -> Metadata:
+        """The metadata of an output; newer versions may have added fields, which are ignored.
+
+        Raises:
+            CorpusError: not metadata that thalweg wrote.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorpusError(
+                f"{source}: its thalweg metadata cannot be read ({error}); embed the corpus again"
+            ) from error
+
+
+def part_schema(dimension: int, *, with_text: bool) -> pa.Schema:
+    """Of parts: keys, columns and float32 vectors."""
+    return pa.schema([*KEYS.items(), *_columns(with_text), ("vector", pa.list_(pa.float32(), dimension))])
+
+
+def output_schema(metadata: Metadata, *, with_text: bool) -> pa.Schema:
+    """Of the output: columns and vectors as the precision stores them."""
+    vector = pa.list_(pa.from_numpy_dtype(vector_dtype(metadata.precision)), vector_width(metadata))
+    return pa.schema([*_columns(with_text), ("vector", vector)], metadata={METADATA_KEY: metadata.dumps()})
+
+
+def vector_dtype(precision: Precision) -> np.dtype[Any]:
+    """Of the stored numbers."""
+    types = {"float32": np.float32, "int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
+    return np.dtype(types[precision])
+
+
+def vector_width(metadata: Metadata) -> int:
+    """Stored numbers of a vector: binary packs 8 dimensions in one."""
+    return -(-metadata.dimension // 8) if metadata.precision in ("binary", "ubinary") else metadata.dimension
+
+
+def vectors_of(column: Any) -> np.ndarray[Any, Any]:
+    """(n, width): the vectors of a fixed-size list array, without a copy where Arrow allows."""
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, column.type.list_size)
+
+
+def list_column(vectors: np.ndarray[Any, Any]) -> Any:
+    """(n, width) -> a fixed-size list array."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def _columns(with_text: bool) -> list[tuple[str, Any]]:
+    return [(name, type_) for name, type_ in COLUMNS.items() if with_text or name != "text"]

@@ -1,0 +1,199 @@
+"""One run: documents in, vectors into parts, parts to the output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from thalweg.corpus.assemble import assemble
+from thalweg.corpus.documents import Document, Trouble, read_documents
+from thalweg.corpus.index import Done
+from thalweg.corpus.inputs import InputFile, Unreadable
+from thalweg.corpus.manifest import Manifest
+from thalweg.corpus.parts import Parts
+from thalweg.corpus.passages import Passage
+from thalweg.corpus.report import Status, Summary, Told, TroubleLog
+from thalweg.corpus.results import read_metadata
+from thalweg.corpus.rows import Row, part_schema
+from thalweg.corpus.settings import Mode, Settings, check_free
+from thalweg.corpus.writers import FAILURES, parts_path
+from thalweg.embedder import Embedder, Embedding
+from thalweg.engine import Failure, Progress
+from thalweg.errors import CorpusError
+
+
+def _ignore(status: Status) -> None:
+    """Nobody wants to know."""
+
+
+def embed_corpus(
+    embedder: Embedder,
+    files: Sequence[InputFile],
+    out: Path,
+    settings: Settings,
+    *,
+    unreadable: Sequence[Unreadable] = (),
+    mode: Mode = "new",
+    on_status: Callable[[Status], None] = _ignore,
+) -> Summary:
+    """Embed files of any number and length into one output, in bounded memory.
+
+    Finished rows are saved in a folder beside `out` as the run goes on. After a crash, `mode="resume"` with the same
+    settings and inputs continues: no row is lost or repeated, and vectors agree with those of an undisturbed run
+    (1e-5; documents are packed anew). A document that was under way is read again from its start.
+
+    Args:
+        files, unreadable: from `discover`.
+        out: .parquet, .jsonl or .npy; appears, or is replaced, when all is done.
+        on_status: called after every step.
+
+    Raises:
+        CorpusError: the output cannot be written as asked, a resumed run differs from the earlier one, or no document
+            could be embedded.
+    """
+    check_free(out, mode)
+    began = time.monotonic()
+    manifest = Manifest(settings.identity(embedder), tuple(files))
+    if mode == "resume":
+        manifest.check_repeatable()
+        if not Parts.exist(parts_path(out)) and out.exists():
+            return _completed(out, manifest)
+    schema = part_schema(settings.dimension(embedder), with_text=settings.with_text)
+    with closing(Parts(parts_path(out), schema, settings.save_every)) as parts:
+        if mode == "resume" and Parts.exist(parts.folder):
+            parts.resume(manifest)
+        else:
+            parts.begin(manifest)
+        run = _Run(embedder, settings, parts, files, on_status)
+        try:
+            shown = run.embed(unreadable)
+        except BaseException:
+            parts.remove_if_empty()  # nothing to resume
+            raise
+        run.status.writing = True
+        on_status(run.status)
+        return assemble(out, parts, settings, embedder, manifest, run.status, shown, began)
+
+
+def _completed(out: Path, manifest: Manifest) -> Summary:
+    """For a run that was done before: what its output says, if it is that run's."""
+    metadata = read_metadata(out)
+    manifest.check_settings(metadata.run, str(out))
+    if metadata.run["inputs"] != manifest.summary()["inputs"]:
+        raise CorpusError(f"{out} is complete, but was made from other files, or they have changed; use --overwrite")
+    return Summary(metadata.documents, metadata.rows, metadata.tokens, metadata.failed, nothing_to_do=True)
+
+
+class _Run:
+    """The part of a run in which vectors are made."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        settings: Settings,
+        parts: Parts,
+        files: Sequence[InputFile],
+        on_status: Callable[[Status], None],
+    ) -> None:
+        self._embedder = embedder
+        self._settings = settings
+        self._parts = parts
+        self._files = files
+        self._on_status = on_status
+        self._done = Done(parts.index())
+        self._passages: dict[int, Passage] = {}
+        self.status = Status(
+            n_documents=None if any(file.is_table for file in files) else len(files),
+            n_bytes=sum(file.size for file in files) or None,
+            documents=self._done.n_documents,
+            saved=self._done.n_documents,
+        )
+
+    def embed(self, unreadable: Iterable[Unreadable]) -> tuple[Told, ...]:
+        """Bring every document into the parts; the first troubles come back."""
+        log = TroubleLog(self._parts.folder / FAILURES, self.status, strict=self._settings.strict)
+        try:
+            with log:
+                for folder in unreadable:
+                    log.add(Trouble(folder.path, folder.error))
+                with closing(self._results(log)) as results:
+                    for result in results:
+                        self._store(result, log)
+        except BaseException:
+            # Whatever it is, also Ctrl-C: what is finished must not be lost.
+            self._parts.save()
+            raise
+        self._parts.save()
+        return tuple(log.shown)
+
+    def _results(self, log: TroubleLog) -> Generator[Embedding | Failure, None, None]:
+        settings = self._settings
+        yield from self._embedder.encode_stream(
+            self._texts(log),
+            prompt=settings.document_prompt(self._embedder),
+            section_size=settings.section_size,
+            ordered=False,  # the parts take rows in any order
+            truncate_dim=settings.truncate_dim,
+            normalize_embeddings=settings.normalize,
+            max_length=settings.max_length,
+            on_error="yield",
+            progress=self._on_step,
+            **settings.schedule,
+        )
+
+    def _texts(self, log: TroubleLog) -> Iterator[str | Iterator[str]]:
+        """What the embedder pulls. Every document is remembered by its number until nothing more of it comes."""
+        number = 0
+        for item in read_documents(self._files, self._settings.columns, self._done, self.status.meter):
+            if isinstance(item, Trouble):
+                log.add(item)
+                continue
+            passage = Passage(
+                item, sections=self._settings.section_size is not None, with_text=self._settings.with_text
+            )
+            self._passages[number] = passage
+            number += 1
+            yield passage.text
+
+    def _store(self, result: Embedding | Failure, log: TroubleLog) -> None:
+        passage = self._passages[result.index]
+        document = passage.document
+        if isinstance(result, Failure):
+            self._end(result.index)
+            log.add(Trouble(document.id, result.error))
+            return
+        # Of a document that was under way when an earlier run ended, the first sections are there already.
+        text = passage.cut(result.char_start, result.char_end)
+        if result.section >= self._done.sections(document.file, document.row):
+            self._parts.append(_row(document, result, text))
+        if result.last:
+            self._end(result.index)
+            self.status.documents += 1
+
+    def _end(self, number: int) -> None:
+        self._passages.pop(number).document.close()
+
+    def _on_step(self, progress: Progress) -> None:
+        self.status.tokens = progress.tokens
+        self._parts.save_if_due()
+        self._on_status(self.status)
+
+
+def _row(document: Document, result: Embedding, text: str) -> Row:
+    return Row(
+        key_file=document.file,
+        key_row=document.row,
+        key_last=result.last,
+        key_cut=result.last and result.truncated,
+        id=document.id,
+        path=document.path,
+        row=document.row if document.is_row else None,
+        section=result.section,
+        char_start=result.char_start,
+        char_end=result.char_end,
+        n_tokens=result.n_tokens,
+        text=text,
+        vector=result.vector,
+    )

@@ -1,0 +1,102 @@
+"""What a user can say about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from thalweg.corpus.parts import Parts
+from thalweg.corpus.tables import Columns
+from thalweg.corpus.writers import check_output, parts_path
+from thalweg.embedder import Embedder
+from thalweg.errors import CorpusError
+from thalweg.pooling import Precision
+
+Mode: TypeAlias = Literal["new", "resume", "overwrite"]
+"""What to do about an output or an unfinished run that is already there."""
+
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names of a model's prompt for documents, as `Embedder.encode_document` knows them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one run.
+
+    Args:
+        model, revision: as given to `thalweg.load`, so that `search` can load the same; a folder as an absolute path.
+        prompt, prompt_name: put before every document; neither: the model's prompt for documents, if it has one.
+        section_size: tokens of a section; None makes one vector a document.
+        precision: of the stored vectors. The ranges of int8 and uint8 are those of the whole run.
+        truncate_dim, normalize, max_length: as `Embedder.encode_stream`.
+        columns: of tables.
+        with_text: store the text of each vector.
+        schedule: bounds of `Embedder.schedule`; they change speed and memory only.
+        save_every: seconds of work that a crash may cost.
+        strict: stop at the first document that cannot be read.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    section_size: int | None = None
+    precision: Precision = "float32"
+    truncate_dim: int | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    columns: Columns = field(default_factory=Columns)
+    with_text: bool = True
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    save_every: float = 5.0
+    strict: bool = False
+
+    def document_prompt(self, embedder: Embedder) -> str:
+        """The text that is put before every document."""
+        name = self.prompt_name
+        if self.prompt is None and name is None:
+            name = next((name for name in DOCUMENT_PROMPTS if name in embedder.prompts), None)
+        return embedder.prompt(self.prompt, name)
+
+    def dimension(self, embedder: Embedder) -> int:
+        """Numbers of a vector."""
+        return embedder.dimension if self.truncate_dim is None else self.truncate_dim
+
+    def normalized(self, embedder: Embedder) -> bool:
+        """Whether vectors get length 1."""
+        return embedder.embedding.normalize if self.normalize is None else self.normalize
+
+    def identity(self, embedder: Embedder) -> dict[str, Any]:
+        """All that decides what is in the output: a resumed run must agree in it."""
+        return {
+            "model": embedder.fingerprint,
+            "dtype": str(next(embedder.model.parameters()).dtype).removeprefix("torch."),
+            "prompt": self.document_prompt(embedder),
+            "sections": self.section_size,
+            "precision": self.precision,
+            "truncate-dim": self.truncate_dim,
+            "normalize": self.normalized(embedder),
+            "max-length": self.max_length,
+            "text-column": self.columns.text,
+            "id-column": self.columns.id,
+            "text": self.with_text,
+        }
+
+
+def check_free(out: Path, mode: Mode) -> None:
+    """Look before anything is loaded whether a run may write to `out`.
+
+    Raises:
+        CorpusError: no known format, or something is there and neither resuming nor overwriting was asked for.
+    """
+    check_output(out)
+    if mode != "new":
+        return
+    if Parts.exist(parts_path(out)):
+        raise CorpusError(
+            f"{parts_path(out)} holds an unfinished run: continue it with --resume, or start over with --overwrite"
+        )
+    if out.exists():
+        raise CorpusError(f"{out} exists; replace it with --overwrite")

@@ -1,0 +1,71 @@
+"""Help texts, version, and that none of it waits for torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import thalweg
+
+from .conftest import Command
+
+
+def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> None:
+    result = thalweg_command("--help")
+    assert result.exit_code == 0
+    for word in ("embed", "search", "info", "demo", "--version", "3 done, but some documents could not be read"):
+        assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("embed", ["INPUT...", "--out", "--sections", "--resume", "--strict", "--glob", "130 interrupted", ".npy"]),
+        ("search", ["OUT", "QUERY", "--json", "-k", "--model"]),
+        ("info", ["MODEL", "--revision", "--dtype"]),
+        ("demo", ["QUESTION", "-k"]),
+    ],
+)
+def test_every_command_explains_itself(thalweg_command: Command, command: str, words: list[str]) -> None:
+    result = thalweg_command(command, "--help")
+    assert result.exit_code == 0
+    for word in words:
+        assert word in result.output
+
+
+def test_version(thalweg_command: Command) -> None:
+    result = thalweg_command("--version")
+    assert (result.exit_code, result.output) == (0, f"thalweg {thalweg.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["--version"]])
+def test_help_loads_neither_torch_nor_pyarrow(arguments: list[str]) -> None:
+    code = (
+        "import sys; from thalweg.cli.app import app\n"
+        f"try: app({arguments})\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'pyarrow', 'numpy', 'tokenizers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["embed"],
+        ["embed", "a.txt"],
+        ["embed", "a.txt", "-o", "x.npy", "--sections", "0"],
+        ["embed", "a.txt", "-o", "x.npy", "--precision", "int4"],
+        ["embed", "a.txt", "-o", "x.npy", "--resume", "--overwrite"],
+        ["embed", "a.txt", "-o", "x.npy", "--prompt", "a", "--prompt-name", "b"],
+        ["search", "x.npy", "words", "--prompt", "a", "--prompt-name", "b"],
+        ["search", "x.npy", "words", "-k", "0"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_exits_with_2(thalweg_command: Command, arguments: list[str]) -> None:
+    assert thalweg_command(*arguments).exit_code == 2

@@ -1,0 +1,90 @@
+"""`thalweg search`, `info` and `demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import thalweg.assets
+
+from ..corpus.tiny import make_text, write_model
+from .conftest import Command
+
+
+@pytest.fixture
+def embedded(thalweg_command: Command, docs: Path, model_folder: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "out.parquet"
+    result = thalweg_command("embed", docs, "-o", out, "--model", model_folder, "--sections", 64)
+    assert result.exit_code == 3
+    return out
+
+
+def test_passages_are_shown_nearest_first(thalweg_command: Command, embedded: Path) -> None:
+    result = thalweg_command("search", embedded, "grey stones", "-k", 3)
+    assert result.exit_code == 0
+    titles = [line for line in result.stdout.splitlines() if line.startswith("╭")]
+    assert [title.split()[1] for title in titles] == ["1", "2", "3"]
+    scores = [float(title.split("·")[1]) for title in titles]
+    assert scores == sorted(scores, reverse=True)
+    assert "section" in titles[0]
+    assert "characters" in result.stdout
+
+
+def test_json_has_everything(thalweg_command: Command, embedded: Path) -> None:
+    result = thalweg_command("search", embedded, "grey stones", "-k", 2, "--json")
+    found = json.loads(result.stdout)
+    assert [hit["rank"] for hit in found] == [1, 2]
+    assert set(found[0]) == {
+        *("rank", "score", "id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text")
+    }
+
+
+def test_vectors_without_text_show_their_place(
+    thalweg_command: Command, docs: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.npy"
+    thalweg_command("embed", docs, "-o", out, "--model", model_folder, "--no-text")
+    result = thalweg_command("search", out, "words", "-k", 1)
+    assert "embedded with --no-text" in result.stdout
+
+
+def test_another_model_is_refused(thalweg_command: Command, embedded: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=1, prompts={"a": "b"})
+    result = thalweg_command("search", embedded, "words", "--model", other)
+    assert result.exit_code == 1
+    assert "pass the right --model, or embed again" in result.stderr
+
+
+def test_a_prompt_changes_the_query(thalweg_command: Command, embedded: Path) -> None:
+    def scores(*options: str) -> list[float]:
+        result = thalweg_command("search", embedded, "grey stones", "--json", *options)
+        return [hit["score"] for hit in json.loads(result.stdout)]
+
+    assert scores() == scores("--prompt-name", "query") == scores("--prompt", "question: ")
+    assert scores() != scores("--prompt", "")
+    unknown = thalweg_command("search", embedded, "grey stones", "--prompt-name", "nope")
+    assert unknown.exit_code == 1
+    assert "'query'" in unknown.stderr
+
+
+def test_info_states_the_memory(thalweg_command: Command, model_folder: Path) -> None:
+    result = thalweg_command("info", model_folder)
+    assert result.exit_code == 0
+    for words in ("mamba2", "27,416", "mean, normalised", "query: 'question: '", "400", "the same at any length"):
+        assert words in result.stdout
+    assert "activations" in result.stdout
+
+
+def test_demo_shows_passages_and_commands(
+    thalweg_command: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(make_text(2000))
+    monkeypatch.setattr(thalweg.assets, "book", lambda: book)
+    result = thalweg_command("demo", "where do the swans drift?", "--model", model_folder, "-k", 2)
+    assert result.exit_code == 0, result.output
+    assert len([line for line in result.stdout.splitlines() if line.startswith("╭")]) == 2
+    assert f"thalweg embed {book} --sections" in result.stdout
+    assert "thalweg search book.parquet 'where do the swans drift?'" in result.stdout

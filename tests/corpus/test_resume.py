@@ -1,0 +1,214 @@
+"""A run broken off anywhere and resumed equals one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+import thalweg
+from thalweg.corpus import Status
+from thalweg.corpus.inputs import InputFile
+from thalweg.corpus.parts import Parts
+from thalweg.corpus.rows import part_schema
+from thalweg.corpus.streams import FileMeter, opened
+from thalweg.errors import CorpusError
+
+from .corpora import assert_same_output, rows_of, run, write_corpus
+from .tiny import write_model
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "docs")
+
+
+class Crash(Exception):
+    """Stands for the end of the process."""
+
+
+def crash_after(steps: int) -> Any:
+    """An `on_status` that lets so many steps pass."""
+    left = [steps]
+
+    def follow(status: Status) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Crash
+
+    return follow
+
+
+def broken_off(embedder: thalweg.Embedder, root: Path, out: Path, steps: int, **settings: Any) -> None:
+    with pytest.raises(Crash):
+        run(embedder, root, out, on_status=crash_after(steps), save_every=0, **settings)
+    assert Parts.exist(out.with_name(f"{out.name}.parts"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"section_size": 64}, {"section_size": 64, "precision": "int8"}])
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_a_resumed_run_equals_an_undisturbed_one(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    settings = {**settings, "schedule": {"vertical_chunk_size": 256, "max_tokens_per_step": 1024}}
+    whole, out = tmp_path / f"whole-{name}", tmp_path / name
+    undisturbed = run(embedder, corpus, whole, **settings)
+    for steps in (1, 3, 9):
+        mode = "new" if steps == 1 else "resume"
+        with pytest.raises(Crash):
+            run(embedder, corpus, out, mode, on_status=crash_after(steps), save_every=0, **settings)
+        assert not out.exists()
+    resumed = run(embedder, corpus, out, "resume", **settings)
+    if "precision" in settings:
+        assert rows_of(whole)[0] == rows_of(out)[0]
+        assert abs(rows_of(whole)[1].astype(int) - rows_of(out)[1].astype(int)).max() <= 1
+    else:
+        assert_same_output(whole, out)
+    assert resumed.saved > 0
+    assert resumed.new_tokens < undisturbed.new_tokens
+    assert (resumed.documents, resumed.rows, resumed.failed) == (41, undisturbed.rows, undisturbed.failed)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_speed_settings_may_change(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    broken_off(embedder, corpus, out, 3, section_size=64)
+    run(embedder, corpus, out, "resume", section_size=64, schedule={"max_in_flight": 1, "vertical_chunk_size": 100})
+    run(embedder, corpus, tmp_path / "whole.parquet", section_size=64)
+    assert_same_output(out, tmp_path / "whole.parquet")
+
+
+def test_other_settings_are_named(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    broken_off(embedder, corpus, out, 2, section_size=64)
+    with pytest.raises(CorpusError, match=r"\(precision was 'float32', is 'int8'; sections was 64, is 32\)"):
+        run(embedder, corpus, out, "resume", section_size=32, precision="int8")
+    other = thalweg.load(write_model(tmp_path / "other", seed=1, prompts={"query": "another"}), device="cpu")
+    with pytest.raises(CorpusError, match=f"model was '{embedder.fingerprint}', is '{other.fingerprint}'"):
+        run(other, corpus, out, "resume", section_size=64)
+    run(embedder, corpus, out, "resume", section_size=64)
+
+
+def test_other_inputs_are_named(embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "docs"), tmp_path / "out.parquet"
+    broken_off(embedder, corpus, out, 2)
+    (corpus / "new.txt").write_text("new")
+    with pytest.raises(CorpusError, match=r"the inputs are not those .*new.txt is new;.*--overwrite"):
+        run(embedder, corpus, out, "resume")
+    (corpus / "new.txt").unlink()
+    (corpus / "h-last.txt").rename(tmp_path / "h-last.txt")
+    with pytest.raises(CorpusError, match=r"h-last\.txt is gone"):
+        run(embedder, corpus, out, "resume")
+    (tmp_path / "h-last.txt").rename(corpus / "h-last.txt")
+    status = (corpus / "d.csv").stat()
+    os.utime(corpus / "d.csv", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(CorpusError, match=r"d\.csv has changed"):
+        run(embedder, corpus, out, "resume")
+    run(embedder, corpus, out, "overwrite")
+    assert len(rows_of(out)[0]) == 41
+
+
+def test_an_unfinished_run_is_not_lost_by_accident(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    broken_off(embedder, corpus, out, 2)
+    with pytest.raises(CorpusError, match="unfinished run: continue it with --resume, or start over with --overwrite"):
+        run(embedder, corpus, out)
+    run(embedder, corpus, out, "overwrite")
+
+
+def test_an_output_stands_until_its_replacement_is_complete(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    run(embedder, corpus / "d.csv", out)
+    with pytest.raises(Crash):
+        run(embedder, corpus, out, "overwrite", on_status=crash_after(2), save_every=0)
+    assert len(rows_of(out)[0]) == 3
+    run(embedder, corpus, out, "resume")
+    assert len(rows_of(out)[0]) == 41
+
+
+def test_resuming_a_complete_run_does_nothing(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    for name in ("out.parquet", "out.jsonl"):
+        out = tmp_path / name
+        first = run(embedder, corpus, out, "resume")  # nothing is there: it starts
+        before = out.stat().st_mtime_ns
+        again = run(embedder, corpus, out, "resume")
+        assert again.nothing_to_do
+        assert (again.documents, again.rows, again.failed) == (first.documents, first.rows, first.failed)
+        assert out.stat().st_mtime_ns == before
+        with pytest.raises(CorpusError, match=r"sections was None, is 9"):
+            run(embedder, corpus, out, "resume", section_size=9)
+        with pytest.raises(CorpusError, match="made from other files"):
+            run(embedder, corpus / "d.csv", out, "resume")
+
+
+def test_stdin_cannot_be_resumed(embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="stdin cannot be read again"):
+        run(embedder, Path("-"), tmp_path / "out.parquet", "resume")
+
+
+def test_failed_documents_are_tried_again(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file on a disk that did not answer at first is embedded by the resumed run."""
+    out = tmp_path / "out.parquet"
+
+    def opened_sometimes(file: InputFile, meter: FileMeter) -> AbstractContextManager[BinaryIO]:
+        if file.id == "b3.md":
+            raise OSError(5, "Input/output error")
+        return opened(file, meter)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.corpus.documents.opened", opened_sometimes)
+        broken_off(embedder, corpus, out, 5)
+    run(embedder, corpus, out, "resume")
+    assert len(rows_of(out)[0]) == 41
+
+
+def test_two_runs_cannot_share_an_output(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    other = Parts(tmp_path / "out.parquet.parts", part_schema(32, with_text=True), 5)
+    with pytest.raises(CorpusError, match="another run is writing"):
+        run(embedder, corpus, out)
+    other.close()
+    run(embedder, corpus, out)
+
+
+def test_a_work_folder_without_manifest_counts_for_nothing(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path
+) -> None:
+    """What a crash leaves that comes while the folder is made or removed."""
+    folder, out = tmp_path / "out.parquet.parts", tmp_path / "out.parquet"
+    folder.mkdir()
+    for name in ("part-00000001.arrow", "manifest.json.tmp", "inputs.jsonl", "lock", "output.tmp"):
+        (folder / name).write_text("rest")
+    run(embedder, corpus / "d.csv", out)
+    assert len(rows_of(out)[0]) == 3
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path
+) -> None:
+    (tmp_path / "out.parquet.parts").mkdir()
+    (tmp_path / "out.parquet.parts" / "thesis.docx").write_text("x")
+    with pytest.raises(CorpusError, match=r"thesis\.docx"):
+        run(embedder, corpus, tmp_path / "out.parquet", "overwrite")
+
+
+def test_damaged_work_folders_are_errors(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    broken_off(embedder, corpus, out, 3)
+    part = min((tmp_path / "out.parquet.parts").glob("part-*"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(CorpusError, match="is damaged"):
+        run(embedder, corpus, out, "resume")
+    manifest = tmp_path / "out.parquet.parts" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(CorpusError, match="another version"):
+        run(embedder, corpus, out, "resume")
+    run(embedder, corpus, out, "overwrite")
