@@ -95,32 +95,39 @@ def kill_and_resume(
 ) -> tuple[list[float], list[int], list[dict[str, Any]]]:
     """When runs were killed, how many files of finished rows there were then, and how each output differs.
 
-    A run that comes to its end before its moment is compared and its output removed: the next begins anew.
+    A run that comes to its end before its moment is compared and its output removed: the next begins anew. It may be
+    faster than the first was, so moments are parts of the time that the latest whole run took.
     """
     rng = random.Random(arguments.seed)
-    moments = [(i + rng.random()) / arguments.kills * seconds for i in range(arguments.kills)]
+    moments = [(i + rng.random()) / arguments.kills for i in range(arguments.kills)]
     rng.shuffle(moments)
     killed_at: list[float] = []
     saved: list[int] = []
     differences = []
+    anew = True
     while True:
+        began = time.monotonic()
         run = subprocess.Popen([*command, "--resume"])
         try:
-            run.wait(moments[len(killed_at)] if len(killed_at) < len(moments) else None)
+            run.wait(moments[len(killed_at)] * seconds if len(killed_at) < len(moments) else None)
         except subprocess.TimeoutExpired:
             os.kill(run.pid, signal.SIGKILL)
             run.wait()
             saved.append(len(list(work.glob("out.parquet.parts/part-*"))))
-            killed_at.append(round(moments[len(killed_at)], 1))
+            killed_at.append(round(moments[len(killed_at)] * seconds, 1))
             print(f"killed after {killed_at[-1]:.0f} s with {saved[-1]} files of finished rows", flush=True)
+            anew = False
             continue
         if run.returncode:
             raise SystemExit(f"embed ended with {run.returncode}")
+        if anew:
+            seconds = time.monotonic() - began
         differences.append(difference(work / "whole.parquet", work / "out.parquet"))
         print(f"finished: {differences[-1]}", flush=True)
         if len(killed_at) == len(moments):
             return killed_at, saved, differences
         (work / "out.parquet").unlink()
+        anew = True
 
 
 def difference(a: Path, b: Path) -> dict[str, Any]:

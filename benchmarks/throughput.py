@@ -18,6 +18,7 @@ import torch
 from common import report, seconds, spread
 from thalweg.engine import Engine, Ids, Schedule
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.ops.ssd import default_chunk_size
 
 SHAPE = Mamba2Config(vocab_size=50288, d_model=768, n_layers=24, n_heads=24, head_dim=64, d_state=128)
 
@@ -116,7 +117,7 @@ def main() -> None:
     rate32 = 0.0
     for dtype in (torch.float32, torch.bfloat16):
         model = build(dtype)
-        q = model.layers[0].mixer.chunk_size
+        q = default_chunk_size(dtype)
         best, run = products(model, v, q), ours(model, ids, v)
         best(), ours(model, ids[: 2 * v], v)()
         limits, rates, shares = [], [], []

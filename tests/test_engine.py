@@ -38,7 +38,7 @@ class Toy:
     def init_state(self, n_segments: int) -> State:
         return (Count(torch.zeros(n_segments, 2, dtype=torch.float64)),)
 
-    def activation_bytes(self, n_tokens: int, n_rows: int | None = None) -> int:
+    def activation_bytes(self, n_tokens: int) -> int:
         return 0
 
     def forward(
@@ -115,7 +115,7 @@ def test_sections_tile_each_document_in_order(
         schedule.max_tokens_per_step, schedule.vertical_chunk_size, schedule.max_in_flight, section_size=size
     )
     documents = [ids_of(n, i) for i, n in enumerate(lengths)]
-    results = [r for r in Engine(Toy(), pooling, bounds, probe_id=probe).run(map(Ids, documents))]
+    results = list(Engine(Toy(), pooling, bounds, probe_id=probe).run(map(Ids, documents)))
     for index, ids in enumerate(documents):
         mine = [r for r in results if isinstance(r, Pooled) and r.index == index]
         assert [r.section for r in mine] == list(range(len(mine)))

@@ -30,20 +30,18 @@ def memory(name):
 
 
 # What any process takes: the interpreter, the libraries and their buffers, after a first run of a tiny model.
-tiny = Mamba2(Mamba2Config(vocab_size=10, d_model=64, n_layers=1, n_heads=8, head_dim=16, d_state=16)).requires_grad_(False)
+tiny = Mamba2(Mamba2Config(vocab_size=10, d_model=64, n_layers=1, n_heads=8, head_dim=16, d_state=16))
+tiny.requires_grad_(False)
 for _ in range(2):
     list(Engine(tiny.to(dtype), "last").run([Ids(np.arange(5000) % 10)]))
 torch.ones(300, 300, dtype=dtype) @ torch.ones(300, 300, dtype=dtype)
 before = memory("VmRSS")
-with torch.device("meta"):
-    model = Mamba2(config)
-model = model.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
-for parameter in model.parameters():
-    parameter.fill_(0.01)
+model = Mamba2(config).to(dtype).eval().requires_grad_(False)
 plan = plan_memory(model, bounds, "last")
 for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
     pass
-print(json.dumps({"plan": plan.total, "peak": memory("VmHWM") - before, "states": plan.states, "activations": plan.activations, "weights": plan.weights}))
+found = {"plan": plan.total, "peak": memory("VmHWM") - before, "weights": plan.weights}
+print(json.dumps(found | {"states": plan.states, "activations": plan.activations}))
 """
 
 
@@ -58,17 +56,20 @@ def measure(lengths: list[int], bounds: dict[str, int], dtype: str) -> dict[str,
 @pytest.mark.parametrize(
     ("bounds", "lengths"),
     [
-        ({"max_tokens_per_step": 2048, "vertical_chunk_size": 512, "max_in_flight": 1}, [9000]),
-        ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [20_000] * 8),
-        ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [1500] * 20),
-        ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 300),
+        ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000]),
+        ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [9000] * 8),
+        ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [600] * 20),
+        ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 170),
     ],
     ids=["one document", "activations", "states", "short texts"],
 )
-def test_the_plan_holds(dtype: str, bounds: dict[str, int], lengths: list[int]) -> None:
-    """The plan is for the fullest step. A run that fills it stays within 15 %, one that does not stays below."""
+def test_the_plan_is_within_15_percent_of_the_real_peak(dtype: str, bounds: dict[str, int], lengths: list[int]) -> None:
+    """Runs that fill their steps, each with another part of the plan the largest."""
     found = measure(lengths, bounds, dtype)
-    assert found["peak"] <= 1.15 * found["plan"], found
-    fills = len(lengths) > bounds["max_in_flight"] or sum(lengths) >= bounds["max_tokens_per_step"] * 4
-    if fills and bounds["max_in_flight"] > 1:
-        assert found["peak"] >= 0.85 * found["plan"], found
+    assert 0.85 * found["plan"] <= found["peak"] <= 1.15 * found["plan"], found
+
+
+def test_the_plan_and_the_peak_are_the_same_at_any_length() -> None:
+    bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
+    short, long = (measure([n], bounds, "float32")["peak"] for n in (2000, 20_000))
+    assert long <= 1.02 * short + 2**21

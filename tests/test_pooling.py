@@ -40,5 +40,5 @@ def test_a_zero_vector_stays_zero() -> None:
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(InvalidInputError, match="precision must be one of .*, got 'int4'"):
+    with pytest.raises(InvalidInputError, match=r"precision must be one of .*, got 'int4'"):
         quantize(VECTORS, "int4")  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ tags:
 # {name}
 
 A small English text embedder: a Mamba2 of {layers} layers and width {width}, distilled from
-[all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2). It reads texts of any length in time
+all-MiniLM-L6-v2. It reads texts of any length in time
 linear in the length and in constant memory; nothing is cut. {parameters:.1f} M parameters, {size:.1f} MB in float16.
 The vector is the mean over all tokens and a closing `<|endoftext|>`, scaled to length 1. Its coordinates are ordered by
 how much they matter, so the first half alone is a usable shorter vector.

@@ -95,7 +95,8 @@ class Packing:
         if key not in self._plans:
             blocks = _cut_blocks(self, chunk_size)
             self._plans[key] = [
-                BlockGroup(blocks[i : i + blocks_per_group], self) for i in range(0, len(blocks), blocks_per_group)
+                BlockGroup(blocks[i : i + blocks_per_group], self.segment_ids, self.n_initial)
+                for i in range(0, len(blocks), blocks_per_group)
             ]
         return self._plans[key]
 
@@ -212,11 +213,17 @@ class BlockGroup:
     """Blocks that a scan treats side by side as one (b, q, …) batch, q the longest of them.
 
     A group of one block is a view of the run. Several blocks of unequal size are padded inside the group; the
-    padding is masked by `inside`.
+    padding is masked by `inside`. (No reference to the packing: a cycle would keep every step's tensors alive until
+    the garbage collector happens to run.)
     """
 
     blocks: list[Block]
-    packing: Packing = field(repr=False)
+    segment_ids: Tensor = field(repr=False)  # (N,) of the whole run
+    n_initial: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.segment_ids.device
 
     @cached_property
     def size(self) -> int:
@@ -230,16 +237,14 @@ class BlockGroup:
     @cached_property
     def _index(self) -> Tensor:
         """(b, q) int64 positions in the run; padding repeats the block's first token."""
-        device = self.packing.device
-        start = torch.tensor([block.start for block in self.blocks], device=device)[:, None]
-        return start + torch.where(self.inside, torch.arange(self.size, device=device), 0)
+        start = torch.tensor([block.start for block in self.blocks], device=self.device)[:, None]
+        return start + torch.where(self.inside, torch.arange(self.size, device=self.device), 0)
 
     @cached_property
     def inside(self) -> Tensor:
         """(b, q) bool: a token, not padding."""
-        device = self.packing.device
-        sizes = torch.tensor([block.size for block in self.blocks], device=device)
-        return torch.arange(self.size, device=device) < sizes[:, None]
+        sizes = torch.tensor([block.size for block in self.blocks], device=self.device)
+        return torch.arange(self.size, device=self.device) < sizes[:, None]
 
     def take(self, run: Tensor) -> Tensor:
         """(N, …) -> (b, q, …): the group's tokens."""
@@ -255,27 +260,25 @@ class BlockGroup:
     @cached_property
     def visible(self) -> Tensor:
         """(b, q, q) bool: token i may look at token j: they are of the same segment, and j <= i."""
-        segments = self.take(self.packing.segment_ids)
-        i = torch.arange(self.size, device=self.packing.device)
+        segments = self.take(self.segment_ids)
+        i = torch.arange(self.size, device=self.device)
         return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
 
     @cached_property
     def enters(self) -> Tensor:
         """(b, q) bool: tokens whose segment has a past."""
-        device = self.packing.device
-        counts = torch.tensor([block.enters for block in self.blocks], device=device)
-        return torch.arange(self.size, device=device) < counts[:, None]
+        counts = torch.tensor([block.enters for block in self.blocks], device=self.device)
+        return torch.arange(self.size, device=self.device) < counts[:, None]
 
     @cached_property
     def leaves(self) -> Tensor:
         """(b, q) bool: tokens whose segment's state is needed after the block."""
-        device = self.packing.device
-        first = torch.tensor([block.size - block.leaves for block in self.blocks], device=device)
-        return self.inside & (torch.arange(self.size, device=device) >= first[:, None])
+        first = torch.tensor([block.size - block.leaves for block in self.blocks], device=self.device)
+        return self.inside & (torch.arange(self.size, device=self.device) >= first[:, None])
 
     @cached_property
     def links(self) -> Links:
-        return Links.build(self.blocks, self.packing)
+        return Links.build(self.blocks, self.n_initial, self.device)
 
 
 @dataclass(frozen=True)
@@ -301,8 +304,8 @@ class Links:
     n_initial: int
 
     @classmethod
-    def build(cls, blocks: Sequence[Block], packing: Packing) -> Links:
-        n_outside = packing.n_initial + 2
+    def build(cls, blocks: Sequence[Block], n_initial: int, device: torch.device) -> Links:
+        n_outside = n_initial + 2
         levels: list[list[int]] = []
         pasts: list[list[int]] = []
         place: list[tuple[int, int]] = []
@@ -327,12 +330,12 @@ class Links:
         offsets = tuple(accumulate((len(level) for level in levels), initial=0))
 
         def tensor(values: list[int]) -> Tensor:
-            return torch.tensor(values, device=packing.device)
+            return torch.tensor(values, device=device)
 
         return cls(
             levels=[tensor(level) for level in levels],
             pasts=[tensor(past) for past in pasts],
             order=tensor([offsets[level] + position for level, position in place]),
             sources=tensor(sources),
-            n_initial=packing.n_initial,
+            n_initial=n_initial,
         )

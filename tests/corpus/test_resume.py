@@ -45,7 +45,7 @@ def crash_after(steps: int) -> Any:
 
 def broken_off(embedder: thalweg.Embedder, root: Path, out: Path, steps: int, **settings: Any) -> None:
     with pytest.raises(Crash):
-        run(embedder, root, out, on_status=crash_after(steps), save_every=0, **settings)
+        run(embedder, root, out, on_status=crash_after(steps), save_every=0.1, **settings)
     assert Parts.exist(out.with_name(f"{out.name}.parts"))
 
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     for steps in (1, 3, 9):
         mode = "new" if steps == 1 else "resume"
         with pytest.raises(Crash):
-            run(embedder, corpus, out, mode, on_status=crash_after(steps), save_every=0, **settings)
+            run(embedder, corpus, out, mode, on_status=crash_after(steps), save_every=0.1, **settings)
         assert not out.exists()
     resumed = run(embedder, corpus, out, "resume", **settings)
     if "precision" in settings:
@@ -126,7 +126,7 @@ def test_an_output_stands_until_its_replacement_is_complete(
     out = tmp_path / "out.parquet"
     run(embedder, corpus / "d.csv", out)
     with pytest.raises(Crash):
-        run(embedder, corpus, out, "overwrite", on_status=crash_after(2), save_every=0)
+        run(embedder, corpus, out, "overwrite", on_status=crash_after(2), save_every=0.1)
     assert len(rows_of(out)[0]) == 3
     run(embedder, corpus, out, "resume")
     assert len(rows_of(out)[0]) == 41

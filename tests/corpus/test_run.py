@@ -122,7 +122,7 @@ def test_precisions_are_those_of_the_whole_run(
 ) -> None:
     """The same as one `encode` over everything, although no more than a part is ever in memory."""
     out = tmp_path / "out.parquet"
-    run(embedder, corpus, out, precision=precision, save_every=0)
+    run(embedder, corpus, out, precision=precision, save_every=0.1)
     schema = pq.read_schema(out).field("vector").type
     width = 4 if "binary" in precision else 32
     assert schema == pa.list_(pa.uint8() if precision.startswith("u") else pa.int8(), width)

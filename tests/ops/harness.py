@@ -95,12 +95,7 @@ def check_split(op: Op, fast: str, lengths: list[int], cut_lengths: list[list[in
     while alive:
         pieces = [cut_lengths[d][step] for d in alive]
         packing = Packing(pieces, n_initial=len(alive) if step else 0, final=range(len(alive)))
-        rows = torch.cat(
-            [
-                torch.arange(n) + whole.cu_seqlens[d] + done[d]
-                for d, n in zip(alive, pieces, strict=True)
-            ]
-        )
+        rows = torch.cat([torch.arange(n) + whole.cu_seqlens[d] + done[d] for d, n in zip(alive, pieces, strict=True)])
         piece = {name: tensor[rows] if name in op.per_token else tensor for name, tensor in inputs.items()}
         out, state = op.fast[fast](**piece, packing=packing, initial_state=state)
         for d, n, vectors in zip(alive, pieces, out.split(pieces), strict=True):

@@ -38,7 +38,7 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow() -> None:
 
 
 def test_a_strong_decay_before_weak_ones_costs_no_digits() -> None:
-    """Differences of one long float32 prefix sum would be off by 1e-3 here: the sum is -12,700 after the first tokens."""
+    """Differences of one long float32 prefix sum would be off by 1e-3 here: the sum soon is -7,680."""
     n = 128
     generator = torch.Generator().manual_seed(0)
     inputs = ssd_op("x", heads=1, groups=1, skip=False).inputs(n, generator)

@@ -131,7 +131,7 @@ class _Repository:
             return "the hub is switched off by HF_HUB_OFFLINE; unset it to download"
         if isinstance(error, GatedRepoError):
             return (
-                f"it is gated: accept its terms at https://huggingface.co/{self.name} and pass token=… "
+                f"it is gated: accept its terms on the hub page of {self.name} and pass token=… "
                 "(or set HF_TOKEN, or run `hf auth login`)"
             )
         if isinstance(error, RepositoryNotFoundError):

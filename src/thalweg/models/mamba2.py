@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
 from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.ssd import DEFAULT_CHUNK_SIZE, ssd
+from thalweg.ops.ssd import default_chunk_size, ssd
 from thalweg.packing import Packing
 
 
@@ -110,7 +110,7 @@ class Mamba2Mixer(nn.Module):
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
-        self.chunk_size = DEFAULT_CHUNK_SIZE
+        self.chunk_size: int | None = None  # of the scan; None: the op's default
         d_inner, heads = config.d_inner, config.n_heads
         self.in_proj = nn.Linear(config.d_model, d_inner + config.conv_dim + heads, bias=config.proj_bias)
         self.conv = Conv(config.conv_dim, config.d_conv, config.conv_bias)
@@ -243,13 +243,16 @@ class Mamba2(nn.Module):
             new_state.append(layer_state)
         return self.norm_f(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int, n_rows: int | None = None) -> int:
-        """See `RecurrentModel.activation_bytes`. Counts what lives at once at the fullest point of a layer."""
+    def activation_bytes(self, n_tokens: int) -> int:
+        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
         width = self.embeddings.weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # residual stream and its norm; z, xBC, dt; the convolved xBC; y and the gated y in float32
-        per_token = 4 * c.d_model * 3 + width * (projected + c.conv_dim) + 4 * c.d_inner * 3
-        chunk = DEFAULT_CHUNK_SIZE
-        per_block = 4 * c.n_heads * chunk * chunk * 3 + 4 * c.d_state * c.d_inner * 4 + 4 * chunk * c.d_inner * 4
-        return n_tokens * per_token + per_block
+        # z, xBC and dt; the convolved xBC; y twice while its blocks are joined, and gated; the residual stream, its
+        # norm and their sum in float32
+        per_token = width * (projected + c.conv_dim + 3 * c.d_inner) + 4 * 4 * c.d_model
+        chunk = default_chunk_size(self.embeddings.weight.dtype)
+        per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
+        # Large products of half precision keep float32 sums and copies inside the library: measured, not derived.
+        inside = 4 * n_tokens * (projected + 3 * c.d_model) - (32 << 20) if width == 2 else 0
+        return n_tokens * per_token + per_block + max(inside, 0)

@@ -47,7 +47,7 @@ class RecurrentModel(Protocol):
             hidden (N or M, D) float32 after the final norm, and the state of the S_out wanted segments.
         """
 
-    def activation_bytes(self, n_tokens: int, n_rows: int | None = None) -> int:
+    def activation_bytes(self, n_tokens: int) -> int:
         """Upper estimate of the bytes that a step of `n_tokens` takes besides weights and states."""
 
 
