@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.corpus.tiny import write_model
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak figure is read from /proc")
+
+ROOT = Path(__file__).parent.parent
 
 RUN = """
 import json, sys
@@ -73,3 +78,32 @@ def test_the_plan_and_the_peak_are_the_same_at_any_length() -> None:
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
     short, long = (measure([n], bounds, "float32")["peak"] for n in (2000, 20_000))
     assert long <= 1.02 * short + 2**21
+
+
+STREAM = """
+import sys, thalweg
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from tests.corpus.tiny import make_text
+
+model = thalweg.load(sys.argv[2])
+piece = make_text(5000)
+sections = int(sys.argv[4]) or None
+for _ in model.encode_stream([(piece for _ in range(int(sys.argv[3])))], section_size=sections):
+    pass
+line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(int(line.split()[1]) * 1024)
+"""
+
+
+@pytest.mark.parametrize("section_size", [0, 100], ids=["whole", "sections"])
+def test_a_streamed_text_of_any_length_takes_the_same_memory(tmp_path: Path, section_size: int) -> None:
+    """From a generator of text to vectors, everything in between included: 20 times the text, the same peak."""
+    model = write_model(tmp_path / "model")
+
+    def peak(pieces: int) -> int:
+        command = [sys.executable, "-c", STREAM, str(ROOT), str(model), str(pieces), str(section_size)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+    assert peak(40) <= 1.02 * peak(2)

@@ -45,7 +45,7 @@ how much they matter, so the first half alone is a usable shorter vector.
 ```python
 import thalweg
 
-model = thalweg.load({example!r})
+model = thalweg.load()  # the copy in the package; or the path of this folder
 vectors = model.encode(["The river found its bed.", "A text of any length."])
 ```
 

@@ -409,7 +409,7 @@ class Embedder:
             length = len(document) if isinstance(document, str) and max_length is None else None
             located = with_offsets or length is None
             stream = self.tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
-            yield _Text(stream, length, self._probe_id, located)
+            yield _Text(stream, length, self._probe_id, located, in_sections=with_offsets)
         yield from flush()
 
 
@@ -427,9 +427,16 @@ class _Text:
     """A document's tokens on their way to the engine, and the characters they stand for."""
 
     def __init__(
-        self, source: Ids | TokenStream, length: int | None, eos: int | None, with_offsets: bool = False
+        self,
+        source: Ids | TokenStream,
+        length: int | None,
+        eos: int | None,
+        with_offsets: bool = False,
+        *,
+        in_sections: bool = False,
     ) -> None:
         self._source = source
+        self._in_sections = in_sections
         self._with_offsets = with_offsets
         self._length = length
         self._eos = eos
@@ -447,7 +454,9 @@ class _Text:
         if self._with_offsets:
             assert isinstance(self._source, TokenStream)
             ids, offsets, last = self._source.take_with_offsets(n)
-            self._ends.append((self._taken, offsets[:, 1]))
+            if not self._in_sections:
+                self._ends.clear()  # only the document's end will be asked for
+            self._ends.append((self._taken, offsets[:, 1].copy()))
         else:
             ids, last = self._source.take(n)
         if last and self._taken + len(ids) == 0 and self._eos is not None:
