@@ -55,10 +55,11 @@ def plot(rows: list[dict[str, float]], path: str) -> None:
     lengths = [row["tokens"] for row in rows]
     figure, (memory, speed) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     memory.plot(lengths, [row["peak_rss"] / 2**20 for row in rows], "o-", color="#1f6f8b")
-    memory.set(title="peak resident memory, MiB", xlabel="tokens of the document", xscale="log", ylim=(0, None))
+    memory.set(title="peak resident memory, MiB", xlabel="tokens of the document", xscale="log")
     speed.plot(lengths, [row["us_per_token"] for row in rows], "o-", color="#1f6f8b")
-    speed.set(title="time per token, µs", xlabel="tokens of the document", xscale="log", ylim=(0, None))
+    speed.set(title="time per token, µs", xlabel="tokens of the document", xscale="log")
     for axis in (memory, speed):
+        axis.set_ylim(0, 1.25 * axis.get_ylim()[1])
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

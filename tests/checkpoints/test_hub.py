@@ -201,7 +201,7 @@ def test_a_repository_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             _http_error(GatedRepoError),
-            r"it is gated: accept its terms at https://huggingface\.co/org/model and pass token",
+            r"it is gated: accept its terms on the hub page of org/model and pass token",
         ),
         (_http_error(RepositoryNotFoundError), r"knows no such public model; check the spelling.*token"),
         (_http_error(RevisionNotFoundError), "'org/model' has no branch, tag or commit 'v9'"),
