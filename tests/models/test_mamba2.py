@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.checkpoints.formats import mistral_config, tiny_config, write_mamba_ssm, write_mistral, write_transformers
 from thalweg.checkpoints import load_checkpoint
-from thalweg.models.mamba2 import Mamba2, Mamba2Config
 from thalweg.packing import Packing
 
 FORMATS: dict[str, Any] = {
@@ -60,72 +57,3 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_is(tmp_path: Path
         theirs = oracle.to(torch.bfloat16).backbone(ids[None]).last_hidden_state[0]
         ours, _ = model(ids, Packing.whole([600]))
     assert distance_to_float32(ours, exact) <= distance_to_float32(theirs, exact)
-
-
-@pytest.fixture(scope="module")
-def model() -> Mamba2:
-    torch.manual_seed(0)
-    config = Mamba2Config(
-        vocab_size=64, d_model=24, n_layers=3, n_heads=4, head_dim=8, d_state=8, n_groups=2, time_step_limit=(0.0, 2.0)
-    )
-    return Mamba2(config).eval().requires_grad_(False)
-
-
-pieces = st.lists(st.integers(1, 300), min_size=1, max_size=4)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.lists(pieces, min_size=1, max_size=4))
-def test_any_split_and_packing_gives_the_same_vectors(model: Mamba2, cuts: list[list[int]]) -> None:
-    """Documents in pieces, packed with others, against each document alone and whole."""
-    generator = torch.Generator().manual_seed(1)
-    documents = [torch.randint(0, 64, (sum(c),), generator=generator) for c in cuts]
-    with torch.inference_mode():
-        want = [model(ids, Packing.whole([len(ids)]))[0] for ids in documents]
-        got: list[list[torch.Tensor]] = [[] for _ in cuts]
-        alive, state, step = sorted(range(len(cuts)), key=lambda d: -len(cuts[d])), None, 0
-        done = [0] * len(cuts)
-        while alive:
-            lengths = [cuts[d][step] for d in alive]
-            final = [row for row, d in enumerate(alive) if len(cuts[d]) > step + 1]
-            packing = Packing(lengths, n_initial=len(alive) if step else 0, final=final)
-            tokens = torch.cat([documents[d][done[d] : done[d] + n] for d, n in zip(alive, lengths, strict=True)])
-            hidden, state = model(tokens, packing, state)
-            for d, n, vectors in zip(alive, lengths, hidden.split(lengths), strict=True):
-                got[d].append(vectors)
-                done[d] += n
-            alive, step = [alive[row] for row in final], step + 1
-    for vectors, exact in zip(got, want, strict=True):
-        torch.testing.assert_close(torch.cat(vectors), exact, rtol=0, atol=1e-5)
-
-
-def test_the_last_layer_computes_only_the_wanted_rows(model: Mamba2) -> None:
-    packing = Packing([40, 200, 3], n_initial=1, final=(1,))
-    tokens = torch.arange(243) % 64
-    state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(1))
-    with torch.inference_mode():
-        every, full = model(tokens, packing, state)
-        some, same = model(tokens, packing, state, rows=(39, 242))
-        none, also = model(tokens, packing, state, rows=())
-    torch.testing.assert_close(some, every[[39, 242]], rtol=0, atol=1e-5)
-    assert none.shape == (0, 24)
-    for a, b, c in zip(full, same, also, strict=True):
-        for x, y, z in zip(a, b, c, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
-            torch.testing.assert_close(x, z, rtol=0, atol=1e-5)
-
-
-def test_forward_leaves_its_state_alone(model: Mamba2) -> None:
-    state = model.init_state(1)
-    with torch.inference_mode():
-        model(torch.arange(50) % 64, Packing([50], n_initial=1, final=(0,)), state)
-    assert all((tensor == 0).all() for layer in state for tensor in layer)
-
-
-def test_gradients_reach_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = Mamba2(Mamba2Config(vocab_size=16, d_model=8, n_layers=2, n_heads=2, head_dim=8, d_state=4))
-    hidden, _ = model(torch.arange(30) % 16, Packing.whole([7, 23]))
-    hidden.square().sum().backward()
-    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert missing == []
