@@ -135,6 +135,17 @@ def test_sections_tile_each_document_in_order(
             np.testing.assert_allclose(r.vector, want, rtol=1e-6)
 
 
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9), schedule=schedules, n_last=st.integers(2, 7))
+def test_the_mean_over_the_last_tokens_wherever_steps_cut(lengths: list[int], schedule: Schedule, n_last: int) -> None:
+    documents = [ids_of(n + n_last, i) for i, n in enumerate(lengths)]
+    for result in Engine(Toy(), "last", schedule, n_last=n_last).run(Ids(ids) for ids in documents):
+        assert isinstance(result, Pooled)
+        ids = documents[result.index]
+        ends = [expected(ids[:stop], "last") for stop in range(len(ids) - n_last + 1, len(ids) + 1)]
+        np.testing.assert_allclose(result.vector, np.mean(ends, axis=0), rtol=1e-6)
+
+
 def test_short_documents_do_not_wait_for_a_long_one() -> None:
     engine = Engine(Toy(), "last", Schedule(100, 50, 2))
     order = [r.index for r in engine.run(Ids(ids_of(n, n)) for n in (5000, 5000, 5000, 3, 4, 5, 6))]

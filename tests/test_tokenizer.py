@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 import thalweg.tokenizer
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError, TokenizationError
 from thalweg.tokenization.cuts import KNOWN_PATTERNS, CutRules
+from thalweg.tokenization.library import LibraryBackend
 from thalweg.tokenization.windows import WindowEncoder, find_mismatch
 from thalweg.tokenizer import Tokenizer, TokenStream
 
@@ -161,9 +162,20 @@ def reference(name: str) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(shape_json(name))
 
 
+def from_library(
+    library: tokenizers.Tokenizer, *, eos_token_id: int | None = None, bos_token_id: int | None = None
+) -> Tokenizer:
+    return Tokenizer(LibraryBackend(library), eos_token_id=eos_token_id, bos_token_id=bos_token_id)
+
+
+def library(tokenizer: Tokenizer) -> LibraryBackend:
+    assert isinstance(tokenizer._backend, LibraryBackend)
+    return tokenizer._backend
+
+
 @cache
 def ours(name: str, eos_token_id: int | None = EOS) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(shape_json(name)), eos_token_id=eos_token_id)
+    return from_library(tokenizers.Tokenizer.from_str(shape_json(name)), eos_token_id=eos_token_id)
 
 
 ATOMS = [
@@ -259,7 +271,7 @@ def test_streamed_is_whole(name: str, text: str, cuts: list[int], window: int, s
     ids, offsets = drain(stream, sizes)
     assert ids == [*whole.ids, EOS]
     assert offsets == [*whole.offsets, (len(text), len(text))]
-    assert ours(name)._rules.refusal is None  # exact because it was cut well, not because it was not cut
+    assert library(ours(name)).rules.refusal is None  # exact because it was cut well, not because it was not cut
 
 
 @settings(max_examples=100, deadline=None)
@@ -285,7 +297,7 @@ def test_prompt_is_text_without_offsets(prompt: str, text: str, window: int) -> 
 def test_known_patterns(pattern: str) -> None:
     tokenizer = with_awkward_tokens(lambda: byte_level(split(pattern)))()
     assert CutRules(tokenizer).refusal is None
-    streamed = Tokenizer(tokenizer, eos_token_id=None)
+    streamed = from_library(tokenizer)
     draw = random.Random(1)
     for _ in range(100):
         text = "".join(draw.choices(ATOMS, k=40))
@@ -428,7 +440,7 @@ def test_unknown_settings_are_exact_up_to_the_bound_then_refused(
     make: Callable[[], tokenizers.Tokenizer], reason: str
 ) -> None:
     backend = make()
-    tokenizer = Tokenizer(backend, eos_token_id=None)
+    tokenizer = from_library(backend)
     text = "a word, or two. " * 20
     assert tokenizer.stream(text, window_chars=16).take_all().tolist() == backend.encode(text).ids
     with pytest.raises(TokenizationError, match=reason):
@@ -439,7 +451,7 @@ def test_failed_self_check_refuses_long_texts_only(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("thalweg.tokenization.cuts._is_local", lambda x, y: True)
     monkeypatch.setattr("thalweg.tokenization.cuts._MergeRule.never_joins", lambda self, x, y: True)
     backend = reference("mistral")
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(backend.to_str()), eos_token_id=None)
+    tokenizer = from_library(tokenizers.Tokenizer.from_str(backend.to_str()))
     text = "the river  and the boats\n" * 8
     assert tokenizer.stream(text).take_all().tolist() == backend.encode(text).ids
     with pytest.raises(TokenizationError, match="self-check failed"):
@@ -474,7 +486,7 @@ def test_eos_once_whatever_the_file_says(name: str) -> None:
     )
     backend.enable_truncation(max_length=4)
     backend.enable_padding(length=50)
-    tokenizer = Tokenizer(backend, eos_token_id=EOS, bos_token_id=2)
+    tokenizer = from_library(backend, eos_token_id=EOS, bos_token_id=2)
     end_text = backend.id_to_token(EOS)
     for text in ("", " ", " \n\t ", "a", "some words about the river", f"some words{end_text}"):
         expected = [2, *reference(name).encode(text, add_special_tokens=False).ids, EOS]
@@ -486,7 +498,7 @@ def test_offsets_do_not_depend_on_the_post_processor() -> None:
     backend = reference("gpt_neox")
     trimming = tokenizers.Tokenizer.from_str(shape_json("gpt_neox"))
     trimming.post_processor = processors.ByteLevel(trim_offsets=True)
-    stream = Tokenizer(trimming, eos_token_id=None).stream("the river", with_offsets=True)
+    stream = from_library(trimming).stream("the river", with_offsets=True)
     assert drain(stream, [9])[1] == backend.encode("the river").offsets
 
 
@@ -511,7 +523,7 @@ def test_dropout_is_off() -> None:
     backend = tokenizers.Tokenizer.from_str(shape_json("gpt_neox"))
     backend.model.dropout = 0.9
     text = TRAINING_TEXT[0]
-    ids = Tokenizer(backend, eos_token_id=None).encode_batch([text])[0]
+    ids = from_library(backend).encode_batch([text])[0]
     assert ids.tolist() == reference("gpt_neox").encode(text).ids
 
 
@@ -519,7 +531,7 @@ def test_max_length_keeps_eos_and_tells() -> None:
     text = "the river and the water, the boats and the book"
     backend = reference("gpt_neox")
     whole = backend.encode(text)
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(backend.to_str()), eos_token_id=EOS, bos_token_id=1)
+    tokenizer = from_library(tokenizers.Tokenizer.from_str(backend.to_str()), eos_token_id=EOS, bos_token_id=1)
     full = len(whole.ids) + 2
     for max_length in (*range(2, full + 3), None):
         for window in (6, 1000):
@@ -645,18 +657,19 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="window_chars must be in 1 … max_uncut_chars=5, not 6"):
         tokenizer.stream("a", window_chars=6, max_uncut_chars=5)
     with pytest.raises(InvalidInputError, match="eos_token_id must be None or a token id, not -1"):
-        Tokenizer(reference("gpt_neox"), eos_token_id=-1)
+        from_library(reference("gpt_neox"), eos_token_id=-1)
 
 
 # A model of whole words, so that 50 MB take seconds.
 MEMORY_SCRIPT = """
 import resource, sys
 from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+from thalweg.tokenization.library import LibraryBackend
 from thalweg.tokenizer import Tokenizer
 backend = Backend(models.WordLevel({"<unk>": 0, "river": 1}, unk_token="<unk>"))
 backend.pre_tokenizer = pre_tokenizers.Whitespace()
 line = (b"river " + b"x" * 93 + b"\\n") * 10_000
-stream = Tokenizer(backend, eos_token_id=0).stream(line for _ in range(int(sys.argv[1])))
+stream = Tokenizer(LibraryBackend(backend), eos_token_id=0).stream(line for _ in range(int(sys.argv[1])))
 ids, last = 0, False
 while not last:
     block, last = stream.take(1000)

@@ -17,6 +17,7 @@ from thalweg.errors import (
     MissingExtraError,
     ThalwegError,
     TokenizationError,
+    UnsupportedModelError,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "Schedule",
     "ThalwegError",
     "TokenizationError",
+    "UnsupportedModelError",
     "load",
 ]
 

@@ -20,7 +20,7 @@ import torch
 from thalweg.assets import MODEL_NAME, model_folder
 from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
 from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
-from thalweg.errors import InvalidInputError, TokenizationError
+from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
 from thalweg.memory import MemoryPlan, plan_memory
 from thalweg.pooling import FloatArray, Precision, finish, quantize
 from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
@@ -35,8 +35,8 @@ class Embedding:
     """One finished vector.
 
     index: number of the document in the input; section: number of the section in it (0 without sections);
-    n_tokens: tokens it stands for, EOS included; char_start, char_end: its characters in the document, the prompt not
-    counted; vector: (d,) float32; last: nothing more of this document; truncated: `max_length` cut the document.
+    n_tokens: tokens it stands for, BOS and EOS included; char_start, char_end: its characters in the document, the
+    prompt not counted; vector: (d,) float32; last: nothing more of this document; truncated: `max_length` cut it.
     """
 
     index: int
@@ -58,12 +58,14 @@ def load(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
+    head: str | None = None,
 ) -> Embedder:
     """Load a model to embed with.
 
     Args:
-        name_or_path: a local folder or a hub id `org/name`, in any of the formats of `docs/checkpoints.md`; None is
-            the small English model that ships with the package.
+        name_or_path: a local folder or a hub id `org/name`, in any of the formats of `docs/checkpoints.md`, or of
+            several RWKV-7 models one file (`folder/model.pth`, `org/name/model.pth`); None is the small English model
+            that ships with the package.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is one, else the CPU.
         dtype: of the weights and matrix products: "float32", "bfloat16", "float16", "auto" (the file's); None is
             float32 on the CPU and the file's elsewhere. States and sums are float32 in any case.
@@ -71,15 +73,18 @@ def load(
         token: for private and gated repositories; None takes the stored login or HF_TOKEN.
         cache_dir: of downloads, instead of huggingface_hub's.
         local_files_only: True never touches the network.
+        head: which of the embedding heads of a model that has several (see `Embedder.heads`) its vectors go through;
+            vectors of different heads must not be compared. None is the model's own choice.
 
     Raises:
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
+        InvalidInputError: the model has no such head.
     """
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(folder, dtype=_dtype(dtype), device=place)
-    return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path))
+    return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)
 
 
 def _dtype(dtype: Dtype) -> torch.dtype | Literal["auto"] | None:
@@ -94,17 +99,27 @@ def _dtype(dtype: Dtype) -> torch.dtype | Literal["auto"] | None:
 class Embedder:
     """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str, head: str | None = None) -> None:
         self.name = name
         self.family = checkpoint.family
         self.layout = checkpoint.layout
         self.config = checkpoint.config
         self.embedding = checkpoint.embedding
         self.folder = checkpoint.folder
+        self._source = checkpoint.source
         self.model: Any = checkpoint.model
         self.weights_dtype = checkpoint.weights_dtype
+        self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
         eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
-        self.tokenizer = Tokenizer.from_folder(checkpoint.folder, eos_token_id=eos)
+        bos = checkpoint.bos_token_id if checkpoint.prepend_bos else None
+        if checkpoint.prepend_bos and bos is None:
+            raise CheckpointError(
+                f"{checkpoint.folder}: every text must begin with BOS (force_bos_token_insert), but no file states its "
+                "id; add bos_token_id to config.json"
+            )
+        self.tokenizer = Tokenizer.from_folder(
+            checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding.n_eos
+        )
         self._probe_id = checkpoint.eos_token_id
         if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
             raise InvalidInputError(
@@ -123,6 +138,17 @@ class Embedder:
     def dtype(self) -> torch.dtype:
         """Of the matrix products."""
         return next(p.dtype for p in self.model.parameters() if p.ndim == 2)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the embedding heads that the model has; `thalweg.load(head=…)` chooses one of them."""
+        return tuple(getattr(self.model, "heads", ()))
+
+    def _checked_head(self, head: str | None) -> str | None:
+        if head is not None and head not in self.heads:
+            known = ", ".join(map(repr, self.heads)) or "none"
+            raise InvalidInputError(f"{self.name} has no embedding head {head!r}; its heads: {known}")
+        return head
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -145,10 +171,15 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell this model's files from others': small files whole, weights by samples."""
-        digest = hashlib.sha256()
+        """16 hexadecimal digits that tell vectors of this model from others': small files whole, weights by samples.
+
+        Of several `.pth` files only the one that was loaded counts, and so does the head.
+        """
+        digest = hashlib.sha256() if self.head is None else hashlib.sha256(self.head.encode())
+        suffixes = [".json", ".safetensors", ".bin", ".model", ".txt"]
+        suffixes += [".pth"] if self._source == self.folder else []
         for path in sorted(self.folder.rglob("*")):
-            if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt") and path.is_file():
+            if (path.suffix in suffixes or path == self._source) and path.is_file():
                 size = path.stat().st_size
                 digest.update(f"{path.relative_to(self.folder)}:{size}\n".encode())
                 with path.open("rb") as file:
@@ -216,7 +247,8 @@ class Embedder:
             precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.quantize`).
             normalize_embeddings: to length 1; None does what the model says.
             truncate_dim: keep the first so many dimensions (before normalisation).
-            max_length: cut texts to so many tokens, EOS included; off by default, and a warning says how many were cut.
+            max_length: cut texts to so many tokens, BOS and EOS included; off by default, and a warning says how many
+                were cut.
             vertical_chunk_size, max_tokens_per_step, max_in_flight: the bounds of the run (`Schedule`); they change
                 speed and memory, not the vectors.
 
@@ -334,7 +366,8 @@ class Embedder:
             section_size=section_size,
         )
         normalize = self.embedding.normalize if normalize_embeddings is None else normalize_embeddings
-        engine = Engine(self.model, self.embedding.pooling, schedule, probe_id=self._probe_id)
+        n_last = self.embedding.n_eos
+        engine = Engine(self.model, self.embedding.pooling, schedule, probe_id=self._probe_id, n_last=n_last)
         return self._run(engine, documents, text, ordered, normalize, truncate_dim, max_length, on_error, progress)
 
     def _run(
@@ -368,7 +401,7 @@ class Embedder:
                 yield result
                 continue
             start, end = text.characters(result)
-            vector = finish(result.vector[None], normalize=normalize, truncate_dim=truncate_dim)[0]
+            vector = finish(self._through_head(result.vector)[None], normalize=normalize, truncate_dim=truncate_dim)[0]
             if result.last:
                 del texts[result.index]
             yield Embedding(
@@ -381,6 +414,13 @@ class Embedder:
                 result.last,
                 text.truncated,
             )
+
+    @torch.inference_mode()
+    def _through_head(self, vector: FloatArray) -> FloatArray:
+        """(d,) pooled -> (d,): what the embedding head makes of it, in a model that has one."""
+        if self.head is None:
+            return vector
+        return self.model.heads[self.head](torch.from_numpy(vector).to(self.model.device)).cpu().numpy()
 
     def _texts(
         self, documents: Iterable[TextSource], prompt: str, max_length: int | None, with_offsets: bool

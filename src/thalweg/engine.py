@@ -130,6 +130,7 @@ class _Document:
     source: TokenSource
     mean: RunningMean
     section_size: int | None
+    n_last: int = 1
     ahead: list[TokenArray] = field(default_factory=list)
     n_ahead: int = 0
     ended: bool = False
@@ -149,12 +150,19 @@ class _Document:
     def section_end(self) -> int | None:
         """The token where the current section ends, None if that is beyond what is known.
 
-        A last token on its own (EOS) is no section: it goes with the one before.
+        The end tokens on their own (EOS) are no section; they go with the one before.
         """
         known = self.done + self.n_ahead
-        if self.ended and (self.section_size is None or self.section_start + self.section_size + 1 >= known):
+        if self.ended and (self.section_size is None or self.section_start + self.section_size + self.n_last >= known):
             return known
         return None if self.section_size is None else self.section_start + self.section_size
+
+    def n_pooled(self, part: _Part) -> int:
+        """With last-token pooling: how many tokens of a part count, all at its end. What is looked ahead shows them."""
+        if part.probe:
+            return part.length
+        total = self.done + self.n_ahead if self.ended else None
+        return 0 if total is None else max(0, part.stop - max(total - self.n_last, part.stop - part.length))
 
     def take(self, n: int) -> tuple[TokenArray, list[_Part]]:
         """The next `n` ids, and the sections they belong to."""
@@ -183,10 +191,17 @@ class Engine:
         schedule: the bounds.
         probe_id: with sections and last-token pooling, the id (EOS) whose hidden vector after a section stands for
             all text up to there; it is fed to a copy of the state and leaves the document undisturbed.
+        n_last: last-token pooling takes the mean over so many tokens (a model trained with several EOS).
     """
 
     def __init__(
-        self, model: RecurrentModel, pooling: Pooling, schedule: Schedule | None = None, *, probe_id: int | None = None
+        self,
+        model: RecurrentModel,
+        pooling: Pooling,
+        schedule: Schedule | None = None,
+        *,
+        probe_id: int | None = None,
+        n_last: int = 1,
     ) -> None:
         if pooling not in POOLINGS:
             raise InvalidInputError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
@@ -194,6 +209,9 @@ class Engine:
         self.pooling = pooling
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
+        self.n_last = n_last
+        if n_last < 1:
+            raise InvalidInputError(f"n_last must be at least 1, got {n_last}")
         if self.schedule.section_size and pooling == "last" and probe_id is None:
             raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
         self.progress = Progress(0, 0, 0, 0)
@@ -243,7 +261,7 @@ class Engine:
     def _readable(self, document: _Document, failures: list[Failure]) -> bool:
         """Fetch what the document may need for one step; False (and a failure noted) where its source broke."""
         try:
-            document.look_ahead(self.schedule.vertical_chunk_size + 2)
+            document.look_ahead(self.schedule.vertical_chunk_size + 1 + self.n_last)
         except (ThalwegError, OSError) as error:
             failures.append(Failure(document.index, error))
             return False
@@ -275,7 +293,7 @@ class Engine:
             entry = next(incoming, None)
             if entry is None:
                 return True
-            document = _Document(*entry, RunningMean(self.model.d_model), self.schedule.section_size)
+            document = _Document(*entry, RunningMean(self.model.d_model), self.schedule.section_size, self.n_last)
             if self._readable(document, failures) and not step.start(document):
                 waiting.append(document)
         return exhausted
@@ -304,14 +322,14 @@ class _Step:
         probed = [(row, document, document.probe) for row, document in enumerate(flying) if document.probe]
         self.state_rows = [*range(len(flying)), *(row for row, _, _ in probed)]
         self.n_flying = len(flying)
-        share = (self.schedule.max_tokens_per_step - len(probed)) // (len(flying) + 1)
+        share = (self.schedule.max_tokens_per_step - len(probed) * engine.n_last) // (len(flying) + 1)
         for document in flying:
             document.probe = None
             self._add(document, share)
         for _, document, part in probed:
-            self.ids.append(np.array([engine.probe_id]))
-            self.parts.append((document, part._replace(length=1, probe=True)))
-            self.n_tokens += 1
+            self.ids.append(np.array([engine.probe_id] * engine.n_last))
+            self.parts.append((document, part._replace(length=engine.n_last, probe=True)))
+            self.n_tokens += engine.n_last
 
     @property
     def free(self) -> int:
@@ -356,24 +374,36 @@ class _Step:
         if self.engine.pooling == "mean":
             hidden, state = model.forward(tokens, packing, state)
             return self._mean(hidden), state
-        ready, rows = self._ready_rows()
+        counts, rows = self._pooled_rows()
         hidden, state = model.forward(tokens, packing, state, rows)
-        results = [_pooled(*item, vector) for item, vector in zip(ready, hidden.cpu().numpy(), strict=True)]
+        results = self._last(hidden, counts)
         # A section's probe may come in the step that ends the document: sections leave in order all the same.
         return sorted(results, key=lambda result: (result.index, result.section)), state
 
-    def _ready_rows(self) -> tuple[list[tuple[_Document, _Part]], list[int]]:
-        """Last-token pooling: what this step completes, and in which rows. Sections inside a document wait a step."""
-        ready, rows = [], []
+    def _pooled_rows(self) -> tuple[list[int], list[int]]:
+        """Last-token pooling: how many tokens of each part count, and their rows. Sections inside a document wait a
+        step."""
+        counts: list[int] = []
+        rows: list[int] = []
         at = 0
         for document, part in self.parts:
             at += part.length
-            if part.last or part.probe:
-                ready.append((document, part))
-                rows.append(at - 1)
-            elif part.complete:
+            counts.append(document.n_pooled(part))
+            rows += range(at - counts[-1], at)
+            if part.complete and not part.last and not part.probe:
                 document.probe = part
-        return ready, rows
+        return counts, rows
+
+    def _last(self, hidden: Tensor, counts: list[int]) -> list[Pooled]:
+        """Last-token pooling, from the wanted rows: means over documents' last tokens, which two steps may share."""
+        results = []
+        for (document, part), vectors in zip(self.parts, hidden.cpu().split(counts), strict=True):
+            mean = RunningMean(hidden.shape[1]) if part.probe else document.mean
+            if len(vectors):
+                mean.add(vectors.sum(0).numpy(), len(vectors))
+            if part.last or part.probe:
+                results.append(_pooled(document, part, mean.take()))
+        return results
 
     def _mean(self, hidden: Tensor) -> list[Pooled]:
         """Mean pooling: add every part to its document's running mean."""

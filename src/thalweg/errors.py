@@ -1,11 +1,12 @@
 """The exceptions of thalweg, drawn once.
 
     ThalwegError
-    ├── InvalidInputError   (ValueError)   a wrong argument, shape or setting
-    ├── CheckpointError     (ValueError)   a model folder that cannot be loaded as it stands
-    ├── TokenizationError   (ValueError)   a text that cannot be tokenised exactly in bounded memory
-    ├── CorpusError         (ValueError)   input or output files of a corpus run that do not fit together
-    └── MissingExtraError   (ImportError)  an optional dependency that is not installed
+    ├── InvalidInputError      (ValueError)   a wrong argument, shape or setting
+    ├── CheckpointError        (ValueError)   a model folder that cannot be loaded as it stands
+    ├── TokenizationError      (ValueError)   a text that cannot be tokenised exactly in bounded memory
+    ├── CorpusError            (ValueError)   input or output files of a corpus run that do not fit together
+    ├── UnsupportedModelError  (ValueError)   a model of another library that cannot be driven exactly
+    └── MissingExtraError      (ImportError)  an optional dependency that is not installed
 
 Every message quotes the offending value and says what to do about it.
 """
@@ -29,6 +30,10 @@ class TokenizationError(ThalwegError, ValueError):
 
 class CorpusError(ThalwegError, ValueError):
     """Inputs or outputs of a corpus run that do not fit together."""
+
+
+class UnsupportedModelError(ThalwegError, ValueError):
+    """A model of another library that does not give the same chunk by chunk as in one pass."""
 
 
 class MissingExtraError(ThalwegError, ImportError):

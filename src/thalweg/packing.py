@@ -53,6 +53,7 @@ class Packing:
         self.cu_seqlens: tuple[int, ...] = tuple(accumulate(lengths, initial=0))
         self._plans: dict[tuple[int, int], list[BlockGroup]] = {}
         self._halos: dict[int, ConvHalo] = {}
+        self._tables: dict[int, Tensor] = {}
 
     @classmethod
     def whole(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing:
@@ -84,7 +85,7 @@ class Packing:
         return torch.repeat_interleave(torch.arange(self.n_segments, device=self.device), lengths)
 
     def conv_halo(self, width: int) -> ConvHalo:
-        """What a causal convolution of `width` taps must know about the starts and ends of segments."""
+        """What a causal convolution of `width` taps must know about the starts of segments."""
         if width not in self._halos:
             self._halos[width] = ConvHalo.build(self, width)
         return self._halos[width]
@@ -100,6 +101,13 @@ class Packing:
             ]
         return self._plans[key]
 
+    def block_table(self, chunk_size: int) -> Tensor:
+        """(b, 4) int64: start, stop, enters and leaves of every block."""
+        if chunk_size not in self._tables:
+            blocks = _cut_blocks(self, chunk_size)
+            self._tables[chunk_size] = torch.tensor([(b.start, b.stop, b.enters, b.leaves) for b in blocks])
+        return self._tables[chunk_size]
+
 
 @dataclass(frozen=True)
 class ConvHalo:
@@ -108,12 +116,10 @@ class ConvHalo:
     Attributes:
         rows: (R,) positions of the tokens whose window reaches before their segment (the first `pad` of each).
         windows: (R, pad + 1) int64 positions in the concatenation [zero row, carried columns, run] of what they see.
-        tails: (S_out, pad) int64 positions, same space, of the columns a later step will need.
     """
 
     rows: Tensor
     windows: Tensor
-    tails: Tensor
 
     @classmethod
     def build(cls, packing: Packing, width: int) -> ConvHalo:
@@ -133,12 +139,9 @@ class ConvHalo:
         inside = offset < lengths[:, None]
         segment, offset = segment[inside], offset[inside]
         taps = torch.arange(-pad, 1, device=device)
-        final = torch.tensor(packing.final, dtype=torch.int64, device=device)
-        tail = lengths[final][:, None] + torch.arange(-pad, 0, device=device)
         return cls(
             rows=starts[segment] + offset,
             windows=locate(segment[:, None].expand(-1, width), offset[:, None] + taps),
-            tails=locate(final[:, None].expand(-1, pad), tail),
         )
 
 
@@ -263,6 +266,12 @@ class BlockGroup:
         segments = self.take(self.segment_ids)
         i = torch.arange(self.size, device=self.device)
         return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
+
+    @cached_property
+    def first_seen(self) -> Tensor:
+        """(q,) int32, groups of one block: the first token of the block that token i may look at."""
+        segments = self.take(self.segment_ids)[0]
+        return torch.searchsorted(segments, segments).to(torch.int32)
 
     @cached_property
     def enters(self) -> Tensor:

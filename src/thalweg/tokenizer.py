@@ -5,7 +5,6 @@ arrives; the post-processor of tokenizer.json is never used, EOS (and BOS, if as
 cut unless `max_length` is set, and then the cut is reported.
 """
 
-import functools
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -13,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from thalweg.errors import InvalidInputError
-from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, Windows
 from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
-from thalweg.tokenization.windows import MAX_UNCUT_CHARS, WINDOW_CHARS, Block, WindowEncoder, find_mismatch
 
 __all__ = ["TextSource", "TokenStream", "Tokenizer"]
 
@@ -29,36 +26,33 @@ _BATCH_CHARS = 1 << 20  # bounds the memory of the library's encodings, about 10
 class Tokenizer:
     """The tokenizer of one checkpoint.
 
-    `eos_token_id` None appends nothing, `bos_token_id` None (the default) prepends nothing.
-    `backend` is taken over: truncation, padding, post-processor and BPE dropout are switched off in it.
+    `eos_token_id` None appends nothing, else it is appended `n_eos` times; `bos_token_id` None (the default) prepends
+    nothing.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, *, eos_token_id: int | None, bos_token_id: int | None = None
+        self, backend: Backend, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
     ) -> None:
         for name, token_id in (("eos_token_id", eos_token_id), ("bos_token_id", bos_token_id)):
             if token_id is not None and token_id < 0:
                 raise InvalidInputError(f"{name} must be None or a token id, not {token_id}")
-        backend.no_truncation()
-        backend.no_padding()
-        backend.post_processor = None
-        if isinstance(backend.model, tokenizers.models.BPE) and backend.model.dropout is not None:
-            backend.model.dropout = None
         self._backend = backend
         self.eos_token_id = eos_token_id
         self.bos_token_id = bos_token_id
         self._prefix = [] if bos_token_id is None else [bos_token_id]
-        self._suffix = [] if eos_token_id is None else [eos_token_id]
+        self._suffix = [] if eos_token_id is None else [eos_token_id] * n_eos
 
     @classmethod
-    def from_folder(cls, folder: Path, *, eos_token_id: int | None, bos_token_id: int | None = None) -> "Tokenizer":
+    def from_folder(
+        cls, folder: Path, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
+    ) -> "Tokenizer":
         """The tokenizer of a checkpoint folder; see `load_backend` for the files and errors."""
-        return cls(load_backend(folder), eos_token_id=eos_token_id, bos_token_id=bos_token_id)
+        return cls(load_backend(folder), eos_token_id=eos_token_id, bos_token_id=bos_token_id, n_eos=n_eos)
 
     @property
     def vocab_size(self) -> int:
         """Number of token ids, added tokens included."""
-        return self._backend.get_vocab_size()
+        return self._backend.vocab_size
 
     def encode_batch(self, texts: Sequence[str], prompt: str = "") -> list[npt.NDArray[np.int32]]:
         """The ids of each text after `prompt`, BOS and EOS included: one int32 array (n,) for each.
@@ -111,7 +105,8 @@ class Tokenizer:
         window_chars: characters encoded at a time. A shorter text is always encoded whole.
         max_uncut_chars: most characters in memory when a text offers no safe place to cut it (one long word, or a
             tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
-            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character.
+            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character. The tokenizer of the
+            RWKV models can be cut anywhere and never comes near it.
         """
         if max_length is not None:
             self._check_max_length(max_length)
@@ -120,30 +115,20 @@ class Tokenizer:
                 f"window_chars must be in 1 … max_uncut_chars={max_uncut_chars}, not {window_chars}"
             )
         check_surrogates(prompt, where="the prompt's ")
-        windows = WindowEncoder(
-            self._backend,
-            lambda: self._rules,
+        windows = self._backend.windows(
             chain([prompt], text_pieces(text, max(1, window_chars // 4))),
             with_offsets=with_offsets,
             skip=len(prompt),
             window_chars=window_chars,
             max_uncut_chars=max_uncut_chars,
         )
-        return TokenStream(windows, prefix=self._prefix, suffix=self._suffix, max_length=max_length)
-
-    @functools.cached_property
-    def _rules(self) -> CutRules:
-        """Made when the first text longer than a window comes; proves itself on awkward texts before use."""
-        rules = CutRules(self._backend)
-        if rules.refusal is None:
-            mismatch = find_mismatch(self._backend, rules)
-            if mismatch is not None:
-                rules.refusal = f"its self-check failed: cut into parts, {mismatch[:60]!r}… gives other ids"
-        return rules
+        return TokenStream(
+            windows, prefix=self._prefix, suffix=self._suffix, max_length=max_length, with_offsets=with_offsets
+        )
 
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(self._prefix + encoding.ids + self._suffix, dtype=np.int32) for encoding in encodings]
+        prefix, suffix = np.array(self._prefix, dtype=np.int32), np.array(self._suffix, dtype=np.int32)
+        return [np.concatenate([prefix, ids, suffix]) for ids in self._backend.encode_batch(texts)]
 
     def _check_max_length(self, max_length: int) -> None:
         least = max(1, len(self._prefix) + len(self._suffix))
@@ -158,11 +143,18 @@ class TokenStream:
     """
 
     def __init__(
-        self, windows: WindowEncoder, *, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
+        self,
+        windows: Windows,
+        *,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        max_length: int | None,
+        with_offsets: bool,
     ) -> None:
         self.truncated = False
+        self._with_offsets = with_offsets
         self._blocks = self._all_blocks(windows, prefix, suffix, max_length)
-        self._rest = windows.specials([], 0)
+        self._rest = self._specials([], 0)
         self._error: Exception | None = None
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
@@ -207,11 +199,11 @@ class TokenStream:
         return joined.part(0, n), count <= n
 
     def _all_blocks(
-        self, windows: WindowEncoder, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
+        self, windows: Windows, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
     ) -> Iterator[Block]:
         room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
         end = 0
-        yield windows.specials(prefix, 0)
+        yield self._specials(prefix, 0)
         for block in windows.blocks():
             kept = block.part(0, room)
             yield kept
@@ -221,4 +213,7 @@ class TokenStream:
             if len(kept.ids) < len(block.ids):
                 self.truncated = True
                 break
-        yield windows.specials(suffix, end if self.truncated else windows.end)
+        yield self._specials(suffix, end if self.truncated else windows.end)
+
+    def _specials(self, ids: Sequence[int], char: int) -> Block:
+        return Block.specials(ids, char, with_offsets=self._with_offsets)

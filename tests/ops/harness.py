@@ -6,14 +6,17 @@ An op joins by a row in `tests/ops/registry.py`. Its signature is `op(**inputs, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from thalweg import native
 from thalweg.packing import Packing
 
 State = Any  # a tensor or a tuple of tensors
@@ -34,6 +37,15 @@ class Op:
     per_token: tuple[str, ...]
     inputs: Callable[[int, torch.Generator], dict[str, Tensor]]
     initial_state: Callable[[int, torch.Generator], State]
+
+
+@contextmanager
+def native_kernels(on: bool) -> Iterator[None]:
+    """With the native kernels as they are, or as if they had not been compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not on:
+            patch.setattr(native, "_library", lambda: (None, "switched off"))
+        yield
 
 
 def parts(state: State) -> tuple[Tensor, ...]:
@@ -63,7 +75,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 def check_parity(op: Op, fast: str, packing: Packing, *, dtype: torch.dtype, tolerance: float, seed: int = 0) -> None:
     """Outputs and final states of the fast version against the reference in float64."""
-    inputs, state = _case(op, packing, seed)
+    inputs, state = case(op, packing, seed)
     y, final = op.sequential(**inputs, packing=packing, initial_state=state)
     low = {name: tensor.to(dtype) for name, tensor in inputs.items()}
     low_state = rebuild(state, [tensor.to(dtype) for tensor in parts(state)])
@@ -116,7 +128,7 @@ def check_split(op: Op, fast: str, lengths: list[int], cut_lengths: list[list[in
 
 def check_gradients(op: Op, fast: str, packing: Packing, *, tolerance: float = 1e-9) -> None:
     """Gradients of all inputs and of the initial state, fast against reference, both in float64."""
-    inputs, state = _case(op, packing, 2)
+    inputs, state = case(op, packing, 2)
 
     def gradients(function: Callable[..., tuple[Tensor, State]]) -> list[Tensor]:
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
@@ -133,6 +145,6 @@ def check_gradients(op: Op, fast: str, packing: Packing, *, tolerance: float = 1
         assert relative_error(got, want) <= tolerance
 
 
-def _case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:
+def case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:
     generator = torch.Generator().manual_seed(seed)
     return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_initial, generator)

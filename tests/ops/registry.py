@@ -9,7 +9,16 @@ from torch import Tensor
 
 from tests.ops.harness import Op
 from thalweg.ops.causal_conv import causal_conv, sequential_causal_conv
+from thalweg.ops.gated_delta_rule import (
+    chunkwise_gated_delta_rule,
+    gated_delta_rule,
+    sequential_gated_delta_rule,
+)
+from thalweg.ops.mlstm import chunkwise_mlstm, mlstm, sequential_mlstm
+from thalweg.ops.selective_scan import chunkwise_selective_scan, selective_scan, sequential_selective_scan
 from thalweg.ops.ssd import chunkwise_ssd, sequential_ssd, ssd
+from thalweg.ops.token_shift import sequential_token_shift, token_shift
+from thalweg.ops.wkv7 import chunkwise_wkv7, sequential_wkv7, wkv7
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -75,7 +84,184 @@ def ssd_op(
     )
 
 
+def selective_scan_op(
+    name: str,
+    *,
+    channels: int = 6,
+    state_width: int = 5,
+    decay: tuple[float, float] = (0.05, 16.0),
+    gate: float = 1.0,
+    skip: bool = True,
+) -> Op:
+    """`decay`: range of -A, uniform in its logarithm; `gate`: dt is uniform between -gate and gate."""
+
+    def inputs(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        low, high = (torch.tensor(bound, dtype=torch.float64).log().item() for bound in decay)
+        found = {
+            "x": normal(generator, n, channels),
+            "dt": uniform(generator, -gate, gate, n, channels),
+            "A": -uniform(generator, low, high, channels, state_width).exp(),
+            "B": normal(generator, n, state_width),
+            "C": normal(generator, n, state_width),
+            "dt_bias": normal(generator, channels),
+        }
+        return {**found, "D": normal(generator, channels)} if skip else found
+
+    chunkwise = {
+        f"Q={q}, {b} side by side": partial(chunkwise_selective_scan, chunk_size=q, blocks_per_group=b)
+        for q, b in ((3, 1), (7, 2), (32, 3), (128, 100))
+    }
+    return Op(
+        name=name,
+        sequential=sequential_selective_scan,
+        fast={"dispatched": selective_scan, **chunkwise},
+        per_token=("x", "dt", "B", "C"),
+        inputs=inputs,
+        initial_state=lambda s, generator: normal(generator, s, state_width, channels),
+    )
+
+
+def gated_delta_rule_op(
+    name: str,
+    *,
+    key_heads: int = 2,
+    heads: int = 4,
+    width: int = 8,
+    value_width: int = 10,
+    g: tuple[float, float] = (-3.0, 0.0),
+    beta: tuple[float, float] = (0.0, 2.0),
+    l2norm: bool = True,
+) -> Op:
+    """`g` and `beta`: ranges of the log decay and of the writing strength of a token."""
+
+    def inputs(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        scale = 1.0 if l2norm else width**-0.5  # |k|^2 near 1: the rule is stable
+        return {
+            "q": normal(generator, n, key_heads, width),
+            "k": scale * normal(generator, n, key_heads, width),
+            "v": normal(generator, n, heads, value_width),
+            "g": uniform(generator, *g, n, heads),
+            "beta": uniform(generator, *beta, n, heads),
+        }
+
+    chunkwise = {
+        f"Q={q}, {b} side by side": partial(chunkwise_gated_delta_rule, chunk_size=q, blocks_per_group=b, l2norm=l2norm)
+        for q, b in ((1, 100), (7, 3), (64, 1))
+    }
+    return Op(
+        name=name,
+        sequential=partial(sequential_gated_delta_rule, l2norm=l2norm),
+        fast={"dispatched": partial(gated_delta_rule, l2norm=l2norm), **chunkwise},
+        per_token=("q", "k", "v", "g", "beta"),
+        inputs=inputs,
+        initial_state=lambda s, generator: normal(generator, s, heads, width, value_width),
+    )
+
+
+def mlstm_op(
+    name: str,
+    *,
+    heads: int = 3,
+    width: int = 8,
+    value_width: int = 10,
+    i: tuple[float, float] = (-3.0, 2.0),
+    f: tuple[float, float] = (-1.0, 6.0),
+    positive: bool = False,
+    chunks: tuple[tuple[int, int], ...] = ((32, 3),),
+) -> Op:
+    """`i` and `f`: ranges of the gates before exp and sigmoid; `chunks`: Q and blocks side by side of fast versions.
+
+    `positive` queries, keys and n: without it n . q is near zero for some token, and the output, which is divided by
+    it, knows as few digits as it does. Only where i stays small does exp(-m) keep the normaliser away from zero.
+    """
+
+    def signed(generator: torch.Generator, *shape: int) -> Tensor:
+        found = normal(generator, *shape)
+        return found.abs() if positive else found
+
+    def inputs(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            "q": signed(generator, n, heads, width),
+            "k": signed(generator, n, heads, width),
+            "v": normal(generator, n, heads, value_width),
+            "i": uniform(generator, *i, n, heads),
+            "f": uniform(generator, *f, n, heads),
+        }
+
+    def initial_state(s: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (
+            normal(generator, s, heads, width, value_width),
+            signed(generator, s, heads, width),
+            normal(generator, s, heads),
+        )
+
+    chunkwise = {
+        f"Q={q}, {b} side by side": partial(chunkwise_mlstm, chunk_size=q, blocks_per_group=b) for q, b in chunks
+    }
+    return Op(
+        name=name,
+        sequential=sequential_mlstm,
+        fast={"dispatched": mlstm, **chunkwise},
+        per_token=("q", "k", "v", "i", "f"),
+        inputs=inputs,
+        initial_state=initial_state,
+    )
+
+
+def token_shift_op(width: int = 6) -> Op:
+    return Op(
+        name="token_shift",
+        sequential=sequential_token_shift,
+        fast={"packed": token_shift},
+        per_token=("x",),
+        inputs=lambda n, generator: {"x": normal(generator, n, width)},
+        initial_state=lambda s, generator: normal(generator, s, width),
+    )
+
+
+def wkv7_op(
+    name: str,
+    *,
+    heads: int = 3,
+    width: int = 8,
+    value_width: int = 10,
+    decay: tuple[float, float] = (0.0, 0.6065),
+    a: tuple[float, float] = (0.0, 1.0),
+) -> Op:
+    """`decay` and `a`: ranges of -log w and of how much is taken out."""
+
+    def inputs(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            "r": normal(generator, n, heads, width),
+            "log_w": -uniform(generator, *decay, n, heads, width),
+            "k": normal(generator, n, heads, width),
+            "v": normal(generator, n, heads, value_width),
+            "kk": torch.nn.functional.normalize(normal(generator, n, heads, width), dim=2),
+            "a": uniform(generator, *a, n, heads, width),
+        }
+
+    chunkwise = {
+        f"Q={q}, {b} side by side": partial(chunkwise_wkv7, chunk_size=q, blocks_per_group=b)
+        for q, b in ((1, 1), (7, 1), (32, 3), (64, 1), (64, 100))
+    }
+    return Op(
+        name=name,
+        sequential=sequential_wkv7,
+        fast={"dispatched": wkv7, **chunkwise},
+        per_token=("r", "log_w", "k", "v", "kk", "a"),
+        inputs=inputs,
+        initial_state=lambda s, generator: normal(generator, s, heads, value_width, width),
+    )
+
+
 OPS = [
+    mlstm_op("mlstm", chunks=((1, 1), (7, 1), (32, 3), (128, 100))),
+    mlstm_op("mlstm-one-head", heads=1, width=1, value_width=3),
+    mlstm_op("mlstm-all-gates-to-their-caps", i=(-15.0, 15.0), f=(-15.0, 15.0), positive=True),
+    mlstm_op("mlstm-open-never-forgetting", i=(15.0, 15.0), f=(15.0, 15.0), positive=True),
+    mlstm_op("mlstm-open-forgetting", i=(15.0, 15.0), f=(-15.0, -15.0), positive=True),
+    mlstm_op("mlstm-closed-never-forgetting", i=(-15.0, -15.0), f=(15.0, 15.0)),
+    mlstm_op("mlstm-closed-forgetting", i=(-15.0, -15.0), f=(-15.0, -15.0)),
     *(conv_op(width) for width in (1, 2, 4, 7)),
     conv_op(4, silu=False, bias=False),
     ssd_op("ssd"),
@@ -84,5 +270,22 @@ OPS = [
     ssd_op("ssd-strong-decay", decay=(20.0, 400.0)),
     ssd_op("ssd-hardly-any-decay", decay=(1e-6, 1e-4)),
     ssd_op("ssd-mixed-decay", decay=(1e-3, 200.0)),
+    gated_delta_rule_op("gated_delta_rule"),
+    gated_delta_rule_op(
+        "gated_delta_rule-strong-decay", key_heads=3, heads=3, g=(-30.0, -10.0), beta=(0.0, 0.5), l2norm=False
+    ),
+    gated_delta_rule_op("gated_delta_rule-hardly-any-decay", key_heads=1, g=(-1e-4, -1e-6)),
+    gated_delta_rule_op("gated_delta_rule-mixed-decay", key_heads=4, g=(-30.0, 0.0), beta=(1.0, 2.0)),
+    token_shift_op(),
+    wkv7_op("wkv7"),
+    wkv7_op("wkv7-strongest-decay", decay=(0.6064, 0.6065)),
+    wkv7_op("wkv7-hardly-any-decay", decay=(0.0, 1e-6), width=5),
+    wkv7_op("wkv7-all-taken-out", a=(0.9999, 1.0), decay=(0.0, 1e-4), heads=1),
+    wkv7_op("wkv7-nothing-taken-out", a=(0.0, 1e-6), value_width=3),
+    selective_scan_op("selective-scan"),
+    selective_scan_op("selective-scan-strong-decay", decay=(20.0, 400.0)),
+    selective_scan_op("selective-scan-hardly-any-decay", decay=(1e-6, 1e-4), skip=False),
+    selective_scan_op("selective-scan-mixed-decay", decay=(1e-3, 200.0)),
+    selective_scan_op("selective-scan-gates", gate=15.0),
 ]
 CASES = [(op, fast) for op in OPS for fast in op.fast]

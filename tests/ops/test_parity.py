@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ops.harness import Op, check_gradients, check_parity, check_split, packings
+from tests.ops.harness import Op, check_gradients, check_parity, check_split, native_kernels, packings
 from tests.ops.registry import CASES
 from thalweg.packing import Packing
 
@@ -46,3 +46,16 @@ def test_gradients(op: Op, fast: str) -> None:
 @every_case
 def test_gradients_of_short_texts_only(op: Op, fast: str) -> None:
     check_gradients(op, fast, Packing.whole([3, 1, 9, 20, 2, 2]))
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["native kernels", "PyTorch alone"])
+@every_case
+@few
+@given(data=st.data())
+def test_without_gradients(op: Op, fast: str, kernels: bool, data: st.DataObject) -> None:
+    """What the engine runs: other code than with gradients where that is faster, with and without native kernels."""
+    pieces = st.lists(st.integers(1, 80), min_size=1, max_size=4)
+    cuts = data.draw(st.lists(pieces, min_size=1, max_size=3))
+    with torch.no_grad(), native_kernels(kernels):
+        check_parity(op, fast, data.draw(packings(most_tokens=150)), dtype=torch.float32, tolerance=1e-5)
+        check_split(op, fast, [sum(c) for c in cuts], cuts, tolerance=1e-5)

@@ -11,7 +11,7 @@ Five files, whose formats differ between releases (what is written here suits 5.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -45,10 +45,12 @@ class EmbeddingConfig:
         default_prompt_name: the prompt used where the caller names none.
         similarity: how vectors of this model are compared.
         append_eos: whether an end token is put after every text.
+        n_eos: how many of them; with last-token pooling the vector of a text is the mean over theirs.
         max_seq_length: the length that sentence-transformers would cut texts to. Recorded, not applied: nothing is cut
             unless the user asks for it.
         untuned: the folder is a plain language model that says nothing about embeddings; all of the above is assumed.
         include_prompt: whether a mean runs over the prompt's tokens too.
+        head: the one of the model's embedding heads that a pooled vector goes through; None for none.
     """
 
     pooling: PoolingMode = "last"
@@ -57,9 +59,11 @@ class EmbeddingConfig:
     default_prompt_name: str | None = None
     similarity: Similarity = "cosine"
     append_eos: bool = True
+    n_eos: int = 1
     max_seq_length: int | None = None
     untuned: bool = False
     include_prompt: bool = True
+    head: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("pooling", self.pooling, get_args(PoolingMode))
@@ -68,23 +72,27 @@ class EmbeddingConfig:
             _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
 
 
-def read_embedding_config(folder: Path) -> EmbeddingConfig:
+def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) -> EmbeddingConfig:
     """What a folder says about pooling, normalisation and prompts; no code of the folder is run.
+
+    `default` is what its format implies where it says nothing.
 
     Raises:
         CheckpointError: a pooling or a module that thalweg does not have, quoting it.
     """
     settings = folder / "config_sentence_transformers.json"
     general = Fields(read_optional_object(settings), str(settings))
-    prompts = _prompts(general)
+    prompts = _prompts(general) if default is None or "prompts" in general.raw else default.prompts
     common: dict[str, Any] = {
         "prompts": prompts,
         "default_prompt_name": general.raw.get("default_prompt_name"),
         "similarity": general.raw.get("similarity_fn_name") or "cosine",
+        "n_eos": general.section("thalweg").integer("n_eos", default.n_eos if default else 1),
+        "head": general.section("thalweg").raw.get("head", default.head if default else None),
     }
     try:
         if not (folder / "modules.json").is_file():
-            return EmbeddingConfig(**common, untuned=True)
+            return replace(default, **common) if default else EmbeddingConfig(**common, untuned=True)
         pooling, include_prompt, normalize = _read_modules(folder)
         return EmbeddingConfig(
             **common,
@@ -129,7 +137,7 @@ def save_embedding_config(folder: Path, config: EmbeddingConfig, d_model: int) -
             "prompts": config.prompts,
             "default_prompt_name": config.default_prompt_name,
             "similarity_fn_name": config.similarity,
-            "thalweg": {"append_eos": config.append_eos},
+            "thalweg": {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head},
         },
     )
 

@@ -20,6 +20,9 @@ from thalweg.errors import CheckpointError
 WEIGHT_FILES = ("model.safetensors", "consolidated.safetensors", "pytorch_model.bin")
 """In order of preference; each may be sharded (`model-00001-of-00003.safetensors`), usually with `….index.json`."""
 
+STANDALONE = ".pth"
+"""Ending of a weight file that may have any name and needs no config beside it; read if it is the folder's only one."""
+
 # What a reader may keep mapped of a file after its tensors were converted and dropped (see `stream`).
 REMAP_BYTES = 32 * 2**20
 
@@ -45,22 +48,24 @@ def choose_weights(names: Collection[str]) -> tuple[str, ...]:
         shards = tuple(sorted(name for name in names if _shard_pattern(single).fullmatch(name)))
         if index in names or shards:
             return ((index,) if index in names else ()) + shards
-    return ()
+    standalone = tuple(name for name in names if name.endswith(STANDALONE) and "/" not in name)
+    return standalone if len(standalone) == 1 else ()
 
 
-def scan(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a folder's weight files, by its stored name; no tensor is read.
+def scan(source: Path) -> dict[str, TensorInfo]:
+    """Every tensor of a folder's weight files, or of one weight file, by its stored name; no tensor is read.
 
     Raises:
         CheckpointError: no weights, a corrupt file, a tensor in two shards, shards missing, or an index that does not
             describe its shards.
     """
-    present = [path.name for path in folder.iterdir() if path.is_file()]
+    folder = source if source.is_dir() else source.parent
+    present = [path.name for path in folder.iterdir() if path.is_file()] if source == folder else [source.name]
     chosen = choose_weights(present)
     if not chosen:
         raise CheckpointError(
-            f"{folder} holds no weights: looked for {', '.join(WEIGHT_FILES)} (or their shards), "
-            f"found {listing(present) or 'no file at all'}"
+            f"{folder} holds no weights: looked for {', '.join(WEIGHT_FILES)} (or their shards) and for one "
+            f"*{STANDALONE} (of several, give the path of one), found {listing(present) or 'no file at all'}"
         )
     is_indexed = chosen[0].endswith(".index.json")
     shards = chosen[1:] if is_indexed else chosen

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from thalweg.checkpoints.files import WEIGHT_FILES, choose_weights
+from thalweg.checkpoints.fields import listing
+from thalweg.checkpoints.files import STANDALONE, WEIGHT_FILES, choose_weights
 from thalweg.checkpoints.tokens import TOKENIZER_FILES
 from thalweg.errors import CheckpointError, InvalidInputError
 
@@ -23,7 +24,7 @@ SMALL_FILES = (
 )
 """What is fetched of a repository besides its weights, as patterns. Never its Python files."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:/([\w./-]+\.pth))?", re.ASCII)
 
 
 def resolve(
@@ -34,11 +35,11 @@ def resolve(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
 ) -> Path:
-    """The local folder of a model.
+    """The local folder of a model, or the one weight file in it that was asked for.
 
-    An existing folder is used as it is. Anything else must be a hub id `org/name`, of which one weight format and the
-    small files are fetched into huggingface_hub's cache; where the hub cannot be reached (or HF_HUB_OFFLINE is set)
-    the cached snapshot is used.
+    An existing folder or `.pth` file is used as it is. Anything else must be a hub id `org/name`, of which one weight
+    format and the small files are fetched into huggingface_hub's cache, or one `.pth` of it (`org/name/model.pth`);
+    where the hub cannot be reached (or HF_HUB_OFFLINE is set) the cached snapshot is used.
 
     Args:
         revision: branch, tag or commit of a hub id.
@@ -50,22 +51,34 @@ def resolve(
         CheckpointError: neither a folder nor a model that can be had, saying why and what to do.
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
-    if name and path.is_dir():  # "" would be the current folder
+    if (name and path.is_dir()) or (path.is_file() and path.suffix == STANDALONE):  # "" would be the current folder
         if revision is not None:
-            raise InvalidInputError(f"revision={revision!r} has no meaning for the local folder {name!r}; leave it out")
+            kind = "folder" if path.is_dir() else "file"
+            raise InvalidInputError(f"revision={revision!r} has no meaning for the local {kind} {name!r}; leave it out")
         return path
     if path.is_file():
         raise CheckpointError(f"{name!r} is a file; give the folder that holds it and its config.json")
-    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(name):
+    hub_id = _HUB_ID.fullmatch(name)
+    if isinstance(name_or_path, Path) or not hub_id:
         raise CheckpointError(f"there is no folder {name!r}, and it is not a hub id, which looks like 'org/name'")
-    return _Repository(name, revision, token, cache_dir).fetch(local_files_only=bool(local_files_only))
+    repository, file = hub_id.groups()
+    folder = _Repository(repository, revision, token, cache_dir, file).fetch(local_files_only=bool(local_files_only))
+    return folder / file if file else folder
 
 
 class _Repository:
     """One hub repository at one revision. huggingface_hub is imported only when a hub id is resolved."""
 
-    def __init__(self, name: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None) -> None:
-        self.name, self.revision, self.token, self.cache_dir = name, revision, token, cache_dir
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        token: str | bool | None,
+        cache_dir: str | Path | None,
+        file: str | None = None,
+    ) -> None:
+        """`file`: the one weight file that is wanted; None lets `choose_weights` decide."""
+        self.name, self.revision, self.token, self.cache_dir, self.file = name, revision, token, cache_dir, file
 
     def fetch(self, *, local_files_only: bool) -> Path:
         if local_files_only:
@@ -81,10 +94,20 @@ class _Repository:
             # Whatever keeps the hub from answering: "no network" is an exception of requests, httpx or httpx2,
             # depending on the release of huggingface_hub. A cached snapshot serves as well.
             return self._cached(error)
-        weights = choose_weights(names)
+        weights = self._choose(names)
         if not weights:
-            raise CheckpointError(f"{self.name!r} holds no weights in a known format ({', '.join(WEIGHT_FILES)})")
+            names_known = ", ".join(WEIGHT_FILES)
+            files = [f"{self.name}/{name}" for name in names if name.endswith(STANDALONE)]
+            raise CheckpointError(
+                f"{self.name!r} holds no {self.file or f'weights in a known format ({names_known})'}"
+                + (f"; name one of {listing(files)}" if files else "")
+            )
         return self._download([*weights, *_matching(names, SMALL_FILES)])
+
+    def _choose(self, names: list[str]) -> tuple[str, ...]:
+        if self.file is None:
+            return choose_weights(names)
+        return (self.file,) if self.file in names else ()
 
     def _download(self, files: list[str]) -> Path:
         try:
@@ -101,7 +124,7 @@ class _Repository:
                 f"{self.name!r} is neither a local folder nor in the hub's cache"
                 f"{f' at revision {self.revision!r}' if self.revision else ''}, and {self._advice(reason)}"
             ) from (reason or error)
-        if not choose_weights([path.name for path in folder.iterdir()]):
+        if not self._choose([path.relative_to(folder).as_posix() for path in folder.rglob("*")]):
             raise CheckpointError(
                 f"the cached snapshot of {self.name!r} ({folder}) holds no weights, and {self._advice(reason)}"
             ) from reason

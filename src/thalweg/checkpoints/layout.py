@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.checkpoints.embedding import EmbeddingConfig
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.tokens import TokenIds
+
+HYBRID_HINT = (
+    "memory would grow with length; use thalweg.integrations.transformers.chunked_forward with the original model"
+)
+"""What the error about a model with attention layers goes on with."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,13 @@ class Rename:
     Args:
         name: parameter of the model, `{i}` standing for the layer; None for a tensor that belongs to the format
             but is not used here (a language-model head).
-        stored: its names in the file without the layout's prefix; the first is the one written.
+        stored: its names in the file without the layout's prefix; the first is the one written. `{*}` stands for
+            anything, for tensors that are not used.
         squeeze: an axis of length 1 that the file has and the model has not.
+        ones: axes of length 1 in front that the file has and the model has not; a file without them is read too.
+        transpose: the file holds the transposed matrix.
+        part: (i, n): the file's tensor holds n parameters of equal size along its first axis, and this row is for the
+            i-th. The other rows name the same stored tensor. Such rows are read only, never written.
         wide: at least float32 in the model, whatever dtype the weights are asked in. For the few numbers a head that go
             through an exponential, where bfloat16 would lose digits and save nothing.
     """
@@ -35,14 +46,33 @@ class Rename:
     name: str | None
     stored: tuple[str, ...]
     squeeze: int | None = None
+    ones: int = 0
+    transpose: bool = False
     wide: bool = False
+    part: tuple[int, int] | None = None
 
     def load(self, tensor: Tensor) -> Tensor:
         """The file's tensor in the model's shape (a view)."""
+        if self.part is not None:
+            i, n = self.part
+            tensor = tensor.unflatten(0, (n, -1))[i]
+        if self._has_ones(tuple(tensor.shape)):
+            tensor = tensor.flatten(0, self.ones)
+        if self.transpose:
+            tensor = tensor.t()
         return tensor if self.squeeze is None else tensor.squeeze(self.squeeze)
 
     def loaded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape after `load`, from the file's shape alone; None where the axis to drop is not of length 1."""
+        """The shape after `load`, from the file's shape alone; None where the tensor cannot be brought into it."""
+        if self.part is not None:
+            n = self.part[1]
+            if not shape or shape[0] % n:
+                return None
+            shape = (shape[0] // n, *shape[1:])
+        if self._has_ones(shape):
+            shape = shape[self.ones :]
+        if self.transpose:
+            shape = shape[::-1]
         if self.squeeze is None:
             return shape
         if len(shape) <= self.squeeze or shape[self.squeeze] != 1:
@@ -55,7 +85,16 @@ class Rename:
 
     def save(self, tensor: Tensor) -> Tensor:
         """The model's tensor in the file's shape (a view)."""
-        return tensor if self.squeeze is None else tensor.unsqueeze(self.squeeze)
+        return tensor.t() if self.transpose else tensor.view(self.saved_shape(tuple(tensor.shape)))
+
+    def saved_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape after `save`, from the model's shape alone."""
+        if self.squeeze is not None:
+            shape = (*shape[: self.squeeze], 1, *shape[self.squeeze :])
+        return (1,) * self.ones + (shape[::-1] if self.transpose else shape)
+
+    def _has_ones(self, shape: tuple[int, ...]) -> bool:
+        return 0 < self.ones < len(shape) and set(shape[: self.ones]) == {1}
 
 
 @dataclass(frozen=True)
@@ -65,7 +104,8 @@ class Layout:
     Args:
         name: unique, shown to users, for example "mamba2/transformers".
         family: the model family, for example "mamba2".
-        config_file: the JSON file that describes the model.
+        config_file: the JSON file that describes the model; None for a format without one, whose "config" is the shape
+            of every tensor by name.
         looks_like: what a config of this format holds, in words, for the error that no layout fits.
         recognises: whether a parsed config is of this format (well-formed or not).
         read_config: the family's config dataclass from the parsed file; raises CheckpointError for variants that
@@ -74,12 +114,13 @@ class Layout:
         renames: every tensor that the format may hold.
         prefixes: what may precede each stored name; the first is the one written.
         token_ids: ids to assume where no file of the folder states them.
+        embedding: how vectors are made where no file of the folder states it; None for plain language models.
         write_config: the inverse of `read_config` for the one layout of a family that `save_checkpoint` writes.
     """
 
     name: str
     family: str
-    config_file: str
+    config_file: str | None
     looks_like: str
     recognises: Callable[[Mapping[str, Any]], bool]
     read_config: Callable[[Fields], Any]
@@ -87,22 +128,27 @@ class Layout:
     renames: tuple[Rename, ...]
     prefixes: tuple[str, ...] = ("",)
     token_ids: TokenIds = field(default_factory=TokenIds)
+    embedding: EmbeddingConfig | None = None
     write_config: Callable[[Any], dict[str, Any]] | None = None
 
     def find(self, stored: str) -> tuple[Rename, str | None] | None:
-        """The row that a name in the file belongs to, and the parameter it fills; None for an unknown name."""
-        for pattern, rename in self._patterns:
-            match = pattern.fullmatch(stored)
-            if match:
-                name = rename.name
-                return rename, name and name.replace("{i}", match.groupdict().get("i") or "")
-        return None
+        """The first row that a name in the file belongs to, and the parameter it fills; None for an unknown name."""
+        return next(iter(self.find_all(stored)), None)
+
+    def find_all(self, stored: str) -> list[tuple[Rename, str | None]]:
+        """All rows for a name in the file: several where it may hold several parameters, or where its shape decides."""
+        matches = [(rename, pattern.fullmatch(stored)) for pattern, rename in self._patterns]
+        return [
+            (rename, rename.name and rename.name.replace("{i}", match.groupdict().get("i") or ""))
+            for rename, match in matches
+            if match
+        ]
 
     def stored_name(self, name: str) -> tuple[Rename, str]:
         """The row of a parameter of the model, and the name that it is written under."""
         generic, layer = _generic(name)
         for rename in self.renames:
-            if rename.name == generic:
+            if rename.name == generic and rename.part is None:
                 return rename, self.prefixes[0] + rename.stored[0].replace("{i}", layer)
         raise AssertionError(f"layout {self.name} has no row for the parameter {name}")
 
@@ -118,7 +164,7 @@ class Layout:
 
 def _as_regex(stored: str) -> str:
     # No leading zeros: "layers.01" and "layers.1" must not both fill layer 1.
-    return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)")
+    return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)").replace(r"\{\*\}", ".+")
 
 
 def _generic(name: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config
 from thalweg.checkpoints.fields import Fields, listing
-from thalweg.checkpoints.files import TensorInfo, scan, stream
+from thalweg.checkpoints.files import STANDALONE, TensorInfo, scan, stream
 from thalweg.checkpoints.layout import Layout, Rename
 from thalweg.checkpoints.layouts import detect, tried
 from thalweg.checkpoints.tokens import read_token_ids
@@ -35,6 +35,8 @@ class Checkpoint:
         eos_token_id, bos_token_id, pad_token_id: None where no file states one.
         embedding: how its vectors are to be made.
         folder: where it was read from; the tokenizer's files lie there too, if anywhere.
+        source: the folder again, or the file of weights that was asked for.
+        prepend_bos: the model knows only texts that begin with BOS (`force_bos_token_insert` in its config).
     """
 
     model: nn.Module
@@ -47,6 +49,8 @@ class Checkpoint:
     pad_token_id: int | None
     embedding: EmbeddingConfig
     folder: Path
+    source: Path
+    prepend_bos: bool
 
 
 def load_checkpoint(
@@ -58,7 +62,8 @@ def load_checkpoint(
     """Load a local folder (see `resolve` for names on the hub) in any of the known layouts.
 
     Args:
-        folder: holds config.json or params.json and the weights.
+        folder: holds config.json or params.json and the weights, or weights in a format that needs no config; or such
+            a file of weights itself (`.pth`).
         dtype: of the weights in memory; "auto" is the file's, None is float32 on the CPU and the file's elsewhere. The
             few per-head parameters that go through exponentials stay at least float32.
         device: where the weights go.
@@ -71,20 +76,22 @@ def load_checkpoint(
         CheckpointError: an unknown layout, an unsupported variant, corrupt files, or tensors that are left over,
             missing, duplicated or of another shape.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {folder}")
-    layout, raw = detect(folder)
-    config = _read_config(layout, raw, folder / layout.config_file)
-    embedding = read_embedding_config(folder)
-    tensors = scan(folder)
+    source = Path(folder)
+    if not source.is_dir() and not (source.is_file() and source.suffix == STANDALONE):
+        raise CheckpointError(f"there is no checkpoint folder {source}")
+    folder = source if source.is_dir() else source.parent
+    layout, raw = detect(source)
+    config = _read_config(layout, raw, source / layout.config_file if layout.config_file else source)
+    embedding = read_embedding_config(folder, layout.embedding)
+    tensors = scan(source)
     weights_dtype = _main_dtype(tensors)
     with torch.device("meta"), _NoNumbers():
         model = layout.model_class(config)
     load_weights(
         model, tensors, layout, dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)), device=device
     )
-    tokens = read_token_ids(folder, raw, layout.token_ids, config.vocab_size)
+    stated = raw if layout.config_file else {}
+    tokens = read_token_ids(folder, stated, layout.token_ids, config.vocab_size)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         config=config,
@@ -96,6 +103,8 @@ def load_checkpoint(
         pad_token_id=tokens.pad,
         embedding=embedding,
         folder=folder,
+        source=source,
+        prepend_bos=Fields(stated, str(source)).flag("force_bos_token_insert", False),
     )
 
 
@@ -118,8 +127,9 @@ def load_weights(
     for path in dict.fromkeys(info.path for info in tensors.values()):
         wanted = {name for name in plan if tensors[name].path == path}
         for name, tensor in stream(path, wanted):
-            rename, parameter = plan[name]
-            weights[parameter] = rename.load(tensor).to(device=device, dtype=rename.loaded_dtype(dtype)).contiguous()
+            for rename, parameter in plan[name]:
+                loaded = rename.load(tensor).to(device=device, dtype=rename.loaded_dtype(dtype))
+                weights[parameter] = loaded.contiguous()
     model.load_state_dict(weights, assign=True)
     left = [name for name, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
     assert not left, f"{type(model).__name__} keeps tensors outside its state_dict: {left}"
@@ -149,26 +159,32 @@ def _read_config(layout: Layout, raw: dict[str, Any], path: Path) -> Any:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _match(model: nn.Module, tensors: dict[str, TensorInfo], layout: Layout) -> dict[str, tuple[Rename, str]]:
-    """Stored name → the row that converts it and the parameter it fills, checked both ways."""
+def _match(model: nn.Module, tensors: dict[str, TensorInfo], layout: Layout) -> dict[str, list[tuple[Rename, str]]]:
+    """Stored name → the rows that convert it and the parameters they fill, checked both ways.
+
+    Where a layout has several rows for a name, those count whose shape fits.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan: dict[str, tuple[Rename, str]] = {}
+    plan: dict[str, list[tuple[Rename, str]]] = {}
     filled: dict[str, str] = {}
     leftover, wrong = [], []
     for stored, info in tensors.items():
-        found = layout.find(stored)
-        if found is None or (found[1] is not None and found[1] not in expected):
+        found = [(rename, name) for rename, name in layout.find_all(stored) if name is None or name in expected]
+        if not found:
             leftover.append(stored)
             continue
-        rename, name = found
-        if name is None:
+        known = [(rename, name) for rename, name in found if name is not None]
+        if not known:
             continue
-        if name in filled:
-            raise CheckpointError(f"both {filled[name]} and {stored} of {info.path} are the parameter {name}")
-        filled[name] = stored
-        plan[stored] = (rename, name)
-        if rename.loaded_shape(info.shape) != expected[name]:
-            kept = expected[name] if rename.squeeze is None else _unsqueezed(expected[name], rename.squeeze)
+        fitting = [(rename, name) for rename, name in known if rename.loaded_shape(info.shape) == expected[name]]
+        for _, name in fitting or known[:1]:
+            if name in filled:
+                raise CheckpointError(f"both {filled[name]} and {stored} of {info.path} are the parameter {name}")
+            filled[name] = stored
+        plan[stored] = fitting
+        if not fitting:
+            rename, name = known[0]
+            kept = rename.saved_shape(expected[name])
             wrong.append(f"{stored} is {list(info.shape)} in the file but should be {list(kept)}")
         elif not info.dtype.is_floating_point or info.dtype.itemsize == 1:
             wrong.append(f"{stored} is {info.dtype}, but quantised weights are not supported")
@@ -176,9 +192,8 @@ def _match(model: nn.Module, tensors: dict[str, TensorInfo], layout: Layout) -> 
     if leftover or missing:
         raise CheckpointError(_unmatched(layout, tensors, leftover, missing))
     if wrong:
-        raise CheckpointError(
-            f"{len(wrong)} tensors do not fit the model that {layout.config_file} describes: {listing(wrong)}"
-        )
+        described = layout.config_file or "the shape of others"
+        raise CheckpointError(f"{len(wrong)} tensors do not fit the model that {described} describes: {listing(wrong)}")
     return plan
 
 
@@ -190,10 +205,6 @@ def _unmatched(layout: Layout, tensors: dict[str, TensorInfo], leftover: list[st
     if missing:
         parts.append(f"{len(missing)} missing: {listing(missing)}")
     return "; ".join(parts) + f". Its config decided the layout; known are {tried()}"
-
-
-def _unsqueezed(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], 1, *shape[axis:])
 
 
 def _main_dtype(tensors: dict[str, TensorInfo]) -> torch.dtype:

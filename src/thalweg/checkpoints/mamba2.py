@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from thalweg.checkpoints import mamba_ssm
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.layout import Layout, Rename
 from thalweg.checkpoints.tokens import TokenIds
@@ -37,7 +38,6 @@ RENAMES = (
 # What a config of transformers' Mamba2 holds whatever its `model_type` is called; Mamba1 has no heads, and the hybrids
 # (bamba, zamba2, nemotron_h, …) name these keys differently.
 TRANSFORMERS_KEYS = frozenset({"hidden_size", "num_hidden_layers", "state_size", "num_heads", "head_dim", "n_groups"})
-MAMBA_SSM_KEYS = frozenset({"d_model", "n_layer", "ssm_cfg"})
 MISTRAL_KEYS = frozenset({"dim", "n_layers", "n_groups"})
 
 
@@ -106,10 +106,8 @@ def write_transformers(config: Mamba2Config) -> dict[str, Any]:
 def read_mamba_ssm(fields: Fields) -> Mamba2Config:
     """From the config.json of the mamba-ssm package (state-spaces/mamba2-*)."""
     ssm = fields.section("ssm_cfg")
-    ssm.require("layer", "Mamba1", ("Mamba2",), "this loads Mamba2 only (mamba-ssm's default is Mamba1)")
-    fields.require("attn_layer_idx", [], ([],), "hybrids with attention layers cannot run in constant memory")
-    fields.require("d_intermediate", 0, (0,), "layers with an MLP are not implemented")
-    fields.require("rms_norm", True, (True,), "only RMSNorm is implemented, not LayerNorm")
+    ssm.require("layer", "Mamba1", ("Mamba2",), "only Mamba1 and Mamba2 layers are implemented")
+    mamba_ssm.check_stack(fields)
     ssm.require("rmsnorm", True, (True,), "only layers with a gated norm are implemented")
     ssm.require("norm_before_gate", False, (False,), "only the gate before the norm is implemented")
     ssm.require("D_has_hdim", False, (False,), "only one D for each head is implemented")
@@ -160,9 +158,8 @@ def _mamba_ssm_config(fields: Fields, *, d_model: int, n_layers: int, n_groups: 
     head_dim, expand = ssm.integer("headdim", 64), ssm.integer("expand", 2)
     if expand * d_model % head_dim:
         raise CheckpointError(f"{fields.source}: headdim {head_dim} must divide {expand} × {d_model}")
-    vocab_size, multiple = fields.integer("vocab_size"), fields.integer("pad_vocab_size_multiple", 8)
     return Mamba2Config(
-        vocab_size=math.ceil(vocab_size / multiple) * multiple,
+        vocab_size=mamba_ssm.padded_vocab_size(fields),
         d_model=d_model,
         n_layers=n_layers,
         n_heads=expand * d_model // head_dim,
@@ -179,6 +176,11 @@ def _mamba_ssm_config(fields: Fields, *, d_model: int, n_layers: int, n_groups: 
 
 def _is_transformers(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "mamba2" or config.keys() >= TRANSFORMERS_KEYS
+
+
+def _is_mamba_ssm(config: Mapping[str, Any]) -> bool:
+    # Also with a layer that nobody knows, so that the error can quote it.
+    return mamba_ssm.is_config(config) and not mamba_ssm.has_mamba1(config)
 
 
 LAYOUTS = (
@@ -199,14 +201,13 @@ LAYOUTS = (
         name="mamba2/mamba-ssm",
         family="mamba2",
         config_file="config.json",
-        looks_like="config.json with " + ", ".join(sorted(MAMBA_SSM_KEYS)),
-        recognises=lambda config: config.keys() >= MAMBA_SSM_KEYS,
+        looks_like="config.json with " + ", ".join(sorted(mamba_ssm.KEYS)) + " and layer Mamba2",
+        recognises=_is_mamba_ssm,
         read_config=read_mamba_ssm,
         model_class=Mamba2,
         renames=RENAMES,
-        prefixes=("backbone.", ""),
-        # These repositories hold no tokenizer; they were trained with GPT-NeoX's, whose <|endoftext|> is 0.
-        token_ids=TokenIds(eos=0, bos=0, pad=0),
+        prefixes=mamba_ssm.PREFIXES,
+        token_ids=mamba_ssm.TOKEN_IDS,
     ),
     Layout(
         name="mamba2/mistral",

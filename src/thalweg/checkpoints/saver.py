@@ -46,7 +46,8 @@ def save_checkpoint(
     """
     layout, folder = layout_to_write(model), Path(folder)
     config: Any = model.config
-    _check_free(folder, layout, overwrite)
+    assert layout.config_file is not None  # every format that is written has one
+    _check_free(folder, layout.config_file, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     fresh.mkdir()
@@ -65,18 +66,19 @@ def save_checkpoint(
         raise
 
 
-def _check_free(folder: Path, layout: Layout, overwrite: bool) -> None:
+def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:
     """Only a checkpoint is ever replaced: a slip in the path must not cost a home folder."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
         raise InvalidInputError(f"{folder} exists; choose another folder or pass overwrite=True")
-    if not (folder / layout.config_file).is_file() or not (folder / "model.safetensors").is_file():
+    if not (folder / config_file).is_file() or not (folder / "model.safetensors").is_file():
         raise InvalidInputError(f"{folder} exists and is no checkpoint, so it is not replaced; choose another folder")
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    copied = [shutil.copyfile(source / name, folder / name) for name in TOKENIZER_FILES if (source / name).is_file()]
+    files = [file for pattern in TOKENIZER_FILES for file in source.glob(pattern) if file.is_file()]
+    copied = [shutil.copyfile(file, folder / file.name) for file in files]
     if not copied:
         raise InvalidInputError(f"{source} holds no tokenizer file; looked for {', '.join(TOKENIZER_FILES)}")
 

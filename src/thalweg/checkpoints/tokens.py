@@ -20,8 +20,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.model.v3",
     "spiece.model",
+    "rwkv_vocab_*.txt",
 )
-"""Every file that a tokenizer may consist of; fetched from the hub and copied by `save_checkpoint`."""
+"""Every file that a tokenizer may consist of, as patterns; fetched from the hub and copied by `save_checkpoint`."""
 
 
 @dataclass(frozen=True)

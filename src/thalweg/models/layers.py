@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from thalweg import native
 
 TILE = 128
 """Rows treated at a time between two matrix products on the CPU, so that float32 temporaries stay in a core's cache."""
+
+
+PRODUCT_ROWS = 2048
+"""Rows of a matrix product of half precision on the CPU. The library keeps float32 sums of all rows of a product, and
+more than these would cost memory that no plan could state."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(N, D), (E, D), (E,) -> (N, E), without gradients in parts of `PRODUCT_ROWS` where that saves memory."""
+    if x.dtype.itemsize != 2 or x.device.type != "cpu" or len(x) <= PRODUCT_ROWS or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    out = x.new_empty(len(x), len(weight))
+    for start in range(0, len(x), PRODUCT_ROWS):
+        out[start : start + PRODUCT_ROWS] = F.linear(x[start : start + PRODUCT_ROWS], weight, bias)
+    return out
+
+
+def project(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)`, as `linear` where the layer is nn.Linear itself and not an adapter around one."""
+    return linear(x, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(x)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
@@ -17,17 +40,38 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
     return (parts.float() * scale).flatten(-2) * weight
 
 
-class Norm(nn.Module):
-    """RMSNorm, computed in float32."""
+def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
+    """u + layer(x), (N, D) float32; without gradients the residual stream u is overwritten."""
+    if torch.is_grad_enabled() or not u.is_contiguous():
+        return u + layer(x)
+    if u.dtype == x.dtype and type(layer) is nn.Linear and layer.bias is None:
+        return u.addmm_(x, layer.weight.t())
+    added = project(layer, x)
+    return native.add_(u, added) if native.usable(added) and added.is_contiguous() else u.add_(added)
 
-    def __init__(self, width: int, eps: float, groups: int = 1) -> None:
+
+class Norm(nn.Module):
+    """RMSNorm, computed in float32, rounded once to the dtype asked for."""
+
+    def __init__(self, width: int, eps: float, groups: int = 1, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         self.eps = eps
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, self.groups)
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if (
+            self.groups == 1
+            and self.bias is None
+            and x.ndim == 2
+            and x.dtype == torch.float32
+            and dtype in native.DTYPES
+            and native.usable(x)
+        ):
+            return native.rms_norm(x, self.weight, self.eps, dtype)
+        normed = rms_norm(x, self.weight, self.eps, self.groups)
+        return (normed if self.bias is None else normed + self.bias).to(dtype)
 
 
 class Conv(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
 from thalweg.packing import Packing
 
@@ -44,6 +45,9 @@ def causal_conv(
         InvalidInputError: shapes that do not fit together.
     """
     _check(x, weight, bias, packing, initial_state)
+    if native.usable(x):
+        y = native.causal_conv(x, weight, bias, packing, initial_state, silu)
+        return y, _last_columns(x, packing, weight.shape[1] - 1, initial_state)
     return packed_causal_conv(x, weight, bias, packing, initial_state=initial_state, silu=silu)
 
 
@@ -92,20 +96,32 @@ def packed_causal_conv(
     edge = torch.cat([x.new_zeros(1, channels), carried])
     taps = weight.t().to(torch.promote_types(x.dtype, torch.float32))
     y = _run_taps(x, taps, bias, silu)
+    final = _last_columns(x, packing, width - 1, initial_state)
     if width == 1:
-        return y, x.new_zeros(len(packing.final), 0, channels)
+        return y, final
 
     halo = packing.conv_halo(width)
-
-    def gather(positions: Tensor) -> Tensor:
-        in_run = positions >= len(edge)
-        columns = x[torch.where(in_run, positions - len(edge), 0)]
-        return torch.where(in_run[..., None], columns, edge[torch.where(in_run, 0, positions)])
-
-    heads = (gather(halo.windows).to(taps.dtype) * taps).sum(1)
+    in_run = halo.windows >= len(edge)
+    columns = x[torch.where(in_run, halo.windows - len(edge), 0)]
+    columns = torch.where(in_run[..., None], columns, edge[torch.where(in_run, 0, halo.windows)])
+    heads = (columns.to(taps.dtype) * taps).sum(1)
     heads = heads if bias is None else heads + bias
-    y = y.index_copy_(0, halo.rows, (F.silu(heads) if silu else heads).to(y.dtype))
-    return y, gather(halo.tails)
+    return y.index_copy_(0, halo.rows, (F.silu(heads) if silu else heads).to(y.dtype)), final
+
+
+def _last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | None) -> Tensor:
+    """(S_out, pad, C): the last columns of every segment whose state is wanted, those before it among them."""
+    tails = []
+    for segment in packing.final:
+        start, stop = packing.cu_seqlens[segment : segment + 2]
+        own = x[max(start, stop - pad) : stop]
+        if len(own) < pad:
+            before = x.new_zeros(pad, x.shape[1])
+            if initial_state is not None and segment < packing.n_initial:
+                before = initial_state[segment].to(x.dtype)
+            own = torch.cat([before, own])[-pad:]
+        tails.append(own)
+    return torch.stack(tails) if tails else x.new_zeros(0, pad, x.shape[1])
 
 
 TILE = 128  # rows: the tile and its float32 sum stay in a core's L2 cache at the widths of public models

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.ops.ssd_native import native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing
 
 
@@ -67,7 +69,8 @@ def ssd(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(x, dt, A, B, C, packing, initial_state, chunk_size)
-    return chunkwise_ssd(
+    implementation = fused_ssd if native.usable(x, B, C) else chunkwise_ssd
+    return implementation(
         x,
         dt,
         A,
@@ -192,6 +195,38 @@ def chunkwise_ssd(
     out = torch.cat(y)
     empty = x.new_zeros(0, B.shape[2], *x.shape[1:], dtype=dtype)
     return out if rows is None or blocks_per_group == 1 else out[list(rows)], torch.stack(final) if final else empty
+
+
+def fused_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    *,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = True,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    initial_state: Tensor | None = None,
+    rows: Sequence[int] | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`chunkwise_ssd` with native kernels between the products (ssd_native.py): where `native.usable(x, B, C)` only."""
+    delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
+    return native_ssd(
+        x,
+        delta,
+        (delta * A.float()).clamp_(min=MIN_LOG_DECAY),
+        B,
+        C,
+        packing,
+        D=D,
+        initial_state=initial_state,
+        rows=rows,
+        chunk_size=chunk_size or default_chunk_size(x.dtype),
+    )
 
 
 MIN_LOG_DECAY = -120.0

@@ -1,4 +1,4 @@
-"""A checkpoint folder → its `tokenizers.Tokenizer`."""
+"""A checkpoint folder → its tokenizer."""
 
 import importlib
 import json
@@ -10,21 +10,36 @@ from typing import Any
 import tokenizers
 
 from thalweg.errors import CheckpointError, MissingExtraError
+from thalweg.tokenization.backend import Backend
+from thalweg.tokenization.library import LibraryBackend
+from thalweg.tokenization.world import WorldBackend, read_vocabulary
 
 # What transformers reads to build a tokenizer without a tokenizer.json. config.json is left out on purpose: from its
 # model type alone transformers takes GPT-NeoX's class for a Mamba2 folder, whatever the vocabulary is.
 _VOCABULARY_FILES = ("vocab.json", "merges.txt", "vocab.txt")
 _SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_WORLD_VOCABULARY = "rwkv_vocab_*.txt"
 _SENTENCEPIECE_SAMPLE = "It's a  test: 12 naïve cafés\n\n日本語 «ok» 😀 x"
 
 
-def load_backend(folder: Path) -> tokenizers.Tokenizer:
+def load_backend(folder: Path) -> Backend:
     """The tokenizer of `folder` as its files describe it.
 
+    A vocabulary of the RWKV models means their own tokenizer, whatever Python code and settings lie beside it. Else
     tokenizer.json is read as it is. A sentencepiece model (also Mistral's tokenizer.model.v3) or vocabulary files that
     name their `tokenizer_class` are converted by transformers; code from the folder is never run.
     Raises CheckpointError or MissingExtraError.
     """
+    vocabularies = sorted(folder.glob(_WORLD_VOCABULARY))
+    if len(vocabularies) > 1:
+        names = ", ".join(file.name for file in vocabularies)
+        raise CheckpointError(f"{folder} holds several RWKV vocabularies ({names}); leave the model's own one there")
+    if vocabularies:
+        return WorldBackend(read_vocabulary(vocabularies[0]))
+    return LibraryBackend(_load_library(folder))
+
+
+def _load_library(folder: Path) -> tokenizers.Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         try:
@@ -38,8 +53,12 @@ def load_backend(folder: Path) -> tokenizers.Tokenizer:
         return _from_sentencepiece(folder, models[0])
     if any((folder / name).is_file() for name in _VOCABULARY_FILES):
         return _from_vocabulary(folder)
-    tried = ", ".join(("tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "*.model", *_VOCABULARY_FILES))
-    raise CheckpointError(f"{folder} holds no tokenizer (looked for {tried}); copy the model's tokenizer.json there")
+    models_tried = ("tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "*.model")
+    tried = ", ".join((*models_tried, *_VOCABULARY_FILES, _WORLD_VOCABULARY))
+    raise CheckpointError(
+        f"{folder} holds no tokenizer (looked for {tried}); copy the model's tokenizer.json there, or the "
+        "rwkv_vocab_v20230424.txt of an RWKV model"
+    )
 
 
 def _from_sentencepiece(folder: Path, model: Path) -> tokenizers.Tokenizer:

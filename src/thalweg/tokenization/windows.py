@@ -5,36 +5,15 @@ stopped up to its own last safe cut; the rest of its text, and a few words befor
 words are there because a tokenizer may treat the start of a text specially (a prefix space): their ids are dropped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 
 from thalweg.errors import TokenizationError
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Block
 from thalweg.tokenization.cuts import CutRules
-
-WINDOW_CHARS = 1 << 14  # speed differs little from 2 Ki to 64 Ki; texts up to this length are never cut
-MAX_UNCUT_CHARS = 1 << 20  # 200 to 650 MiB in the worst case
-
-
-class Block(NamedTuple):
-    """Some ids of a text in order."""
-
-    ids: npt.NDArray[np.int32]  # (n,)
-    offsets: npt.NDArray[np.int64] | None  # (n, 2): start and end character of each, if asked for
-
-    def part(self, start: int, stop: int | None) -> "Block":
-        return Block(self.ids[start:stop], None if self.offsets is None else self.offsets[start:stop])
-
-    @staticmethod
-    def join(blocks: Sequence["Block"]) -> "Block":
-        """Blocks of one text, all with offsets or all without."""
-        if len(blocks) == 1:
-            return blocks[0]
-        offsets = [block.offsets for block in blocks if block.offsets is not None]
-        return Block(np.concatenate([block.ids for block in blocks]), np.concatenate(offsets) if offsets else None)
 
 
 class _Cut(NamedTuple):
@@ -79,11 +58,6 @@ class WindowEncoder:
     def end(self) -> int:
         """Characters of the text read so far, the skipped ones not counted."""
         return self._origin + len(self._text)
-
-    def specials(self, ids: Sequence[int], char: int) -> Block:
-        """A block of ids that stand for no characters, at one place of the text."""
-        offsets = np.full((len(ids), 2), char, dtype=np.int64) if self._with_offsets else None
-        return Block(np.array(ids, dtype=np.int32), offsets)
 
     def blocks(self) -> Iterator[Block]:
         """Raises TokenizationError where more than `max_uncut_chars` characters allow no cut."""

@@ -1,0 +1,362 @@
+"""RWKV-7 "Goose" (arXiv 2503.14456).
+
+Legend: N tokens, M of them wanted, D d_model, H heads of K = head_dim keys and V = d_value / H values; prev(x) is x of
+the token before.
+
+One layer, u (N, D) float32 residual stream (in layer 0 it is the embedding after a LayerNorm of its own):
+    x           = layer_norm(u)
+    x_i         = x + (prev(x) - x) * mix_i                                    for i in r, w, k, v, a, g
+    r, k, v     = W_r x_r, W_k x_k, W_v x_v
+    log w       = -e^-0.5 sigmoid(lora_w(x_w))          lora(x) = up act(down x) + bias; act is tanh for w
+    a           = sigmoid(lora_a(x_a))
+    g           = lora_g(x_g)                                                  act is sigmoid, no bias
+    v          += (v_first - v) sigmoid(lora_v(x_v))    not in layer 0, whose v is v_first
+    kk          = l2_normalised_per_head(k * k_k),      k *= 1 + (a - 1) k_a
+    y           = wkv7(r, log w, k, v, kk, a)
+    y           = group_norm_per_head(y) + (sum of r k r_k over the head) v
+    u          += W_o (y * g)
+    x           = layer_norm(u)
+    u          += W_value relu(W_key (x + (prev(x) - x) * mix))^2
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thalweg.errors import InvalidInputError
+from thalweg.ops.token_shift import token_shift
+from thalweg.ops.wkv7 import wkv7
+from thalweg.packing import Packing
+
+MAX_DECAY = 0.6065306597126334
+"""exp(-0.5): the strongest decay of a token, as -log w."""
+
+
+@dataclass(frozen=True)
+class RWKV7Config:
+    """Shape and constants of an RWKV-7 stack.
+
+    `rank_w`, `rank_a`, `rank_v`, `rank_g`: inner widths of the low-rank products; `head_norm_eps`: of the norm over
+    each head of the mixer; `heads`: names of the embedding heads of an embedding model, none for a language model.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    head_dim: int
+    d_value: int
+    d_ffn: int
+    rank_w: int
+    rank_a: int
+    rank_v: int
+    rank_g: int
+    norm_eps: float = 1e-5
+    head_norm_eps: float = 64e-5
+    norm_bias: bool = True
+    embedding_norm: bool = True
+    heads: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is int and value < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {value}")
+        if self.d_model % self.head_dim:
+            raise InvalidInputError(f"head_dim={self.head_dim} does not divide d_model={self.d_model}")
+        if self.d_value % self.n_heads:
+            raise InvalidInputError(f"d_value={self.d_value} is no multiple of the {self.n_heads} heads")
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.head_dim
+
+
+class RWKV7LayerState(NamedTuple):
+    """att, ffn: (S, D) last inputs of the two token shifts; wkv: (S, H, V, K); all float32."""
+
+    att: Tensor
+    ffn: Tensor
+    wkv: Tensor
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the last layer computes of its second half: the wanted rows, the rows before them, and each segment's last.
+
+    rows: positions in the run; packing: of those rows, which are a segment's last rows and some earlier ones; chosen:
+    where in `rows` the wanted ones are.
+    """
+
+    rows: list[int]
+    packing: Packing
+    chosen: list[int]
+
+    @classmethod
+    def build(cls, packing: Packing, rows: Sequence[int]) -> _Wanted:
+        starts = set(packing.cu_seqlens)
+        before = (row - 1 for row in rows if row not in starts)
+        needed = sorted({*rows, *before, *packing.last_rows})
+        cuts = [bisect_left(needed, edge) for edge in packing.cu_seqlens]
+        lengths = [stop - start for start, stop in pairwise(cuts)]
+        sub = Packing(lengths, n_initial=packing.n_initial, final=packing.final, device=packing.device)
+        return cls(needed, sub, [bisect_left(needed, row) for row in rows])
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32, whatever the dtype of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), bias, self.eps)
+
+
+class LowRank(nn.Module):
+    """up act(down x) + bias, (N, D) of the weights' dtype -> float32."""
+
+    def __init__(
+        self, d_in: int, rank: int, d_out: int, *, act: Callable[[Tensor], Tensor] | None = None, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.down = nn.Linear(d_in, rank, bias=False)
+        self.up = nn.Linear(rank, d_out, bias=False)
+        self.bias = nn.Parameter(torch.empty(d_out).uniform_(-1, 1)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.down(x)
+        out: Tensor = self.up(inner if self.act is None else self.act(inner)).float()
+        return out if self.bias is None else out + self.bias
+
+
+class TimeMix(nn.Module):
+    """The sequence mixer of one layer."""
+
+    def __init__(self, config: RWKV7Config, *, first: bool) -> None:
+        super().__init__()
+        c = self.config = config
+        self.chunk_size: int | None = None  # of the scan; None: the op's default
+        self.mix = nn.ParameterDict({name: nn.Parameter(torch.empty(c.d_model).uniform_(0, 1)) for name in "rwkvag"})
+        self.receptance = nn.Linear(c.d_model, c.d_model, bias=False)
+        self.key = nn.Linear(c.d_model, c.d_model, bias=False)
+        self.value = nn.Linear(c.d_model, c.d_value, bias=False)
+        self.output = nn.Linear(c.d_value, c.d_model, bias=False)
+        self.lora_w = LowRank(c.d_model, c.rank_w, c.d_model, act=torch.tanh)
+        self.lora_a = LowRank(c.d_model, c.rank_a, c.d_model)
+        self.lora_v = None if first else LowRank(c.d_model, c.rank_v, c.d_value)
+        self.lora_g = LowRank(c.d_model, c.rank_g, c.d_value, act=torch.sigmoid, bias=False)
+        self.k_k = nn.Parameter(torch.empty(c.d_model).fill_(0.7))
+        self.k_a = nn.Parameter(torch.ones(c.d_model))
+        self.r_k = nn.Parameter(torch.empty(c.n_heads, c.head_dim).uniform_(-0.1, 0.1))
+        self.norm = nn.GroupNorm(c.n_heads, c.d_value, eps=c.head_norm_eps)
+
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, packing: Packing, state: RWKV7LayerState | None, wanted: _Wanted | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (N, D) float32 -> (N or M, D), v_first (N, H V), and the next `att` and `wkv` states."""
+        before, att = token_shift(x, packing, initial_state=state and state.att)
+        d, d_value = self.config.d_model, self.config.d_value
+        log_w, k, v, kk, a = _in_tiles(self._written, (d, d, d_value, d, d), x, before, v_first)
+        rows = None if wanted is None else wanted.rows
+        if rows is not None:
+            x, before = x[rows], before[rows]
+        (r,) = _in_tiles(self._receptance, (d,), x, before)
+        y, wkv = wkv7(
+            self._by_head(r),
+            self._by_head(log_w),
+            self._by_head(k),
+            self._by_head(v),
+            self._by_head(kk),
+            self._by_head(a),
+            packing,
+            initial_state=state and state.wkv,
+            rows=rows,
+            chunk_size=self.chunk_size,
+        )
+        del log_w, kk, a  # long tensors that would outlive their last use
+        first = v if v_first is None else v_first
+        if rows is not None:
+            k, v = k[rows], v[rows]
+        (out,) = _in_tiles(self._read, (d,), x, before, y.flatten(1), r, k, v)
+        return out, first, att, wkv
+
+    def _mixed(self, x: Tensor, change: Tensor, name: str) -> Tensor:
+        """x and the token before it, in the parts that `mix` says, in the dtype of the matrix products."""
+        return torch.addcmul(x, change, self.mix[name].float()).to(self.output.weight.dtype)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.config.n_heads, -1))
+
+    def _written(self, x: Tensor, before: Tensor, v_first: Tensor | None) -> tuple[Tensor, ...]:
+        """log w, k, v, kk, a (N, D) float32: all that the state needs of every token."""
+        change = before - x
+        log_w = torch.sigmoid(self.lora_w(self._mixed(x, change, "w"))) * -MAX_DECAY
+        a = torch.sigmoid(self.lora_a(self._mixed(x, change, "a")))
+        x_v = self._mixed(x, change, "v")
+        v = self.value(x_v).float()
+        if self.lora_v is not None and v_first is not None:
+            v = torch.addcmul(v, v_first - v, torch.sigmoid(self.lora_v(x_v)))
+        k = self.key(self._mixed(x, change, "k")).float()
+        kk = F.normalize(self._by_head(k * self.k_k.float()), dim=2).flatten(1)
+        return log_w, torch.addcmul(k, k * (a - 1), self.k_a.float()), v, kk, a
+
+    def _receptance(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
+        return (self.receptance(self._mixed(x, before - x, "r")).float(),)
+
+    def _read(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
+        """(M, D): what the scan gave, normalised, with the token's own value, gated and projected."""
+        y = F.group_norm(y, self.norm.num_groups, self.norm.weight.float(), self.norm.bias.float(), self.norm.eps)
+        bonus = torch.linalg.vecdot(self._by_head(r * k), self.r_k.float())
+        y = torch.addcmul(self._by_head(y), bonus[..., None], self._by_head(v)).flatten(1)
+        gate = self.lora_g(self._mixed(x, before - x, "g"))
+        return (self.output((y * gate).to(self.output.weight.dtype)),)
+
+
+class ChannelMix(nn.Module):
+    """The two-layer network after the mixer, over a token and the one before."""
+
+    def __init__(self, config: RWKV7Config) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.empty(config.d_model).uniform_(0, 1))
+        self.key = nn.Linear(config.d_model, config.d_ffn, bias=False)
+        self.value = nn.Linear(config.d_ffn, config.d_model, bias=False)
+
+    def forward(
+        self, x: Tensor, packing: Packing, state: RWKV7LayerState | None, chosen: list[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """x (N, D) float32 -> (N or len(chosen), D), and the next `ffn` state."""
+        before, ffn = token_shift(x, packing, initial_state=state and state.ffn)
+        if chosen is not None:
+            x, before = x[chosen], before[chosen]
+        (out,) = _in_tiles(self._mixed, (x.shape[1],), x, before)
+        return out, ffn
+
+    def _mixed(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
+        inner = self.key(torch.addcmul(x, before - x, self.mix.float()).to(self.key.weight.dtype))
+        inner = inner.relu_()
+        return (self.value(inner.square() if torch.is_grad_enabled() else inner.square_()),)
+
+
+class RWKV7Layer(nn.Module):
+    """Pre-norm residual layer."""
+
+    def __init__(self, config: RWKV7Config, *, first: bool) -> None:
+        super().__init__()
+        self.att_norm = LayerNorm(config.d_model, config.norm_eps, bias=config.norm_bias)
+        self.att = TimeMix(config, first=first)
+        self.ffn_norm = LayerNorm(config.d_model, config.norm_eps, bias=config.norm_bias)
+        self.ffn = ChannelMix(config)
+
+    def forward(
+        self, u: Tensor, v_first: Tensor | None, packing: Packing, state: RWKV7LayerState | None, wanted: _Wanted | None
+    ) -> tuple[Tensor, Tensor, RWKV7LayerState]:
+        """u (N, D) float32, v_first (N, H V) or None in layer 0 -> u (N or M, D), v_first, the layer's next state."""
+        mixed, v_first, att, wkv = self.att(self.att_norm(u), v_first, packing, state, wanted)
+        u = (u if wanted is None else u[wanted.rows]) + mixed
+        chosen = None if wanted is None else wanted.chosen
+        mixed, ffn = self.ffn(self.ffn_norm(u), packing if wanted is None else wanted.packing, state, chosen)
+        return (u if chosen is None else u[chosen]) + mixed, v_first, RWKV7LayerState(att, ffn, wkv)
+
+
+class EmbeddingHead(nn.Module):
+    """What an embedding model does to a pooled vector (arXiv 2601.07861): layer_norm(fc2 relu(fc1 x) + x), float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width, bias=False)
+        self.fc2 = nn.Linear(width, width, bias=False)
+        self.norm = LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.linear(x, self.fc1.weight.float()).relu()
+        return self.norm(F.linear(inner, self.fc2.weight.float()) + x)
+
+
+class RWKV7(nn.Module):
+    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+
+    def __init__(self, config: RWKV7Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        eps, bias = config.norm_eps, config.norm_bias
+        self.embedding_norm = LayerNorm(config.d_model, eps, bias=bias) if config.embedding_norm else nn.Identity()
+        self.layers = nn.ModuleList(RWKV7Layer(config, first=i == 0) for i in range(config.n_layers))
+        self.norm = LayerNorm(config.d_model, eps, bias=bias)
+        self.heads = nn.ModuleDict({name: EmbeddingHead(config.d_model) for name in config.heads})
+
+    @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.weight.device
+
+    def init_state(self, n_segments: int) -> tuple[RWKV7LayerState, ...]:
+        c = self.config
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(n_segments, *shape, device=self.device)
+
+        return tuple(
+            RWKV7LayerState(zeros(c.d_model), zeros(c.d_model), zeros(c.n_heads, c.d_value // c.n_heads, c.head_dim))
+            for _ in self.layers
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        packing: Packing,
+        state: tuple[RWKV7LayerState, ...] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, tuple[RWKV7LayerState, ...]]:
+        """See `RecurrentModel.forward`. The last layer computes only the wanted rows and what its state needs."""
+        u = self.embedding_norm(self.embeddings(tokens).float())
+        v_first: Tensor | None = None
+        wanted = None if rows is None else _Wanted.build(packing, rows)
+        new_state = []
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            u, v_first, layer_state = layer(u, v_first, packing, state[i] if state else None, wanted if last else None)
+            new_state.append(layer_state)
+        return self.norm(u), tuple(new_state)
+
+    def activation_bytes(self, n_tokens: int) -> int:
+        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
+        c = self.config
+        # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. The rest is memory
+        # that the allocator cannot reuse between tiles, in half precision more of it: measured, not derived.
+        width = self.embeddings.weight.element_size()
+        return 4 * n_tokens * ((14 if width > 2 else 22) * c.d_model + 3 * c.d_value)
+
+
+TILE = 512
+"""Rows treated at a time on the CPU: a matrix product of fewer costs more, and what lies between them leaves the cache
+where there are more."""
+
+
+def _in_tiles(
+    function: Callable[..., tuple[Tensor, ...]], widths: Sequence[int], *inputs: Tensor | None
+) -> tuple[Tensor, ...]:
+    """`function` of tensors with N rows each: on the CPU without gradients a tile at a time, matrix products and all.
+
+    What lies between the products then stays in cache. The results, float32 of the given `widths`, are allocated before
+    anything else, since small tensors made among large ones break up the free memory.
+    """
+    assert inputs[0] is not None
+    n = len(inputs[0])
+    if torch.is_grad_enabled() or inputs[0].device.type != "cpu":
+        return function(*inputs)
+    outputs = tuple(inputs[0].new_empty(n, width) for width in widths)
+    for start in range(0, n, TILE):
+        rows = slice(start, start + TILE)
+        for output, part in zip(outputs, function(*(None if t is None else t[rows] for t in inputs)), strict=True):
+            output[rows] = part
+    return outputs

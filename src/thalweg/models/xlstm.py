@@ -1,0 +1,248 @@
+"""xLSTM-7b's architecture (arXiv 2503.13427): mLSTM layers, each followed by a gated feed-forward layer.
+
+Legend: N tokens, D d_model, H heads with queries and keys of K = d_qk / H and values of P = d_v / H channels, F d_ffn.
+
+One block, u (N, D) float32 residual stream:
+    x       = rms_norm(u)
+    q, k, v = linear maps of x                          widths d_qk, d_qk, d_v
+    i, f    = cap * tanh(linear maps of x / cap)        one number a head, always with a bias; cap is 15
+    y       = mlstm(q, k, v, i, f)
+    u      += out_proj( sigmoid(o) * head_norm(y) )     o a linear map of x, width d_v; head_norm a LayerNorm a head
+    u      += down( silu(gate(x)) * up(x) )             x = rms_norm(u), width F
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thalweg.errors import InvalidInputError
+from thalweg.models.layers import TILE, Norm
+from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
+from thalweg.packing import Packing
+
+
+@dataclass(frozen=True)
+class XLSTMConfig:
+    """Shape and constants of an xLSTM stack.
+
+    `d_qk` and `d_v` are widths over all heads. `norm_eps` is that of all norms, `eps` that of the mLSTM's normaliser.
+    `bias` gives biases to all linear maps and to all norms but the last. `force_bos_token_insert` says that the model
+    knows only texts that begin with BOS: nothing here depends on it, but it must not be lost when a model is saved.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_qk: int
+    d_v: int
+    d_ffn: int
+    gate_soft_cap: float = 15.0
+    norm_eps: float = 1e-6
+    eps: float = 1e-6
+    bias: bool = False
+    force_bos_token_insert: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "d_qk", "d_v", "d_ffn"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("d_qk", "d_v"):
+            if getattr(self, name) % self.n_heads:
+                raise InvalidInputError(f"n_heads={self.n_heads} does not divide {name}={getattr(self, name)}")
+        if not self.gate_soft_cap > 0:
+            raise InvalidInputError(f"gate_soft_cap must be above 0, got {self.gate_soft_cap}")
+
+
+class HeadNorm(nn.Module):
+    """LayerNorm of each head on its own, computed in float32; a weight (and a bias) for every channel."""
+
+    def __init__(self, n_heads: int, head_dim: int, eps: float, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_heads * head_dim))
+        self.bias = nn.Parameter(torch.zeros(n_heads * head_dim)) if bias else None
+        self.eps = eps
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(M, H, P) -> (M, H * P) float32."""
+        normed = F.layer_norm(y.float(), y.shape[2:], eps=self.eps).flatten(1)
+        return normed * self.weight if self.bias is None else torch.addcmul(self.bias.float(), normed, self.weight)
+
+
+class MLSTMLayer(nn.Module):
+    """The sequence mixer of one block."""
+
+    def __init__(self, config: XLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.chunk_size: int | None = None  # of the op; None: its default
+        d_model, heads, bias = config.d_model, config.n_heads, config.bias
+        self.q = nn.Linear(d_model, config.d_qk, bias=bias)
+        self.k = nn.Linear(d_model, config.d_qk, bias=bias)
+        self.v = nn.Linear(d_model, config.d_v, bias=bias)
+        self.o = nn.Linear(d_model, config.d_v, bias=bias)
+        self.i = nn.Linear(d_model, heads)
+        self.f = nn.Linear(d_model, heads)
+        # The paper's first values (section 3.3): hardly anything is written, hardly anything forgotten. Filled in
+        # place: a loader skips that on the meta device (checkpoints/loader.py).
+        self.i.bias = nn.Parameter(torch.empty(heads).fill_(-10))
+        self.f.bias = nn.Parameter(torch.empty(heads).uniform_(3, 6))
+        self.norm = HeadNorm(heads, config.d_v // heads, config.norm_eps, bias)
+        self.out_proj = nn.Linear(config.d_v, d_model, bias=bias)
+
+    def forward(
+        self, x: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
+    ) -> tuple[Tensor, MLSTMState]:
+        """x (N, D) float32 -> (N or M, D) and the layer's next state."""
+        i, f = self._gates(x)
+        x = x.to(self.q.weight.dtype)
+        q, k, v = (linear(x).unflatten(1, (self.config.n_heads, -1)) for linear in (self.q, self.k, self.v))
+        y, new_state = mlstm(
+            q,
+            k,
+            v,
+            i,
+            f,
+            packing,
+            eps=self.config.eps,
+            initial_state=state,
+            rows=rows,
+            chunk_size=self.chunk_size,
+        )
+        return self.out_proj(self._gate_output(y, self.o(_pick(x, rows)))), new_state
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) float32 -> i, f (N, H) float32: they go through an exponential, so half precision stays out."""
+        cap = self.config.gate_soft_cap
+        i, f = (cap * torch.tanh(F.linear(x, g.weight.float(), g.bias.float()) / cap) for g in (self.i, self.f))
+        return i, f
+
+    def _gate_output(self, y: Tensor, o: Tensor) -> Tensor:
+        """(M, H, P) and (M, d_v) -> (M, d_v): head norm times output gate, rounded once at the end."""
+        if torch.is_grad_enabled() or y.device.type != "cpu":
+            return (self.norm(y) * torch.sigmoid(o.float())).to(y.dtype)
+        for start in range(0, len(y), TILE):
+            rows = slice(start, start + TILE)
+            o[rows] = self.norm(y[rows]).mul_(o[rows].float().sigmoid_())
+        return o
+
+
+FFN_ROWS = 1024
+"""Rows of the feed-forward layer at a time: its products gain nothing from more."""
+
+
+class FeedForward(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: XLSTMConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.d_ffn, bias=config.bias)
+        self.up = nn.Linear(config.d_model, config.d_ffn, bias=config.bias)
+        self.down = nn.Linear(config.d_ffn, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D) in the dtype of the weights, to the same; the wide part for a bounded number of rows at a time."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.down((F.silu(self.gate(x).float()) * self.up(x)).to(x.dtype))
+        if len(x) <= FFN_ROWS:
+            return self._rows(x)
+        return torch.cat([self._rows(rows) for rows in x.split(FFN_ROWS)])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        gate, up = self.gate(x), self.up(x)
+        for start in range(0, len(x), TILE):
+            rows = slice(start, start + TILE)
+            if gate.dtype == torch.float32:
+                F.silu(gate[rows], inplace=True).mul_(up[rows])
+            else:
+                gate[rows] = F.silu(gate[rows].float(), inplace=True).mul_(up[rows])
+        return self.down(gate)
+
+
+class XLSTMBlock(nn.Module):
+    """Two pre-norm residual layers."""
+
+    def __init__(self, config: XLSTMConfig) -> None:
+        super().__init__()
+        self.norm_mlstm = Norm(config.d_model, config.norm_eps, bias=config.bias)
+        self.mlstm = MLSTMLayer(config)
+        self.norm_ffn = Norm(config.d_model, config.norm_eps, bias=config.bias)
+        self.ffn = FeedForward(config)
+
+    def forward(
+        self, u: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
+    ) -> tuple[Tensor, MLSTMState]:
+        mixed, new_state = self.mlstm(self.norm_mlstm(u), packing, state, rows)
+        dtype = mixed.dtype
+        u = mixed + _pick(u, rows)
+        del mixed
+        return u + self.ffn(self.norm_ffn(u).to(dtype)), new_state
+
+
+class XLSTM(nn.Module):
+    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+
+    def __init__(self, config: XLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(XLSTMBlock(config) for _ in range(config.n_layers))
+        self.out_norm = Norm(config.d_model, config.norm_eps)
+
+    @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.weight.device
+
+    def init_state(self, n_segments: int) -> tuple[MLSTMState, ...]:
+        c = self.config
+        key_width, value_width = c.d_qk // c.n_heads, c.d_v // c.n_heads
+
+        def zeros(*shape: int) -> Tensor:
+            return self.embeddings.weight.new_zeros(n_segments, c.n_heads, *shape, dtype=torch.float32)
+
+        return tuple(MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros()) for _ in self.blocks)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        packing: Packing,
+        state: tuple[MLSTMState, ...] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, tuple[MLSTMState, ...]]:
+        """See `RecurrentModel.forward`. The last block computes only the wanted rows."""
+        u = self.embeddings(tokens).float()
+        new_state = []
+        for n, block in enumerate(self.blocks):
+            last = n == len(self.blocks) - 1
+            u, block_state = block(u, packing, state[n] if state else None, rows if last else None)
+            new_state.append(block_state)
+        return self.out_norm(u), tuple(new_state)
+
+    def activation_bytes(self, n_tokens: int) -> int:
+        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a block."""
+        c = self.config
+        width = self.embeddings.weight.element_size()
+        # The residual stream, its norm in float32 and in the weights' dtype, q, k, v, o, y, and what they add to the
+        # stream. The output of the feed-forward layer, twice while its rows are joined, takes less.
+        copy = 0 if width == 4 else width
+        per_token = 2 * 4 * c.d_model + (copy + width) * c.d_model + width * (2 * c.d_qk + 3 * c.d_v)
+        wide = 2 * width * c.d_ffn * min(n_tokens, FFN_ROWS)
+        chunk = DEFAULT_CHUNK_SIZE
+        per_block = 4 * (4 * c.n_heads * chunk * chunk + 4 * c.d_qk * c.d_v // c.n_heads + 4 * chunk * c.d_v)
+        # What was freed and does not fit what is asked for next, and copies inside products of half precision:
+        # measured, not derived.
+        kept = 6 * c.d_model if width == 4 else 8 * (c.d_qk + c.d_v + c.d_model)
+        return n_tokens * (per_token + kept) + wide + per_block
+
+
+def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:
+    return x if rows is None else x[list(rows)]

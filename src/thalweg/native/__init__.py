@@ -1,0 +1,173 @@
+"""Fused CPU kernels (`kernels.cpp`), if they could be compiled when thalweg was installed.
+
+They do in one pass over memory what PyTorch does in several, and give the same numbers up to rounding. Every op works
+without them: `usable` says whether they are there and fit the tensors at hand. `THALWEG_NATIVE=0` switches them off.
+
+The library is plain C: it is called with pointers, needs no header of PyTorch and runs on PyTorch's own OpenMP threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.packing import Packing
+
+_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPES = frozenset(_SUFFIX)
+"""What the kernels compute in."""
+WIDEST_GATE = 32768
+"""Channels of a row that `gate_norm` takes; public models have at most 10,240."""
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """The library and "", or None and why."""
+    if os.environ.get("THALWEG_NATIVE") == "0":
+        return None, "switched off by THALWEG_NATIVE=0"
+    found = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).parent / f"_kernels{suffix}").is_file()]
+    if not found:
+        return None, "not compiled; install a C++ compiler, then install thalweg again"
+    try:
+        return ctypes.CDLL(str(found[0])), ""
+    except OSError as error:
+        return None, f"cannot be loaded: {error}"
+
+
+def missing() -> str:
+    """Why the kernels are not used, or ""."""
+    return _library()[1]
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors: on the CPU, all float32 or all bfloat16, and no gradients wanted."""
+    dtype = tensors[0].dtype
+    return (
+        not torch.is_grad_enabled()
+        and dtype in _SUFFIX
+        and all(t.device.type == "cpu" and t.dtype == dtype and t.stride(-1) == 1 for t in tensors)
+        and _library()[0] is not None
+    )
+
+
+@functools.cache
+def _function(name: str, dtype: torch.dtype | None) -> Any:
+    library = _library()[0]
+    assert library is not None
+    function = library[f"thalweg_{name}_{_SUFFIX[dtype]}" if dtype else f"thalweg_{name}"]
+    function.restype = None
+    return function
+
+
+def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
+    """Tensors go as pointers, None as a null pointer, integers as int64."""
+    _function(name, dtype)(*(_convert(argument) for argument in arguments))
+
+
+def _convert(argument: Tensor | int | float | None) -> Any:
+    if argument is None:
+        return None
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """(N, D) float32, (D,) -> (N, D) `dtype`: each row by its root mean square, times weight."""
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=dtype)
+    _call("rms_norm", dtype, x, weight.float(), out, len(x), x.shape[1], float(eps))
+    return out
+
+
+def gate_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
+    """(M, D) twice -> (M, D): y * silu(z), each of `groups` equal parts by its root mean square, times weight (D,)."""
+    out = torch.empty(y.shape, dtype=y.dtype)
+    rows, width = y.shape
+    _call("gate_norm", y.dtype, y, y.stride(0), z, z.stride(0), weight.float(), out, rows, width, groups, float(eps))
+    return out
+
+
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, carried: Tensor | None, silu: bool
+) -> Tensor:
+    """(N, C), (C, W), (C,) -> (N, C): depthwise; columns before a segment are carried (S_in, W - 1, C) or zero."""
+    out = torch.empty(x.shape, dtype=x.dtype)
+    taps = weight.t().float().contiguous()
+    rows, channels = x.shape
+    _call(
+        "causal_conv", x.dtype, x, x.stride(0), packing.segment_ids, packing.starts,
+        None if carried is None else carried.to(x.dtype).contiguous(), packing.n_initial,
+        taps, None if bias is None else bias.float(), out, rows, channels, len(taps), int(silu),
+    )  # fmt: skip
+    return out
+
+
+def add_(u: Tensor, x: Tensor) -> Tensor:
+    """(N, D) float32 += (N, D), both contiguous."""
+    _call("add", x.dtype, u, x, *x.shape)
+    return u
+
+
+def ssd_steps(delta: Tensor, log_decay: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the decays of every block of a run come to; delta, log_decay (N, H) float32, blocks (b, 4) int64.
+
+    Of each block: start, stop, enters, leaves (`packing.Block`). Returns
+    sums (N, H) float64: log decay from the block's start to the token;
+    into (N, H) float32: that decay, 0 where the token has no past before the block;
+    out_of (N, H) float32: delta times the decay from the token to the block's end, 0 where nothing goes on;
+    through (b, H) float32: decay over the whole block.
+    """
+    n, heads = delta.shape
+    sums = torch.empty(n, heads, dtype=torch.float64)
+    into, out_of, through = torch.empty(n, heads), torch.empty(n, heads), torch.empty(len(blocks), heads)
+    _call("ssd_steps", None, delta, log_decay, blocks, sums, into, out_of, through, len(blocks), heads)
+    return sums, into, out_of, through
+
+
+def ssd_weights(
+    scores: Tensor, sums: Tensor, delta: Tensor, first: Tensor, skip: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """What token j of a block gives token i: scores * exp(sums_i - sums_j) * delta_j where first_i <= j <= i, else 0.
+
+    scores (G, q, q) float32, sums (q, H) float64, delta (q, H) float32, first (q,) int32, skip (H,) float32 or None,
+    added on the diagonal -> (H, q, q) `dtype`.
+    """
+    q, heads = sums.shape
+    out = torch.empty(heads, q, q, dtype=dtype)
+    _call("ssd_weights", dtype, scores, sums, delta, first, skip, out, q, heads, len(scores))
+    return out
+
+
+def ssd_combine(inside: Tensor, past: Tensor, into: Tensor, out: Tensor) -> None:
+    """inside (H, q, P), past (q, H * P), into (q, H) float32 -> out (q, H, P): inside + past * into."""
+    heads, q, width = inside.shape
+    _call("ssd_combine", inside.dtype, inside, past, into, out, q, heads, width)
+
+
+def scale(x: Tensor, factor: Tensor) -> Tensor:
+    """(q, H, P) * (q, H) float32 -> (q, H * P) in x's dtype."""
+    q, heads, width = x.shape
+    out = torch.empty(q, heads * width, dtype=x.dtype)
+    _call("scale", x.dtype, x, x.stride(0), factor, out, q, heads, width)
+    return out
+
+
+def carry(added: Tensor, through: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """added + through * before: (K, H * P) of any dtype, (H,) and (K, H, P) float32 or None for zeros.
+
+    Returns the state after, (K, H, P), in float32 and in added's dtype.
+    """
+    rows, heads = len(added), len(through)
+    width = added.shape[1] // heads
+    state = torch.empty(rows, heads, width)
+    copy = None if added.dtype == torch.float32 else torch.empty(rows, heads, width, dtype=added.dtype)
+    _call("carry", added.dtype, added, through, before, state, copy, rows, heads, width)
+    return state, state if copy is None else copy

@@ -1,0 +1,424 @@
+// Fused CPU kernels: what lies between the matrix products of a layer, in one pass over memory each.
+//
+// Plain C functions over pointers, called from __init__.py, which says what each argument is. Every output element is
+// computed the same way whatever the number of threads, so results do not depend on it. Sums and exponentials are
+// float32 (differences of decay sums float64); results are rounded once, to the dtype T of the model.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+namespace {
+
+using bf16 = std::uint16_t;
+
+INLINE float load(float x) { return x; }
+
+INLINE float load(bf16 x) {
+    std::uint32_t bits = std::uint32_t(x) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE void store(float& to, float x) { to = x; }
+
+// Round to nearest even; NaN stays NaN because its lowest bits are set in none of the values met here.
+INLINE void store(bf16& to, float x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    to = bf16(x != x ? 0x7fc0 : rounded);
+}
+
+// e^x to about 1e-7 relative, for x in [-87, 88]; outside it is e to the nearer end.
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+    float n = std::floor(x * 1.44269504088896341f + 0.5f);
+    float r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    std::int32_t bits = (std::int32_t(n) + 127) << 23;
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+
+INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
+
+// ---- RMS norm of one row ----------------------------------------------------------------------------------------
+
+template <typename T>
+INLINE void rms_norm_row(const float* x, const float* weight, T* out, std::int64_t width, float eps) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    float scale = 1.0f / std::sqrt(sum / float(width) + eps);
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) store(out[i], x[i] * scale * weight[i]);
+}
+
+CLONES void rms_norm_rows(const float* x, const float* w, float* out, std::int64_t width, float eps) {
+    rms_norm_row(x, w, out, width, eps);
+}
+CLONES void rms_norm_rows(const float* x, const float* w, bf16* out, std::int64_t width, float eps) {
+    rms_norm_row(x, w, out, width, eps);
+}
+
+// ---- gate, then RMS norm by groups --------------------------------------------------------------------------------
+
+constexpr std::int64_t WIDEST = 32768;  // channels of a gated row that are kept in float32 on the stack
+
+template <typename T>
+INLINE void gate_norm_row(const T* y, const T* z, const float* weight, T* out, std::int64_t width, std::int64_t groups,
+                          float eps) {
+    float gated[WIDEST];
+    std::int64_t part = width / groups;
+    for (std::int64_t g = 0; g < groups; g++) {
+        std::int64_t at = g * part;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (std::int64_t i = 0; i < part; i++) {
+            float value = load(y[at + i]) * silu(load(z[at + i]));
+            gated[i] = value;
+            sum += value * value;
+        }
+        float scale = 1.0f / std::sqrt(sum / float(part) + eps);
+#pragma omp simd
+        for (std::int64_t i = 0; i < part; i++) store(out[at + i], gated[i] * scale * weight[at + i]);
+    }
+}
+
+CLONES void gate_norm_rows(const float* y, const float* z, const float* w, float* out, std::int64_t width,
+                           std::int64_t groups, float eps) {
+    gate_norm_row(y, z, w, out, width, groups, eps);
+}
+CLONES void gate_norm_rows(const bf16* y, const bf16* z, const float* w, bf16* out, std::int64_t width,
+                           std::int64_t groups, float eps) {
+    gate_norm_row(y, z, w, out, width, groups, eps);
+}
+
+// ---- a row added to a row of the residual stream ----------------------------------------------------------------------
+
+template <typename T>
+INLINE void add_row(float* u, const T* x, std::int64_t width) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) u[i] += load(x[i]);
+}
+
+CLONES void add_rows(float* u, const float* x, std::int64_t width) { add_row(u, x, width); }
+CLONES void add_rows(float* u, const bf16* x, std::int64_t width) { add_row(u, x, width); }
+
+// ---- causal convolution of one row ------------------------------------------------------------------------------------
+
+// x: the row itself, earlier rows of its segment lie before it; `inside` of them do. Columns further back are the last of
+// `carried` (width - 1, channels), or zero where that is null.
+template <typename T>
+INLINE void conv_row(const T* x, std::int64_t stride, std::int64_t inside, const T* carried, const float* taps,
+                     const float* bias, T* out, std::int64_t channels, std::int64_t width, bool with_silu) {
+    constexpr std::int64_t PART = 512;
+    float sum[PART];
+    for (std::int64_t start = 0; start < channels; start += PART) {
+        std::int64_t n = channels - start < PART ? channels - start : PART;
+        if (width == 4 && inside >= 3 && bias && with_silu) {  // the tokens of every public model, bar a text's first three
+            const T* x0 = x - 3 * stride + start;
+            const T* x1 = x0 + stride;
+            const T* x2 = x1 + stride;
+            const T* x3 = x2 + stride;
+            const float* tap = taps + start;
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; i++) {
+                float value = bias[start + i] + load(x0[i]) * tap[i] + load(x1[i]) * tap[channels + i];
+                value += load(x2[i]) * tap[2 * channels + i] + load(x3[i]) * tap[3 * channels + i];
+                store(out[start + i], silu(value));
+            }
+            continue;
+        }
+        for (std::int64_t i = 0; i < n; i++) sum[i] = bias ? bias[start + i] : 0.0f;
+        for (std::int64_t k = 0; k < width; k++) {
+            std::int64_t back = width - 1 - k;
+            if (back > inside && !carried) continue;
+            const T* from = back <= inside ? x - back * stride : carried + (width - 1 + inside - back) * channels;
+            from += start;
+            const float* tap = taps + k * channels + start;
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; i++) sum[i] += load(from[i]) * tap[i];
+        }
+        if (with_silu) {
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; i++) store(out[start + i], silu(sum[i]));
+        } else {
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; i++) store(out[start + i], sum[i]);
+        }
+    }
+}
+
+CLONES void conv_rows(const float* x, std::int64_t stride, std::int64_t inside, const float* carried, const float* taps,
+                      const float* bias, float* out, std::int64_t channels, std::int64_t width, bool with_silu) {
+    conv_row(x, stride, inside, carried, taps, bias, out, channels, width, with_silu);
+}
+CLONES void conv_rows(const bf16* x, std::int64_t stride, std::int64_t inside, const bf16* carried, const float* taps,
+                      const float* bias, bf16* out, std::int64_t channels, std::int64_t width, bool with_silu) {
+    conv_row(x, stride, inside, carried, taps, bias, out, channels, width, with_silu);
+}
+
+// ---- state space duality: the parts of one block between its products -----------------------------------------------
+
+constexpr std::int64_t VECTOR = 16;  // floats of the widest registers
+constexpr float NOTHING = -60.0f;  // e^-60 is nothing beside 1, and its products are no denormals
+
+INLINE float decayed(double sum) { return sum < double(NOTHING) ? 0.0f : exponential(float(sum)); }
+
+// One block of q tokens: prefix sums of the log decays and what follows from them (see ssd_steps in __init__.py).
+CLONES void ssd_steps_block(const float* delta, const float* log_decay, double* sums, float* into, float* out_of,
+                            float* through, std::int64_t q, std::int64_t enters, std::int64_t leaves,
+                            std::int64_t heads) {
+    for (std::int64_t i = 0; i < q; i++) {
+        double* here = sums + i * heads;
+        const double* before = here - heads;
+        const float* decay = log_decay + i * heads;
+        if (i == 0) {
+#pragma omp simd
+            for (std::int64_t h = 0; h < heads; h++) here[h] = decay[h];
+        } else {
+#pragma omp simd
+            for (std::int64_t h = 0; h < heads; h++) here[h] = before[h] + double(decay[h]);
+        }
+        float* to = into + i * heads;
+        if (i < enters) {
+#pragma omp simd
+            for (std::int64_t h = 0; h < heads; h++) to[h] = decayed(here[h]);
+        } else {
+            for (std::int64_t h = 0; h < heads; h++) to[h] = 0.0f;
+        }
+    }
+    const double* total = sums + (q - 1) * heads;
+#pragma omp simd
+    for (std::int64_t h = 0; h < heads; h++) through[h] = decayed(total[h]);
+    for (std::int64_t i = 0; i < q; i++) {
+        float* to = out_of + i * heads;
+        if (i >= q - leaves) {
+#pragma omp simd
+            for (std::int64_t h = 0; h < heads; h++)
+                to[h] = delta[i * heads + h] * decayed(total[h] - sums[i * heads + h]);
+        } else {
+            for (std::int64_t h = 0; h < heads; h++) to[h] = 0.0f;
+        }
+    }
+}
+
+// One head: weights[i, j] = scores[i, j] * exp(sums[i] - sums[j]) * delta[j] for first[i] <= j <= i, else 0; then the skip
+// on the diagonal.
+template <typename T>
+INLINE void ssd_weights_head(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
+                             float skip, T* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
+    for (std::int64_t j = 0; j < q; j++) {
+        at[j] = sums[j * heads];
+        step[j] = delta[j * heads];
+    }
+    for (std::int64_t i = 0; i < q; i++) {
+        T* row = weights + i * q;
+        const float* score = scores + i * q;
+        double here = at[i];
+        // Whole vectors: what lies outside [first, i] is computed with them and replaced by 0.
+        std::int64_t start = first[i] / VECTOR * VECTOR, stop = i / VECTOR * VECTOR + VECTOR;
+        stop = stop < q ? stop : q;
+        for (std::int64_t j = 0; j < start; j++) store(row[j], 0.0f);
+        std::int32_t from = first[i], to = std::int32_t(i);
+#pragma omp simd
+        for (std::int64_t j = start; j < stop; j++) {
+            float exponent = float(here - at[j]);
+            float value = score[j] * exponential(exponent) * step[j];
+            bool seen = std::int32_t(j) >= from && std::int32_t(j) <= to && exponent >= NOTHING;
+            store(row[j], seen ? value : 0.0f);
+        }
+        for (std::int64_t j = stop; j < q; j++) store(row[j], 0.0f);
+        store(row[i], score[i] * step[i] + skip);
+    }
+}
+
+CLONES void ssd_weights_heads(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
+                              float skip, float* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
+    ssd_weights_head(scores, sums, delta, first, skip, weights, q, heads, at, step);
+}
+CLONES void ssd_weights_heads(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
+                              float skip, bf16* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
+    ssd_weights_head(scores, sums, delta, first, skip, weights, q, heads, at, step);
+}
+
+// One token: y[h, :] = inside[h, token, :] + past[h, :] * into[h]. past may be null.
+template <typename T>
+INLINE void ssd_combine_row(const T* inside, const T* past, const float* into, T* y, std::int64_t token, std::int64_t q,
+                            std::int64_t heads, std::int64_t width) {
+    for (std::int64_t h = 0; h < heads; h++) {
+        const T* own = inside + (h * q + token) * width;
+        const T* before = past + h * width;
+        T* out = y + h * width;
+        float decay = into[h];
+#pragma omp simd
+        for (std::int64_t p = 0; p < width; p++) store(out[p], load(own[p]) + load(before[p]) * decay);
+    }
+}
+
+CLONES void ssd_combine_rows(const float* inside, const float* past, const float* into, float* y, std::int64_t token,
+                             std::int64_t q, std::int64_t heads, std::int64_t width) {
+    ssd_combine_row(inside, past, into, y, token, q, heads, width);
+}
+CLONES void ssd_combine_rows(const bf16* inside, const bf16* past, const float* into, bf16* y, std::int64_t token,
+                             std::int64_t q, std::int64_t heads, std::int64_t width) {
+    ssd_combine_row(inside, past, into, y, token, q, heads, width);
+}
+
+// One token: out[h, :] = x[h, :] * factor[h].
+template <typename T>
+INLINE void scale_row(const T* x, const float* factor, T* out, std::int64_t heads, std::int64_t width) {
+    for (std::int64_t h = 0; h < heads; h++) {
+        float by = factor[h];
+#pragma omp simd
+        for (std::int64_t p = 0; p < width; p++) store(out[h * width + p], load(x[h * width + p]) * by);
+    }
+}
+
+CLONES void scale_rows(const float* x, const float* factor, float* out, std::int64_t heads, std::int64_t width) {
+    scale_row(x, factor, out, heads, width);
+}
+CLONES void scale_rows(const bf16* x, const float* factor, bf16* out, std::int64_t heads, std::int64_t width) {
+    scale_row(x, factor, out, heads, width);
+}
+
+// One row (of the K state rows): state[h, :] = added[h, :] + through[h] * before[h, :], and its copy in T. before may be
+// null, and so may copy.
+template <typename T>
+INLINE void carry_row(const T* added, const float* through, const float* before, float* state, T* copy,
+                      std::int64_t heads, std::int64_t width) {
+    for (std::int64_t h = 0; h < heads; h++) {
+        const T* own = added + h * width;
+        float* out = state + h * width;
+        if (before) {
+            const float* past = before + h * width;
+            float by = through[h];
+#pragma omp simd
+            for (std::int64_t p = 0; p < width; p++) out[p] = load(own[p]) + by * past[p];
+        } else {
+#pragma omp simd
+            for (std::int64_t p = 0; p < width; p++) out[p] = load(own[p]);
+        }
+        if (copy) {
+            T* to = copy + h * width;
+#pragma omp simd
+            for (std::int64_t p = 0; p < width; p++) store(to[p], out[p]);
+        }
+    }
+}
+
+CLONES void carry_rows(const float* added, const float* through, const float* before, float* state, float* copy,
+                       std::int64_t heads, std::int64_t width) {
+    carry_row(added, through, before, state, copy, heads, width);
+}
+CLONES void carry_rows(const bf16* added, const float* through, const float* before, float* state, bf16* copy,
+                       std::int64_t heads, std::int64_t width) {
+    carry_row(added, through, before, state, copy, heads, width);
+}
+
+template <typename T>
+void ssd_weights(const float* scores, const double* sums, const float* delta, const std::int32_t* first, const float* skip,
+                 T* weights, std::int64_t q, std::int64_t heads, std::int64_t groups) {
+#pragma omp parallel
+    {
+        double* at = new double[q];
+        float* step = new float[q];
+#pragma omp for schedule(static)
+        for (std::int64_t h = 0; h < heads; h++)
+            ssd_weights_heads(scores + (h * groups / heads) * q * q, sums + h, delta + h, first, skip ? skip[h] : 0.0f,
+                              weights + h * q * q, q, heads, at, step);
+        delete[] at;
+        delete[] step;
+    }
+}
+
+}  // namespace
+
+// ---- what Python calls: T is float or bf16 -------------------------------------------------------------------------
+
+#define EXPORT extern "C" __attribute__((visibility("default"))) void
+
+EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::int64_t* blocks, double* sums, float* into,
+                         float* out_of, float* through, std::int64_t n_blocks, std::int64_t heads) {
+#pragma omp parallel for schedule(static)
+    for (std::int64_t b = 0; b < n_blocks; b++) {
+        const std::int64_t* block = blocks + 4 * b;  // start, stop, enters, leaves
+        std::int64_t at = block[0] * heads;
+        ssd_steps_block(delta + at, log_decay + at, sums + at, into + at, out_of + at, through + b * heads,
+                        block[1] - block[0], block[2], block[3], heads);
+    }
+}
+
+#define FOR_DTYPE(T, SUFFIX)                                                                                           \
+    EXPORT thalweg_rms_norm_##SUFFIX(const float* x, const float* weight, T* out, std::int64_t rows,                   \
+                                     std::int64_t width, float eps) {                                                  \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
+            rms_norm_rows(x + i * width, weight, out + i * width, width, eps);                                         \
+    }                                                                                                                  \
+    EXPORT thalweg_add_##SUFFIX(float* u, const T* x, std::int64_t rows, std::int64_t width) {                         \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
+            add_rows(u + i * width, x + i * width, width);                                                             \
+    }                                                                                                                  \
+    EXPORT thalweg_gate_norm_##SUFFIX(const T* y, std::int64_t y_stride, const T* z, std::int64_t z_stride,            \
+                                      const float* weight, T* out, std::int64_t rows, std::int64_t width,              \
+                                      std::int64_t groups, float eps) {                                                \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
+            gate_norm_rows(y + i * y_stride, z + i * z_stride, weight, out + i * width, width, groups, eps);           \
+    }                                                                                                                  \
+    EXPORT thalweg_causal_conv_##SUFFIX(const T* x, std::int64_t stride, const std::int64_t* segments,                 \
+                                        const std::int64_t* starts, const T* carried, std::int64_t n_carried,          \
+                                        const float* taps, const float* bias, T* out, std::int64_t rows,               \
+                                        std::int64_t channels, std::int64_t width, std::int64_t with_silu) {           \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++) {                         \
+            std::int64_t segment = segments[i];                                                                        \
+            bool has_past = carried && segment < n_carried;                                                            \
+            conv_rows(x + i * stride, stride, i - starts[segment],                                                     \
+                      has_past ? carried + segment * (width - 1) * channels : nullptr, taps, bias, out + i * channels, \
+                      channels, width, with_silu != 0);                                                                \
+        }                                                                                                              \
+    }                                                                                                                  \
+    EXPORT thalweg_ssd_weights_##SUFFIX(const float* scores, const double* sums, const float* delta,                   \
+                                        const std::int32_t* first, const float* skip, T* weights, std::int64_t q,      \
+                                        std::int64_t heads, std::int64_t groups) {                                     \
+        ssd_weights(scores, sums, delta, first, skip, weights, q, heads, groups);                                      \
+    }                                                                                                                  \
+    EXPORT thalweg_ssd_combine_##SUFFIX(const T* inside, const T* past, const float* into, T* y, std::int64_t q,       \
+                                        std::int64_t heads, std::int64_t width) {                                      \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < q; i++)                              \
+            ssd_combine_rows(inside, past + i * heads * width, into + i * heads, y + i * heads * width, i, q, heads,   \
+                             width);                                                                                   \
+    }                                                                                                                  \
+    EXPORT thalweg_scale_##SUFFIX(const T* x, std::int64_t stride, const float* factor, T* out, std::int64_t rows,     \
+                                  std::int64_t heads, std::int64_t width) {                                            \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
+            scale_rows(x + i * stride, factor + i * heads, out + i * heads * width, heads, width);                     \
+    }                                                                                                                  \
+    EXPORT thalweg_carry_##SUFFIX(const T* added, const float* through, const float* before, float* state, T* copy,    \
+                                  std::int64_t rows, std::int64_t heads, std::int64_t width) {                         \
+        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++) {                         \
+            std::int64_t at = i * heads * width;                                                                       \
+            carry_rows(added + at, through, before ? before + at : nullptr, state + at, copy ? copy + at : nullptr,    \
+                       heads, width);                                                                                  \
+        }                                                                                                              \
+    }
+
+FOR_DTYPE(float, float32)
+FOR_DTYPE(bf16, bfloat16)

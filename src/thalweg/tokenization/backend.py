@@ -1,0 +1,69 @@
+"""What `thalweg.tokenizer` asks of a tokenizer: the ids of short texts, and windows over one long text.
+
+BOS, EOS and the length limit are none of a backend's business: they are put on by `Tokenizer` and `TokenStream`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+WINDOW_CHARS = 1 << 14  # speed differs little from 2 Ki to 64 Ki; texts up to this length are never cut
+MAX_UNCUT_CHARS = 1 << 20  # 200 to 650 MiB in the worst case
+
+
+class Block(NamedTuple):
+    """Some ids of a text in order."""
+
+    ids: npt.NDArray[np.int32]  # (n,)
+    offsets: npt.NDArray[np.int64] | None  # (n, 2): start and end character of each, if asked for
+
+    def part(self, start: int, stop: int | None) -> "Block":
+        return Block(self.ids[start:stop], None if self.offsets is None else self.offsets[start:stop])
+
+    @staticmethod
+    def join(blocks: Sequence["Block"]) -> "Block":
+        """Blocks of one text, all with offsets or all without."""
+        if len(blocks) == 1:
+            return blocks[0]
+        offsets = [block.offsets for block in blocks if block.offsets is not None]
+        return Block(np.concatenate([block.ids for block in blocks]), np.concatenate(offsets) if offsets else None)
+
+    @staticmethod
+    def specials(ids: Sequence[int], char: int, *, with_offsets: bool) -> "Block":
+        """Ids that stand for no characters, at one place of the text."""
+        offsets = np.full((len(ids), 2), char, dtype=np.int64) if with_offsets else None
+        return Block(np.array(ids, dtype=np.int32), offsets)
+
+
+class Windows(Protocol):
+    """One text on its way through a tokenizer."""
+
+    @property
+    def end(self) -> int:
+        """Characters of the text read so far, the skipped ones not counted."""
+        ...
+
+    def blocks(self) -> Iterator[Block]:
+        """The ids of the text, once. Raises TokenizationError where they cannot be had in bounded memory."""
+        ...
+
+
+class Backend(Protocol):
+    """The tokenizer of one checkpoint, without special tokens of its own."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids (n,) of each text. The texts hold no lone surrogate and are small enough to be encoded at once."""
+        ...
+
+    def windows(
+        self, pieces: Iterator[str], *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int
+    ) -> Windows:
+        """The text that `pieces` join to. Of its characters the first `skip` (the prompt) count as none in offsets."""
+        ...

@@ -1,0 +1,121 @@
+"""The native kernels: they are there, and in bfloat16 as near to the exact result as PyTorch alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.ops.harness import Op, case, native_kernels, parts
+from tests.ops.registry import OPS
+from thalweg import native
+from thalweg.models.layers import Norm, add_projected
+from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.packing import Packing
+
+needed = pytest.mark.skipif(native.missing().startswith("switched"), reason="THALWEG_NATIVE=0")
+
+
+def test_they_were_compiled() -> None:
+    """Whoever runs these tests develops thalweg, and needs a C++ compiler (say THALWEG_NATIVE=0 to do without)."""
+    assert native.missing() in ("", "switched off by THALWEG_NATIVE=0")
+
+
+def test_they_can_be_switched_off() -> None:
+    code = "from thalweg import native; import torch; torch.set_grad_enabled(False); "
+    code += "print(native.missing(), native.usable(torch.ones(2)))"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env={"THALWEG_NATIVE": "0"}, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "switched off by THALWEG_NATIVE=0 False"
+
+
+def test_what_they_take() -> None:
+    x = torch.ones(3, 4)
+    assert not native.usable(x)  # gradients are wanted
+    with torch.no_grad():
+        assert not native.usable(x.half())
+        assert not native.usable(x.double())
+        assert not native.usable(x.t())
+        assert not native.usable(x, x.bfloat16())
+        assert native.usable(x) == native.usable(x.bfloat16()) == (not native.missing())
+
+
+def distance(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Root mean square of the error over that of the exact result; 0 where there is nothing (no carried columns)."""
+    if want.numel() == 0:
+        return 0.0
+    return ((got.double() - want).square().mean() / want.square().mean()).sqrt().item()
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.name.startswith(("ssd", "causal_conv"))], ids=lambda op: op.name)
+def test_bfloat16_is_no_worse_than_without_kernels(op: Op) -> None:
+    packing = Packing([150, 1, 2, 70, 300, 5], n_initial=2, final=(0, 4))
+    inputs, state = case(op, packing, 0)
+    y, final = op.sequential(**inputs, packing=packing, initial_state=state)
+    half = {name: t.bfloat16() if name in ("x", "B", "C", "weight") else t.float() for name, t in inputs.items()}
+    errors = {}
+    for kernels in (True, False):
+        with torch.no_grad(), native_kernels(kernels):
+            fast = op.fast.get("dispatched") or op.fast["packed"]
+            got, got_final = fast(**half, packing=packing, initial_state=parts(state)[0].float())
+        errors[kernels] = distance(got, y), distance(got_final, final)
+    for with_kernels, without in zip(errors[True], errors[False], strict=True):
+        assert with_kernels <= 1.1 * without + 1e-4
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [1, 7, 64, 1000])
+def test_norm_and_residual(dtype: torch.dtype, width: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    norm = Norm(width, 1e-5).requires_grad_(False)
+    norm.weight.normal_()
+    layer = torch.nn.Linear(20, width, bias=bias).to(dtype)
+    u, x = torch.randn(9, width), torch.randn(9, 20).to(dtype)
+    want_sum = add_projected(u, layer, x).detach()
+    with torch.no_grad():
+        with native_kernels(False):
+            want, plain = norm(u, dtype), add_projected(u.clone(), layer, x)
+        got, got_sum = norm(u, dtype), add_projected(u.clone(), layer, x)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(plain, want_sum)
+    torch.testing.assert_close(got_sum, want_sum)
+
+
+@needed
+@pytest.mark.parametrize("value", [0.0, 1e-30, 88.0, -88.0, 1e4, -1e4, float("inf"), float("nan")])
+def test_extreme_activations_are_those_of_pytorch(value: float) -> None:
+    """A gate or a convolution far out must not overflow where PyTorch does not; NaN stays NaN."""
+    x, weight = torch.full((5, 40), value), torch.ones(40, 4)
+    packing = Packing.whole([5])
+    with torch.no_grad():
+        got = native.causal_conv(x, weight, torch.zeros(40), packing, None, True)
+    want = torch.nn.functional.silu(x * torch.arange(1, 6).clamp(max=4)[:, None])
+    torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-5, atol=1e-30)
+
+
+@needed
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    torch.manual_seed(0)
+    model = Mamba2(Mamba2Config(vocab_size=32, d_model=64, n_layers=2, n_heads=4, head_dim=32, d_state=16)).eval()
+    packing = Packing([301, 40, 2], n_initial=1, final=(0,))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            generator = torch.Generator().manual_seed(0)
+            x, B = torch.randn(343, 4, 32, generator=generator), torch.randn(343, 1, 16, generator=generator)
+            mixer = model.layers[0].mixer
+            with torch.no_grad():
+                conv = native.causal_conv(x.flatten(1), torch.ones(128, 4), torch.ones(128), packing, None, True)
+                gated = mixer._gate(x.flatten(1), conv)
+                decays = native.ssd_steps(x[..., 0].abs(), -x[..., 1].abs(), packing.block_table(64))
+                scaled = native.scale(x, B[:, 0, :4])
+            results.append((conv, gated, *decays, scaled))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
