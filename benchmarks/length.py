@@ -1,23 +1,30 @@
 """Peak memory and time per token against the length of one document, from 16 thousand to 1 million tokens.
 
-The shipped model reads a text that a generator makes as it goes: tokenisation, schedule and pooling are all in. One
-process per length; peak resident memory is the kernel's figure for that process.
+The shipped model reads a text that a generator makes as it goes: tokenisation, schedule and pooling are all in. With
+`--family`, two layers of that shape in shapes.py (random weights) read random tokens. One process per run; peak
+resident memory is the kernel's figure for that process. Lengths take turns, because machines throttle; medians count.
 
-    python benchmarks/length.py [--most 1000000] [--model DIR] [--plot FILE]
+    python benchmarks/length.py [--most 1000000] [--model DIR | --family rwkv7] [--repeat 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+import numpy as np
+import torch
+
 import thalweg
 from common import RESULTS, peak_rss, report
+from shapes import SHAPES
 from thalweg.assets import book
+from thalweg.engine import Engine
 
 
 def text(n_tokens: int, tokens_per_char: float) -> Iterator[str]:
@@ -33,17 +40,39 @@ def text(n_tokens: int, tokens_per_char: float) -> Iterator[str]:
                 return
 
 
-def measure(model_name: str | None, n_tokens: int) -> None:
-    """Embed one document in this process and print what it took."""
+class RandomTokens:
+    """A document of random tokens, made as they are asked for."""
+
+    def __init__(self, n_tokens: int, vocab_size: int) -> None:
+        self.left = n_tokens
+        self.vocab_size = vocab_size
+        self.rng = np.random.default_rng(0)
+
+    def take(self, n: int) -> tuple[np.ndarray, bool]:
+        n = min(n, self.left)
+        self.left -= n
+        return self.rng.integers(0, self.vocab_size, n), self.left == 0
+
+
+def measure_text(model_name: str | None, n_tokens: int) -> dict[str, float]:
+    """Embed one text with a model and its tokenizer."""
     model = thalweg.load(model_name)
     sample = book().read_text(encoding="utf-8")[:200_000]
     density = len(model.tokenizer.stream(sample).take_all()) / len(sample)
     list(model.encode_stream(["warm up " * 2000]))
     begun = time.perf_counter()
     (embedding,) = model.encode_stream([text(n_tokens, density)])
-    taken = time.perf_counter() - begun
-    figures = {"tokens": embedding.n_tokens, "seconds": taken, "us_per_token": 1e6 * taken / embedding.n_tokens}
-    print(json.dumps({**figures, "peak_rss": peak_rss()}))
+    return {"tokens": embedding.n_tokens, "seconds": time.perf_counter() - begun}
+
+
+def measure_family(family: str, n_tokens: int) -> dict[str, float]:
+    """Embed random tokens with two layers of a family."""
+    vocab_size = 4096
+    engine = Engine(SHAPES[family].build(torch.float32, vocab_size=vocab_size, n_layers=2), "last")
+    list(engine.run([RandomTokens(5000, vocab_size)]))
+    begun = time.perf_counter()
+    list(engine.run([RandomTokens(n_tokens, vocab_size)]))
+    return {"tokens": n_tokens, "seconds": time.perf_counter() - begun}
 
 
 def plot(rows: list[dict[str, float]], path: str) -> None:
@@ -69,35 +98,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--model")
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="runs of each length below 100,000 tokens; the median counts"
-    )
-    parser.add_argument("--plot", default=str(RESULTS / "length.png"))
+    parser.add_argument("--family", choices=SHAPES)
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each length below 100,000 tokens")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        measure(args.model, args.one)
+        found = measure_family(args.family, args.one) if args.family else measure_text(args.model, args.one)
+        print(json.dumps(found | {"peak_rss": peak_rss()}))
         return
-    rows = []
-    for length in (16_000, 64_000, 250_000, 1_000_000):
-        if length > args.most:
-            break
-        command = [sys.executable, __file__, "--one", str(length), *(["--model", args.model] if args.model else [])]
-        runs = []
-        for _ in range(args.repeat if length < 100_000 else 1):
+    lengths = [length for length in (16_000, 64_000, 250_000, 1_000_000) if length <= args.most]
+    chosen = [*(["--model", args.model] if args.model else []), *(["--family", args.family] if args.family else [])]
+    runs: dict[int, list[dict[str, float]]] = {length: [] for length in lengths}
+    for turn in range(args.repeat):
+        for length in lengths:
+            if turn and length > 100_000:
+                continue
+            command = [sys.executable, __file__, "--one", str(length), *chosen]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            runs.append(json.loads(printed.splitlines()[-1]))
-        row = sorted(runs, key=lambda run: run["us_per_token"])[len(runs) // 2]
-        rows.append(row)
-        print(
-            f"{row['tokens']:>9,} tokens: {row['peak_rss'] / 2**20:,.0f} MiB, {row['us_per_token']:.1f} us a token",
-            flush=True,
-        )
+            run = json.loads(printed.splitlines()[-1])
+            run["us_per_token"] = 1e6 * run.pop("seconds") / run["tokens"]
+            runs[length].append(run)
+            print(
+                f"{run['tokens']:>9,} tokens: {run['peak_rss'] / 2**20:,.0f} MiB, {run['us_per_token']:.1f} us a token",
+                flush=True,
+            )
+    rows = [{key: statistics.median(run[key] for run in found) for key in found[0]} for found in runs.values()]
+    name = f"length-{args.family}" if args.family else "length"
     RESULTS.mkdir(exist_ok=True)
-    plot(rows, args.plot)
+    plot(rows, str(RESULTS / f"{name}.png"))
     first, last = rows[0], rows[-1]
     report(
-        "length",
+        name,
         {
             "rows": rows,
             "memory_ratio": last["peak_rss"] / first["peak_rss"],

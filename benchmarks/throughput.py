@@ -1,144 +1,165 @@
-"""Tokens per second on the mamba2-130m shape (random weights), as a share of what the machine could do at best.
+"""Tokens per second at a 0.1–0.2 B shape (random weights), as a share of what the machine could do at best.
 
 The limit is the time of the matrix products alone that the projections and the scan need: every layer with its own
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
-same weights in float32, transformers' `Mamba2Model` chunk by chunk and in one go.
+same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
+PyPI package `rwkv`.
 
-    python benchmarks/throughput.py [--tokens 8192] [--repeat 5] [--no-peers]
+    python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from common import report, seconds, spread
+from shapes import SHAPES, products
+from thalweg.checkpoints.rwkv7 import LAYOUTS as RWKV7_LAYOUTS
+from thalweg.checkpoints.saver import save_checkpoint
 from thalweg.engine import Engine, Ids, Schedule
-from thalweg.models.mamba2 import Mamba2, Mamba2Config
-from thalweg.ops.ssd import default_chunk_size
-
-SHAPE = Mamba2Config(vocab_size=50288, d_model=768, n_layers=24, n_heads=24, head_dim=64, d_state=128)
 
 
-def build(dtype: torch.dtype) -> Mamba2:
-    torch.manual_seed(0)
-    model = Mamba2(SHAPE).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if not name.endswith(("A_log", "dt_bias", ".D")):  # as `load_checkpoint` does
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def products(model: Mamba2, n: int, q: int) -> Callable[[], None]:
-    """The matrix products of one step of n tokens and nothing else."""
-    c, dtype = SHAPE, model.embeddings.weight.dtype
-    u, y = torch.randn(n, c.d_model).to(dtype), torch.randn(n, c.d_inner).to(dtype)
-    heads_qq = torch.randn(c.n_heads, q, q).to(dtype)
-    heads_qp = torch.randn(c.n_heads, q, c.head_dim).to(dtype)
-    q_k, k_q = torch.randn(q, c.d_state).to(dtype), torch.randn(c.d_state, q).to(dtype)
-    state, wide = torch.randn(c.d_state, c.d_inner).to(dtype), torch.randn(q, c.d_inner).to(dtype)
-
-    @torch.inference_mode()
-    def run() -> None:
-        for layer in model.layers:
-            torch.nn.functional.linear(u, layer.mixer.in_proj.weight)
-            for _ in range(n // q):
-                q_k @ k_q  # scores, shared by all heads of a group
-                torch.bmm(heads_qq, heads_qp)  # inside the block
-                q_k @ state  # from the past
-                k_q @ wide  # into the state
-            torch.nn.functional.linear(y, layer.mixer.out_proj.weight)
-
-    return run
-
-
-def ours(model: Mamba2, ids: np.ndarray, v: int) -> Callable[[], None]:
+def ours(model: Any, ids: np.ndarray, v: int) -> Callable[[], np.ndarray]:
     """One document of len(ids) tokens through the engine."""
 
-    def run() -> None:
-        list(Engine(model, "last", Schedule(max(2 * v, 64), v, 8)).run([Ids(ids)]))
+    def run() -> np.ndarray:
+        schedule = Schedule(max_tokens_per_step=v, vertical_chunk_size=v)
+        return next(iter(Engine(model, "last", schedule).run([Ids(ids)]))).vector
 
     return run
 
 
-def peers(model: Mamba2, ids: np.ndarray) -> dict[str, float]:
-    """Tokens per second of transformers on the same weights: its chunk loop (V = 512) and one pass over all."""
-    from transformers import Mamba2Config as TheirConfig
-    from transformers import Mamba2Model
+def transformers_model(model: Any, name: str, dtype: torch.dtype) -> Any:
+    """transformers' model of the same weights."""
+    import transformers
 
-    c = SHAPE
-    config = TheirConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.d_model,
-        num_hidden_layers=c.n_layers,
-        num_heads=c.n_heads,
-        head_dim=c.head_dim,
-        state_size=c.d_state,
-        n_groups=c.n_groups,
-        chunk_size=256,
-    )
-    theirs = Mamba2Model(config).eval()
-    weights = {name.replace(".conv.", ".conv1d."): tensor for name, tensor in model.state_dict().items()}
-    theirs.load_state_dict({n: t[:, None] if n.endswith("conv1d.weight") else t for n, t in weights.items()})
-    tokens = torch.from_numpy(ids.astype(np.int64))[None]
-    last: list[torch.Tensor] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        save_checkpoint(model, path, tokenizer_folder=None, embedding=None, dtype=torch.float32)
+        return getattr(transformers, name).from_pretrained(path, dtype=dtype).eval()
+
+
+def mamba2_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    if dtype != torch.float32:
+        return {}
+    theirs = transformers_model(model, "Mamba2Model", dtype)
+    tokens = torch.from_numpy(ids)[None]
 
     @torch.inference_mode()
-    def chunk_loop() -> None:
+    def chunk_loop() -> torch.Tensor:
         cache = None
         for start in range(0, tokens.shape[1], 512):
             out = theirs(tokens[:, start : start + 512], cache_params=cache, use_cache=True)
             cache = out.cache_params
-        last.append(out.last_hidden_state[0, -1])
+        return out.last_hidden_state[0, -1]
 
     @torch.inference_mode()
-    def one_pass() -> None:
-        last.append(theirs(tokens).last_hidden_state[0, -1])
+    def one_pass() -> torch.Tensor:
+        return theirs(tokens).last_hidden_state[0, -1]
 
-    rates = {"chunk_loop": len(ids) / seconds(chunk_loop), "one_pass": len(ids) / seconds(one_pass)}
-    vector = next(iter(Engine(model, "last").run([Ids(ids)]))).vector
-    error = max(float((torch.from_numpy(vector) - other).abs().max() / other.abs().max()) for other in last)
-    return {**rates, "largest_relative_difference": error}
+    return {"transformers, chunk loop": chunk_loop, "transformers, one pass": one_pass}
+
+
+def xlstm_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    theirs = transformers_model(model, "xLSTMModel", dtype)
+    tokens = torch.from_numpy(ids)[None]
+
+    @torch.inference_mode()
+    def one_pass() -> torch.Tensor:
+        return theirs(tokens).last_hidden_state[0, -1]
+
+    return {"transformers": one_pass}
+
+
+def rwkv_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    """The package runs float32 on the CPU; it gives logits, so only its last layer differs from ours."""
+    if dtype != torch.float32:
+        return {}
+    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
+    from rwkv.model import RWKV
+
+    layout = next(layout for layout in RWKV7_LAYOUTS if layout.name == "rwkv7/pth")
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        rename, stored = layout.stored_name(name)
+        tensors[stored] = rename.save(tensor)
+    tensors["head.weight"] = torch.zeros(model.config.vocab_size, model.config.d_model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pth"
+        torch.save(tensors, path)
+        theirs = RWKV(model=str(path.with_suffix("")), strategy="cpu fp32")
+    tokens = ids.tolist()
+
+    def chunk_loop() -> None:
+        state = None
+        for start in range(0, len(tokens), 512):
+            _, state = theirs.forward(tokens[start : start + 512], state)
+
+    return {"rwkv": chunk_loop}
+
+
+PEERS = {"mamba2": mamba2_peers, "xlstm": xlstm_peers, "rwkv7": rwkv_peers}
+
+
+def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[str, Any]:
+    """Shares of the limit in turns of model and products, then the peers."""
+    shape = SHAPES[family]
+    model, q, v = shape.build(dtype), shape.chunk_size(dtype), args.vertical_chunk_size
+    ids = np.random.default_rng(0).integers(0, shape.config.vocab_size, args.tokens)
+    best, run = products(shape, model, v, q), ours(model, ids, v)
+    best(), ours(model, ids[: 2 * v], v)()
+    limits, rates, shares = [], [], []
+    for _ in range(args.repeat):
+        limit = v / min(seconds(best) for _ in range(3))
+        rate = args.tokens / seconds(run)
+        limits.append(limit)
+        rates.append(rate)
+        shares.append(rate / limit)
+        print(f"{family}, {dtype}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
+    result: dict[str, Any] = {
+        "tokens_per_s": spread(rates),
+        "limit": spread(limits),
+        "share": spread(shares),
+        "Q": q,
+    }
+    if not args.no_peers and family in PEERS:
+        for name, theirs in PEERS[family](model, ids[: args.peer_tokens], dtype).items():
+            short = ours(model, ids[: args.peer_tokens], v)
+            theirs()
+            turns = [(seconds(short), seconds(theirs)) for _ in range(3)]
+            ratio = spread([b / a for a, b in turns])
+            peer = {"tokens_per_s": args.peer_tokens / min(b for _, b in turns), "ours_over_theirs": ratio}
+            vector = theirs()
+            if vector is not None:
+                exact = vector.float().numpy()
+                peer["largest_relative_difference"] = float(np.abs(short() - exact).max() / np.abs(exact).max())
+            result[name] = peer
+            print(f"{family}, {dtype}: {ratio['median']:.2f} times {name}", flush=True)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=SHAPES, default="mamba2")
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--peer-tokens", type=int, default=8192, help="of the document that peers read")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--vertical-chunk-size", type=int, default=Schedule().vertical_chunk_size)
     parser.add_argument("--no-peers", action="store_true")
     args = parser.parse_args()
-    v = args.vertical_chunk_size
-    ids = np.random.default_rng(0).integers(0, SHAPE.vocab_size, args.tokens)
-    result: dict[str, object] = {"tokens": args.tokens, "vertical_chunk_size": v}
-    rate32 = 0.0
+    result: dict[str, Any] = {"family": args.family, "tokens": args.tokens, "peer_tokens": args.peer_tokens}
+    result["vertical_chunk_size"] = args.vertical_chunk_size
     for dtype in (torch.float32, torch.bfloat16):
-        model = build(dtype)
-        q = default_chunk_size(dtype)
-        best, run = products(model, v, q), ours(model, ids, v)
-        best(), ours(model, ids[: 2 * v], v)()
-        limits, rates, shares = [], [], []
-        for _ in range(args.repeat):
-            limit = v / min(seconds(best) for _ in range(3))
-            rate = args.tokens / seconds(run)
-            limits.append(limit)
-            rates.append(rate)
-            shares.append(rate / limit)
-            print(f"{dtype}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
-        name = str(dtype).removeprefix("torch.")
-        result[name] = {"tokens_per_s": spread(rates), "limit": spread(limits), "share": spread(shares), "Q": q}
-        if dtype == torch.float32:
-            rate32 = spread(rates)["median"]
-            if not args.no_peers:
-                their = peers(model, ids)
-                result["transformers"] = their | {
-                    "ours_over_chunk_loop": rate32 / their["chunk_loop"],
-                    "ours_over_one_pass": rate32 / their["one_pass"],
-                }
-    report("throughput", result)
+        result[str(dtype).removeprefix("torch.")] = measure(args.family, dtype, args)
+    report("throughput" if args.family == "mamba2" else f"throughput-{args.family}", result)
 
 
 if __name__ == "__main__":

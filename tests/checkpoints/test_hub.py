@@ -190,6 +190,23 @@ def test_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, weights: list[str],
     assert hub.token == "secret"
 
 
+def test_one_pth_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RWKV repositories hold many models, each a file."""
+    hub = FakeHub(["a.pth", "old/b.pth", "README.md", "rwkv_vocab_v20230424.txt"])
+    hub.install(monkeypatch)
+    assert resolve("org/model/old/b.pth") == Path("downloaded/old/b.pth")
+    assert hub.downloaded == {"old/b.pth", "rwkv_vocab_v20230424.txt"}
+    assert resolve("org/model") == Path("downloaded")
+    assert "a.pth" in hub.downloaded
+    with pytest.raises(
+        CheckpointError, match=r"'org/model' holds no c\.pth; name one of org/model/a\.pth, org/model/old"
+    ):
+        resolve("org/model/c.pth")
+    FakeHub(["a.pth", "b.pth"]).install(monkeypatch)
+    with pytest.raises(CheckpointError, match=r"no weights in a known format .*; name one of org/model/a\.pth, org/m"):
+        resolve("org/model")
+
+
 def test_a_repository_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeHub(["model.gguf"]).install(monkeypatch)
     with pytest.raises(CheckpointError, match="'org/model' holds no weights in a known format"):

@@ -47,7 +47,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 def test_equals_pypi_rwkv_in_float32(layer_0_v: bool, tmp_path: Path) -> None:
     """Hidden vectors: a head that is the identity makes the peer's logits the output of ln_out.
 
-    Measured: 1.7e-6, of which 1e-6 is the peer's own distance from float64.
+    Measured: 1.6e-6; each is within 2.1e-6 of float64.
     """
     tensors = {**tiny_tensors(layer_0_v=layer_0_v), "head.weight": torch.eye(32)}
     path = write_pth(tmp_path, tensors)
@@ -112,7 +112,7 @@ def test_another_norm_eps(tmp_path: Path) -> None:
 
 
 def test_bfloat16_weights(tmp_path: Path) -> None:
-    """Matrix products in bfloat16, all else in float32: the distance is that of a few rounded products."""
+    """Matrix products in bfloat16, all else in float32. Measured: 0.010."""
     tensors = tiny_tensors(d_model=128, head_dim=64, d_ffn=256)
     write_pth(tmp_path, tensors, dtype=torch.bfloat16)
     rounded = {name: tensor.bfloat16() for name, tensor in tensors.items()}

@@ -55,7 +55,7 @@ def load_model(model: str | None, revision: str | None, device: str | None, dtyp
 
 def lasting_name(model: str | None) -> str | None:
     """A name that finds the model from any folder: a local one's absolute path."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
+    return str(Path(model).resolve()) if model is not None and Path(model).exists() else model
 
 
 def _check_device(device: str | None) -> None:

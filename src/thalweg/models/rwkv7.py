@@ -334,7 +334,7 @@ class RWKV7(nn.Module):
         # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. The rest is memory
         # that the allocator cannot reuse between tiles, in half precision more of it: measured, not derived.
         width = self.embeddings.weight.element_size()
-        return 4 * n_tokens * ((14 if width > 2 else 22) * c.d_model + 3 * c.d_value)
+        return 4 * n_tokens * ((15 if width > 2 else 22) * c.d_model + 3 * c.d_value)
 
 
 TILE = 512

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Norm
+from thalweg.models.layers import TILE, Norm, add_projected, project
 from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
 from thalweg.packing import Packing
 
@@ -98,10 +98,10 @@ class MLSTMLayer(nn.Module):
     def forward(
         self, x: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MLSTMState]:
-        """x (N, D) float32 -> (N or M, D) and the layer's next state."""
+        """x (N, D) float32 -> (N or M, d_v), what `out_proj` takes, and the layer's next state."""
         i, f = self._gates(x)
         x = x.to(self.q.weight.dtype)
-        q, k, v = (linear(x).unflatten(1, (self.config.n_heads, -1)) for linear in (self.q, self.k, self.v))
+        q, k, v = (project(linear, x).unflatten(1, (self.config.n_heads, -1)) for linear in (self.q, self.k, self.v))
         y, new_state = mlstm(
             q,
             k,
@@ -114,7 +114,7 @@ class MLSTMLayer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return self.out_proj(self._gate_output(y, self.o(_pick(x, rows)))), new_state
+        return self._gate_output(y, project(self.o, _pick(x, rows))), new_state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) float32 -> i, f (N, H) float32: they go through an exponential, so half precision stays out."""
@@ -145,15 +145,15 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(config.d_model, config.d_ffn, bias=config.bias)
         self.down = nn.Linear(config.d_ffn, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, D) in the dtype of the weights, to the same; the wide part for a bounded number of rows at a time."""
+    def forward(self, u: Tensor, x: Tensor) -> Tensor:
+        """u + down(…), u (N, D) float32, x (N, D). Without gradients u is overwritten, a part of its rows at a time."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self.down((F.silu(self.gate(x).float()) * self.up(x)).to(x.dtype))
-        if len(x) <= FFN_ROWS:
-            return self._rows(x)
-        return torch.cat([self._rows(rows) for rows in x.split(FFN_ROWS)])
+            return u + self.down((F.silu(self.gate(x).float()) * self.up(x)).to(x.dtype))
+        parts = zip(u.split(FFN_ROWS), x.split(FFN_ROWS), strict=True)
+        done = [add_projected(stream, self.down, self._inner(part)) for stream, part in parts]
+        return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def _inner(self, x: Tensor) -> Tensor:
         gate, up = self.gate(x), self.up(x)
         for start in range(0, len(x), TILE):
             rows = slice(start, start + TILE)
@@ -161,7 +161,7 @@ class FeedForward(nn.Module):
                 F.silu(gate[rows], inplace=True).mul_(up[rows])
             else:
                 gate[rows] = F.silu(gate[rows].float(), inplace=True).mul_(up[rows])
-        return self.down(gate)
+        return gate
 
 
 class XLSTMBlock(nn.Module):
@@ -177,11 +177,9 @@ class XLSTMBlock(nn.Module):
     def forward(
         self, u: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MLSTMState]:
-        mixed, new_state = self.mlstm(self.norm_mlstm(u), packing, state, rows)
-        dtype = mixed.dtype
-        u = mixed + _pick(u, rows)
-        del mixed
-        return u + self.ffn(self.norm_ffn(u).to(dtype)), new_state
+        gated, new_state = self.mlstm(self.norm_mlstm(u), packing, state, rows)
+        u = add_projected(_pick(u, rows), self.mlstm.out_proj, gated)
+        return self.ffn(u, self.norm_ffn(u, gated.dtype)), new_state
 
 
 class XLSTM(nn.Module):
@@ -240,7 +238,7 @@ class XLSTM(nn.Module):
         per_block = 4 * (4 * c.n_heads * chunk * chunk + 4 * c.d_qk * c.d_v // c.n_heads + 4 * chunk * c.d_v)
         # What was freed and does not fit what is asked for next, and copies inside products of half precision:
         # measured, not derived.
-        kept = 6 * c.d_model if width == 4 else 8 * (c.d_qk + c.d_v + c.d_model)
+        kept = 6 * c.d_model if width == 4 else 4 * (c.d_qk + c.d_v + c.d_model)
         return n_tokens * (per_token + kept) + wide + per_block
 
 
