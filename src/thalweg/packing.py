@@ -79,6 +79,17 @@ class Packing:
         return torch.tensor(self.cu_seqlens[:-1], device=self.device)
 
     @cached_property
+    def bounds(self) -> Tensor:
+        """(S + 1,) int64: `cu_seqlens` as a tensor."""
+        return torch.tensor(self.cu_seqlens, device=self.device)
+
+    @cached_property
+    def final_rows(self) -> Tensor:
+        """(S,) int64: each segment's row of `final_state`, -1 for none."""
+        rows = {segment: row for row, segment in enumerate(self.final)}
+        return torch.tensor([rows.get(segment, -1) for segment in range(self.n_segments)], device=self.device)
+
+    @cached_property
     def segment_ids(self) -> Tensor:
         """(N,) int64: the segment of each token."""
         lengths = torch.tensor(self.lengths, device=self.device)

@@ -171,3 +171,28 @@ def carry(added: Tensor, through: Tensor, before: Tensor | None) -> tuple[Tensor
     copy = None if added.dtype == torch.float32 else torch.empty(rows, heads, width, dtype=added.dtype)
     _call("carry", added.dtype, added, through, before, state, copy, rows, heads, width)
     return state, state if copy is None else copy
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    rates: Tensor,
+    B: Tensor,
+    C: Tensor,
+    packing: Packing,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`ops.selective_scan` token by token; rates: A as (K, E) float32. The running states are float64."""
+    n, channels = x.shape
+    width = len(rates)
+    y, final = torch.empty(n, channels, dtype=x.dtype), torch.empty(len(packing.final), width, channels)
+    _call(
+        "selective_scan", x.dtype, x, x.stride(0), dt, dt.stride(0), rates, B.float().contiguous(),
+        C.float().contiguous(), None if dt_bias is None else dt_bias.float(), None if D is None else D.float(),
+        int(dt_softplus), packing.bounds, packing.final_rows, packing.n_segments,
+        None if initial_state is None else initial_state.contiguous(), packing.n_initial, y, final, channels, width,
+    )  # fmt: skip
+    return y, final

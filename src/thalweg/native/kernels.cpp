@@ -334,6 +334,135 @@ CLONES void carry_rows(const bf16* added, const float* through, const float* bef
     carry_row(added, through, before, state, copy, heads, width);
 }
 
+// ---- selective scan: some neighbouring channels through one segment --------------------------------------------------
+
+// e^x - 1 for x <= 0, to about 1e-7 of itself: near 0, where a state lasts long, nothing else of it matters.
+INLINE float exponential_minus_one(float x) {
+    float p = 1.0f / 5040.0f;
+    p = p * x + 1.0f / 720.0f;
+    p = p * x + 1.0f / 120.0f;
+    p = p * x + 1.0f / 24.0f;
+    p = p * x + 1.0f / 6.0f;
+    p = p * x + 0.5f;
+    float near = p * x * x + x;
+    float far = exponential(x) - 1.0f;
+    return x > -0.35f ? near : far;
+}
+
+// log(1 + e^x)
+INLINE float softplus(float x) {
+    float magnitude = x < 0.0f ? -x : x;
+    float z = exponential(-magnitude);  // log(1 + z) by halving 1 + z where it is above the square root of 2
+    bool halved = z > 0.41421356f;
+    float f = halved ? (z - 1.0f) * 0.5f : z;
+    float square = f * f;
+    float p = 7.0376836292e-2f;
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    float log = f + (p * f * square - 0.5f * square) + (halved ? 0.693147181f : 0.0f);
+    return (x > 0.0f ? x : 0.0f) + log;
+}
+
+constexpr std::int64_t LANES = 32;  // channels treated together: their states stay in the first-level cache
+
+// x, dt, y: the first token and channel of (n, E); rates (K, E); B, C (n, K); bias, skip: of these channels, or null;
+// state (K, LANES) float64, entering and leaving.
+template <typename T>
+INLINE void selective_scan_part(const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride,
+                                const float* rates, const float* B, const float* C, const float* bias, const float* skip,
+                                bool with_softplus, T* y, double* state, std::int64_t n, std::int64_t channels,
+                                std::int64_t width, std::int64_t lanes) {
+    for (std::int64_t t = 0; t < n; t++) {
+        float delta[LANES], added[LANES], out[LANES];
+#pragma omp simd
+        for (std::int64_t e = 0; e < lanes; e++) {
+            float step = load(dt[t * dt_stride + e]) + (bias ? bias[e] : 0.0f);
+            delta[e] = with_softplus ? softplus(step) : step;
+            float in = load(x[t * x_stride + e]);
+            added[e] = delta[e] * in;
+            out[e] = skip ? skip[e] * in : 0.0f;
+        }
+        for (std::int64_t k = 0; k < width; k++) {
+            const float* rate = rates + k * channels;
+            double* h = state + k * LANES;
+            float write = B[t * width + k], read = C[t * width + k];
+#pragma omp simd
+            for (std::int64_t e = 0; e < lanes; e++) {
+                double change = double(exponential_minus_one(delta[e] * rate[e]));
+                double next = h[e] + (h[e] * change + double(write * added[e]));
+                h[e] = next;
+                out[e] += read * float(next);
+            }
+        }
+        T* to = y + t * channels;
+#pragma omp simd
+        for (std::int64_t e = 0; e < lanes; e++) store(to[e], out[e]);
+    }
+}
+
+CLONES void selective_scan_parts(const float* x, std::int64_t x_stride, const float* dt, std::int64_t dt_stride,
+                                 const float* rates, const float* B, const float* C, const float* bias,
+                                 const float* skip, bool with_softplus, float* y, double* state, std::int64_t n,
+                                 std::int64_t channels, std::int64_t width, std::int64_t lanes) {
+    if (lanes == LANES)
+        selective_scan_part(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus, y, state, n, channels,
+                            width, LANES);
+    else
+        selective_scan_part(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus, y, state, n, channels,
+                            width, lanes);
+}
+CLONES void selective_scan_parts(const bf16* x, std::int64_t x_stride, const bf16* dt, std::int64_t dt_stride,
+                                 const float* rates, const float* B, const float* C, const float* bias,
+                                 const float* skip, bool with_softplus, bf16* y, double* state, std::int64_t n,
+                                 std::int64_t channels, std::int64_t width, std::int64_t lanes) {
+    if (lanes == LANES)
+        selective_scan_part(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus, y, state, n, channels,
+                            width, LANES);
+    else
+        selective_scan_part(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus, y, state, n, channels,
+                            width, lanes);
+}
+
+template <typename T>
+void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates,
+                    const float* B, const float* C, const float* bias, const float* skip, bool with_softplus,
+                    const std::int64_t* bounds, const std::int64_t* final_rows, std::int64_t n_segments,
+                    const float* carried, std::int64_t n_carried, T* y, float* final, std::int64_t channels,
+                    std::int64_t width) {
+    std::int64_t parts = (channels + LANES - 1) / LANES;
+#pragma omp parallel
+    {
+        double* state = new double[width * LANES];
+#pragma omp for schedule(static)
+        for (std::int64_t part = 0; part < parts; part++) {
+            std::int64_t at = part * LANES;
+            std::int64_t lanes = channels - at < LANES ? channels - at : LANES;
+            for (std::int64_t s = 0; s < n_segments; s++) {
+                const float* from = carried && s < n_carried ? carried + s * width * channels + at : nullptr;
+                for (std::int64_t k = 0; k < width; k++)
+                    for (std::int64_t e = 0; e < lanes; e++)
+                        state[k * LANES + e] = from ? double(from[k * channels + e]) : 0.0;
+                std::int64_t begin = bounds[s], n = bounds[s + 1] - begin;
+                selective_scan_parts(x + begin * x_stride + at, x_stride, dt + begin * dt_stride + at, dt_stride,
+                                     rates + at, B + begin * width, C + begin * width, bias ? bias + at : nullptr,
+                                     skip ? skip + at : nullptr, with_softplus, y + begin * channels + at, state, n,
+                                     channels, width, lanes);
+                if (final_rows[s] < 0) continue;
+                float* to = final + final_rows[s] * width * channels + at;
+                for (std::int64_t k = 0; k < width; k++)
+                    for (std::int64_t e = 0; e < lanes; e++) to[k * channels + e] = float(state[k * LANES + e]);
+            }
+        }
+        delete[] state;
+    }
+}
+
 template <typename T>
 void ssd_weights(const float* scores, const double* sums, const float* delta, const std::int32_t* first, const float* skip,
                  T* weights, std::int64_t q, std::int64_t heads, std::int64_t groups) {
@@ -410,6 +539,14 @@ EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::
                                   std::int64_t heads, std::int64_t width) {                                            \
         _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
             scale_rows(x + i * stride, factor + i * heads, out + i * heads * width, heads, width);                     \
+    }                                                                                                                  \
+    EXPORT thalweg_selective_scan_##SUFFIX(                                                                            \
+        const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates, const float* B,    \
+        const float* C, const float* bias, const float* skip, std::int64_t with_softplus, const std::int64_t* bounds,  \
+        const std::int64_t* final_rows, std::int64_t n_segments, const float* carried, std::int64_t n_carried, T* y,   \
+        float* final, std::int64_t channels, std::int64_t width) {                                                     \
+        selective_scan(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus != 0, bounds, final_rows,    \
+                       n_segments, carried, n_carried, y, final, channels, width);                                     \
     }                                                                                                                  \
     EXPORT thalweg_carry_##SUFFIX(const T* added, const float* through, const float* before, float* state, T* copy,    \
                                   std::int64_t rows, std::int64_t heads, std::int64_t width) {                         \

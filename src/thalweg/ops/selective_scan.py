@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
 from thalweg.packing import BlockGroup, Links, Packing
 
@@ -63,6 +64,10 @@ def selective_scan(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(x, dt, A, B, C, packing, initial_state, chunk_size)
+    if native.usable(x, dt):
+        rates = A.float().t().contiguous()
+        y, final = native.selective_scan(x, dt, rates, B, C, packing, D, dt_bias, dt_softplus, initial_state)
+        return (y if rows is None else y[list(rows)]), final
     return chunkwise_selective_scan(
         x,
         dt,
