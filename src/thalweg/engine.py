@@ -90,7 +90,7 @@ class Schedule:
     """
 
     max_tokens_per_step: int = 2048
-    vertical_chunk_size: int = 512
+    vertical_chunk_size: int = 1024
     max_in_flight: int = 8
     section_size: int | None = None
 

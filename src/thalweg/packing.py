@@ -6,6 +6,7 @@ state is wanted at the end, Q inner chunk of a scan.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -179,10 +180,29 @@ class Block:
     def size(self) -> int:
         return self.stop - self.start
 
+    def rows_inside(self, rows: Sequence[int]) -> list[int]:
+        """Of ascending positions in the run those in the block, counted from its start."""
+        return [row - self.start for row in rows[bisect_left(rows, self.start) : bisect_left(rows, self.stop)]]
+
     @property
     def passes_through(self) -> bool:
         """One segment fills the block and needs its past after it."""
         return self.enters == self.leaves == self.size
+
+
+WORKSPACE = 1 << 28
+"""Bytes that the (q, q) matrices of one group may take where blocks run side by side."""
+
+
+def blocks_side_by_side(device: torch.device, block_bytes: int) -> int:
+    """Blocks of a group: one on the CPU, where its matrices stay in cache; many on other devices, to fill them.
+
+    Many also for gradients: the backward pass of every slice of the run fills a tensor as long as the run.
+    `block_bytes`: of the matrices of one block.
+    """
+    if device.type == "cpu" and not torch.is_grad_enabled():
+        return 1
+    return max(1, WORKSPACE // block_bytes)
 
 
 def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:

@@ -58,6 +58,14 @@ def test_ids_that_cannot_be(tmp_path: Path, nonsense: object) -> None:
     assert _ids(tmp_path, {"eos_token_id": nonsense}).eos == 90
 
 
+def test_configs_beside_the_rwkv_vocabulary_do_not_count(tmp_path: Path) -> None:
+    """fla's config class says 1 and 2, which are bytes of text in that vocabulary."""
+    config = {"eos_token_id": 2, "bos_token_id": 1}
+    assert _ids(tmp_path, config).eos == 2
+    (tmp_path / "rwkv_vocab_v20230424.txt").write_text("1 '\\x00' 1\n")
+    assert _ids(tmp_path, config) == TokenIds(90, 91, 92)
+
+
 def test_of_checkpoints(tmp_path: Path) -> None:
     write_transformers(tmp_path / "a", tiny_config(eos_token_id=17))
     assert load_checkpoint(tmp_path / "a").eos_token_id == 17

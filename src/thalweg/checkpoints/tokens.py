@@ -39,9 +39,12 @@ def read_token_ids(folder: Path, config: Mapping[str, Any], default: TokenIds, v
 
     The tokenizer's own files come first: a model's config.json is often left at its class's defaults (0, 1, 2) while
     the tokenizer says otherwise, and the tokenizer is what users of the model append with. Then generation_config.json,
-    config.json and `default`. An id outside the vocabulary is no answer, since it could never be embedded.
+    config.json and `default`. An id outside the vocabulary is no answer, since it could never be embedded. Beside the
+    RWKV vocabulary the configs do not count: they say 1 and 2, which are bytes of text there.
     """
-    sources = (_tokenizer_ids(folder), read_optional_object(folder / "generation_config.json"), config)
+    sources: tuple[Mapping[str, Any], ...] = (_tokenizer_ids(folder),)
+    if not any(folder.glob("rwkv_vocab_*.txt")):
+        sources += (read_optional_object(folder / "generation_config.json"), config)
 
     def find(kind: str, fallback: int | None) -> int | None:
         for candidate in (*(_first_id(source.get(f"{kind}_token_id")) for source in sources), fallback):

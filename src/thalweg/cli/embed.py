@@ -119,7 +119,7 @@ def embed(
     ] = False,
     vertical_chunk_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of one document in one step.", show_default="512", rich_help_panel=RUN_PANEL),
+        typer.Option(min=1, help="Tokens of one document in one step.", show_default="1024", rich_help_panel=RUN_PANEL),
     ] = None,
     max_tokens_per_step: Annotated[
         int | None,

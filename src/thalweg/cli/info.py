@@ -39,6 +39,8 @@ def info(
 
 
 def _facts(embedder: Embedder) -> list[tuple[str, str]]:
+    from thalweg import native
+
     parameters = sum(parameter.numel() for parameter in embedder.model.parameters())
     return [
         ("model", embedder.name),
@@ -52,6 +54,7 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in embedder.prompts.items()) or "none"),
         ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
         ("fingerprint", embedder.fingerprint),
+        ("native CPU kernels", native.missing() or "compiled"),
     ]
 
 

@@ -17,7 +17,6 @@ and S the state before the block, the u of all its tokens solve one triangular s
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
-from thalweg.packing import Block, BlockGroup, Packing
+from thalweg.packing import Block, BlockGroup, Packing, blocks_side_by_side
 
 L2_EPS = 1e-6
 """Added to the squared length of a key or query, as in the reference implementation."""
@@ -132,27 +131,13 @@ def chunkwise_gated_delta_rule(
     `blocks_per_group` blocks are treated side by side (None: chosen for the device); it bounds the workspace.
     """
     chunk_size = chunk_size or default_chunk_size()
-    blocks_per_group = blocks_per_group or _side_by_side(v, chunk_size)
+    blocks_per_group = blocks_per_group or blocks_side_by_side(v.device, 16 * v.shape[1] * chunk_size**2)
     if initial_state is not None:
         initial_state = initial_state.to(_wide(v))
     scan = _one_by_one if blocks_per_group == 1 else _many_at_once
     groups = packing.block_groups(chunk_size, blocks_per_group)
     y, final = scan(_Run(q, k, v, g, beta, l2norm), groups, initial_state, rows)
     return y, torch.stack(final) if final else v.new_zeros(0, v.shape[1], k.shape[2], v.shape[2], dtype=_wide(v))
-
-
-WORKSPACE = 1 << 28
-"""Bytes that the (B, q, q) matrices of one group may take where blocks run side by side."""
-
-
-def _side_by_side(v: Tensor, chunk_size: int) -> int:
-    """Blocks in a group: one on the CPU, where its matrices stay in cache; many on other devices, to fill them.
-
-    Many also for gradients: the backward pass of every slice of the run fills a tensor as long as the run.
-    """
-    if v.device.type == "cpu" and not torch.is_grad_enabled():
-        return 1
-    return max(1, WORKSPACE // (16 * v.shape[1] * chunk_size**2))
 
 
 def _wide(t: Tensor) -> torch.dtype:
@@ -287,7 +272,7 @@ def _one_by_one(
     carry: Tensor | None = None
     for group in groups:
         block = group.blocks[0]
-        queries = None if rows is None else _rows_inside(rows, block)
+        queries = None if rows is None else block.rows_inside(rows)
         if not block.leaves and queries == []:
             continue
         blocks = _Blocks(run, group, queries)
@@ -319,10 +304,6 @@ def _entering(block: Block, carry: Tensor | None, initial_state: Tensor | None) 
     if block.initial >= 0:
         return None if initial_state is None else initial_state[block.initial]
     return carry if block.enters else None
-
-
-def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
-    return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
 
 
 def _many_at_once(

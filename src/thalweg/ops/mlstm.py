@@ -20,7 +20,6 @@ so all of m comes from one running maximum over vectors, before any block is loo
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
-from thalweg.packing import Block, BlockGroup, Links, Packing
+from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 _Memory: TypeAlias = tuple[Tensor, Tensor]
 """C and n of some segments or blocks."""
@@ -137,7 +136,7 @@ def chunkwise_mlstm(
     `blocks_per_group` blocks are treated side by side (None: chosen for the device); it bounds the workspace.
     """
     chunk_size = chunk_size or DEFAULT_CHUNK_SIZE
-    blocks_per_group = blocks_per_group or _side_by_side(q, chunk_size)
+    blocks_per_group = blocks_per_group or blocks_side_by_side(q.device, 4 * q.shape[1] * chunk_size**2)
     dtype = torch.promote_types(q.dtype, torch.float32)
     # Products this small gain nothing from half precision on the CPU, and what lies between them loses by converting.
     products = dtype if q.device.type == "cpu" else q.dtype
@@ -153,7 +152,7 @@ def chunkwise_mlstm(
     carry: _Memory | None = None
     for group in packing.block_groups(chunk_size, blocks_per_group):
         block = group.blocks[0] if len(group.blocks) == 1 else None
-        queries = None if picked is None else _rows_inside(picked, group.blocks[0])
+        queries = None if picked is None else group.blocks[0].rows_inside(picked)
         weights = _Weights(run, group, q.shape[2])
         keys, values = _by_head(group.take(k), products), _by_head(group.take(v), products)
         entering: _Memory | None
@@ -181,23 +180,6 @@ def chunkwise_mlstm(
 
 DEFAULT_CHUNK_SIZE = 128
 """The inner chunk Q that is fastest here, at the head widths of 100 to 500 of public models."""
-
-WORKSPACE = 1 << 28
-"""Bytes that the (b, H, q, q) weights of one group may take where blocks run side by side."""
-
-
-def _side_by_side(q: Tensor, chunk_size: int) -> int:
-    """Blocks in a group: one on the CPU, where its weights stay in cache; many on other devices, to fill them.
-
-    Many also for gradients: the backward pass of every slice of the run fills a tensor as long as the run.
-    """
-    if q.device.type == "cpu" and not torch.is_grad_enabled():
-        return 1
-    return max(1, WORKSPACE // (4 * q.shape[1] * chunk_size**2))
-
-
-def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
-    return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
 
 
 class _Gates:

@@ -12,7 +12,6 @@ States are laid out (K, H, P): reading or writing one for all heads of a group i
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from thalweg import native
 from thalweg.errors import InvalidInputError
 from thalweg.ops.ssd_native import native_ssd
-from thalweg.packing import Block, BlockGroup, Links, Packing
+from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
 def default_chunk_size(dtype: torch.dtype) -> int:
@@ -161,7 +160,7 @@ def chunkwise_ssd(
     `blocks_per_group` blocks are treated side by side (None: chosen for the device); it bounds the workspace.
     """
     chunk_size = chunk_size or default_chunk_size(x.dtype)
-    blocks_per_group = blocks_per_group or _side_by_side(x, chunk_size)
+    blocks_per_group = blocks_per_group or blocks_side_by_side(x.device, 4 * x.shape[1] * chunk_size**2)
     dtype = torch.promote_types(x.dtype, torch.float32)
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)
     log_decay = (delta * A.to(dtype)).clamp(min=MIN_LOG_DECAY)
@@ -173,7 +172,7 @@ def chunkwise_ssd(
     carry: Tensor | None = None
     for group in packing.block_groups(chunk_size, blocks_per_group):
         single = len(group.blocks) == 1
-        queries = _rows_inside(rows, group.blocks[0]) if rows is not None and blocks_per_group == 1 else None
+        queries = group.blocks[0].rows_inside(rows) if rows is not None and blocks_per_group == 1 else None
         steps = _Steps(group.take(log_decay), group.take(delta), group, x.dtype)
         xg, Bg = group.take(x), group.take(B)
         entering: Tensor | None
@@ -231,23 +230,6 @@ def fused_ssd(
 
 MIN_LOG_DECAY = -120.0
 """exp(-120) is 0 in float32: a stronger decay changes nothing, and the bound keeps a block's sums small."""
-
-WORKSPACE = 1 << 28
-"""Bytes that the (b, H, q, q) decays of one group may take where blocks run side by side."""
-
-
-def _side_by_side(x: Tensor, chunk_size: int) -> int:
-    """Blocks in a group: one on the CPU, where its decays stay in cache; many on other devices, to fill them.
-
-    Many also for gradients: the backward pass of every slice of the run fills a tensor as long as the run.
-    """
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
-        return 1
-    return max(1, WORKSPACE // (4 * x.shape[1] * chunk_size**2))
-
-
-def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
-    return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
 
 
 class _Steps:

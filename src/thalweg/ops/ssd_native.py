@@ -5,14 +5,13 @@ The letters are those of ssd.py. One block at a time, so that its decays stay in
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from thalweg import native
-from thalweg.packing import Block, Packing
+from thalweg.packing import Packing
 
 
 def native_ssd(
@@ -42,7 +41,7 @@ def native_ssd(
             state = None if carried is None else (carried, carried.to(x.dtype))
         elif not block.enters:
             state = None
-        if rows is None or _wanted(rows, block):
+        if rows is None or block.rows_inside(rows):
             scores = C[here].transpose(0, 1).float() @ B[here].permute(1, 2, 0).float()
             weights = native.ssd_weights(scores, sums[here], delta[here], group.first_seen, skip, x.dtype)
             inside = weights @ x[here].transpose(0, 1)
@@ -57,10 +56,6 @@ def native_ssd(
                 final.append(state[0])
     empty = torch.zeros(0, B.shape[2], *x.shape[1:])
     return y if rows is None else y[list(rows)], torch.stack(final) if final else empty
-
-
-def _wanted(rows: Sequence[int], block: Block) -> bool:
-    return bisect_left(rows, block.start) < bisect_left(rows, block.stop)
 
 
 def _from_past(C: Tensor, state: Tensor) -> Tensor:

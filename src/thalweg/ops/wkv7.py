@@ -29,13 +29,10 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
-from thalweg.packing import Block, BlockGroup, Links, Packing
+from thalweg.packing import WORKSPACE, BlockGroup, Links, Packing
 
 MAX_CHUNK = 64
 """Tokens in a block at most: 32 steps of log w >= -0.6065 on either side of its middle keep all factors below 1e9."""
-
-WORKSPACE = 1 << 28
-"""Bytes that the (b, H, 2q, 2q) scores of one group may take where blocks run side by side."""
 
 
 def default_chunk_size() -> int:
@@ -170,7 +167,7 @@ def _one_by_one(
     for group in packing.block_groups(chunk_size, 1):
         block = group.blocks[0]
         tokens = slice(block.start, block.stop)
-        queries = None if rows is None else _rows_inside(rows, block)
+        queries = None if rows is None else block.rows_inside(rows)
         n_queries = block.size if queries is None else len(queries)
         asked = slice(done, done + n_queries)
         if queries is None:
@@ -374,10 +371,6 @@ def _hand_on(
         levels.append(effect.added[blocks] + past @ effect.through[blocks])
     leaving = torch.cat(levels)[links.order]
     return torch.cat([outside, leaving])[links.sources], leaving
-
-
-def _rows_inside(rows: Sequence[int], block: Block) -> list[int]:
-    return [row - block.start for row in rows[bisect_left(rows, block.start) : bisect_left(rows, block.stop)]]
 
 
 def _check(
