@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from thalweg.allocator import settle
 from thalweg.errors import InvalidInputError, ThalwegError
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
@@ -210,6 +211,8 @@ class Engine:
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
         self.n_last = n_last
+        if model.device.type == "cpu":
+            settle()
         if n_last < 1:
             raise InvalidInputError(f"n_last must be at least 1, got {n_last}")
         if self.schedule.section_size and pooling == "last" and probe_id is None:

@@ -220,10 +220,10 @@ class Mamba2(nn.Module):
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
         # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32, its norm and what is added;
         # and freed room that the allocator does not give back, which differs from run to run (measured).
-        room = 1.5 * c.d_inner
+        room = c.d_inner
         per_token = width * (projected + c.conv_dim + 2 * c.d_inner + 3 * c.d_model + room) + 4 * c.d_model
         if width == 2 and native.missing():
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
         chunk = default_chunk_size(self.embeddings.weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
-        return round(n_tokens * per_token + per_block)
+        return n_tokens * per_token + per_block
