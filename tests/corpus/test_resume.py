@@ -165,7 +165,7 @@ def test_failed_documents_are_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("thalweg.corpus.documents.opened", opened_sometimes)
-        broken_off(embedder, corpus, out, 5)
+        broken_off(embedder, corpus, out, 5, schedule={"vertical_chunk_size": 256, "max_tokens_per_step": 1024})
     run(embedder, corpus, out, "resume")
     assert len(rows_of(out)[0]) == 41
 
