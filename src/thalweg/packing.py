@@ -7,7 +7,7 @@ state is wanted at the end, Q inner chunk of a scan.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -342,6 +342,32 @@ class Links:
     order: Tensor
     sources: Tensor
     n_initial: int
+
+    def hand_on(
+        self,
+        zero: Tensor,
+        carry: Tensor | None,
+        initial_state: Tensor | None,
+        leave: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The states (b, …) that enter and leave each block.
+
+        Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
+        the work is linear in the blocks, the depth that of the longest chain.
+
+        Args:
+            zero: (1, …) the zero state.
+            carry: (…) the state that the group before left, None for zero.
+            initial_state: (S_in, …) carried states, None for zeros.
+            leave: (n,) numbers of blocks and their (n, …) states before -> the states that leave them.
+        """
+        carried = zero.expand(self.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
+        outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
+        levels: list[Tensor] = []
+        for level, blocks in enumerate(self.levels):
+            levels.append(leave(blocks, (levels[-1] if level else outside)[self.pasts[level]]))
+        leaving = torch.cat(levels)[self.order]
+        return torch.cat([outside, leaving])[self.sources], leaving
 
     @classmethod
     def build(cls, blocks: Sequence[Block], n_initial: int, device: torch.device) -> Links:

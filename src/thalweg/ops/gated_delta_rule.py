@@ -339,14 +339,12 @@ def _hand_on(
     own, seen, through = (t.unflatten(0, blocks.shape) for t in (own, seen, blocks.through))
     written = (blocks.keys * blocks.out_of).mT.unflatten(0, blocks.shape)
     zero = own.new_zeros(1, *written.shape[1:3], own.shape[3])
-    carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
-    outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
-    levels: list[Tensor] = []
-    for level, n in enumerate(links.levels):
-        past = (levels[-1] if level else outside)[links.pasts[level]]
-        levels.append(through[n] * past + written[n] @ (own[n] - seen[n] @ past))
-    leaving = torch.cat(levels)[links.order]
-    return torch.cat([outside, leaving])[links.sources].flatten(0, 1), leaving
+
+    def leave(n: Tensor, past: Tensor) -> Tensor:
+        return through[n] * past + written[n] @ (own[n] - seen[n] @ past)
+
+    entering, leaving = links.hand_on(zero, carry, initial_state, leave)
+    return entering.flatten(0, 1), leaving
 
 
 def _check(

@@ -342,25 +342,17 @@ def _hand_on_one(
 def _hand_on_many(
     local: _Memory, weights: _Weights, links: Links, carry: _Memory | None, carried: _Memory | None
 ) -> tuple[_Memory, _Memory]:
-    """The states (b, H, K, P) and (b, H, K) that enter and leave each block, from what the blocks add themselves.
-
-    Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
-    the work is linear in the blocks, the depth that of the longest chain.
-    """
+    """The states (b, H, K, P) and (b, H, K) that enter and leave each block, from what the blocks add themselves."""
     through = weights.through()
-    found = []
-    for part, added in enumerate(local):
-        zero = torch.zeros_like(added[:1])
-        before = zero.expand(links.n_initial, *zero.shape[1:]) if carried is None else carried[part]
-        outside = torch.cat([zero, before, zero if carry is None else carry[part][None]])
-        kept = through if added.ndim == 3 else through[..., None]
-        levels: list[Tensor] = []
-        for level, blocks in enumerate(links.levels):
-            past = (levels[-1] if level else outside)[links.pasts[level]]
-            levels.append(added[blocks] + kept[blocks] * past)
-        leaving = torch.cat(levels)[links.order]
-        found.append((torch.cat([outside, leaving])[links.sources], leaving))
-    (C_entering, C_leaving), (n_entering, n_leaving) = found
+
+    def hand_on(part: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        def leave(blocks: Tensor, past: Tensor) -> Tensor:
+            return local[part][blocks] + kept[blocks] * past
+
+        zero = torch.zeros_like(local[part][:1])
+        return links.hand_on(zero, carry and carry[part], carried and carried[part], leave)
+
+    (C_entering, C_leaving), (n_entering, n_leaving) = hand_on(0, through[..., None]), hand_on(1, through)
     return (C_entering, n_entering), (C_leaving, n_leaving)
 
 

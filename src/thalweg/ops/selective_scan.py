@@ -366,20 +366,12 @@ def _continues(group: BlockGroup) -> Tensor:
 def _hand_on(
     local: Tensor, through: Tensor, links: Links, carry: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The states (b, K, E) that enter and leave each block, from what the blocks add and what they let through.
+    """The states (b, K, E) that enter and leave each block, from what the blocks add and what they let through."""
 
-    Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
-    the work is linear in the blocks, the depth that of the longest chain.
-    """
-    zero = torch.zeros_like(local[:1])
-    carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
-    outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
-    levels: list[Tensor] = []
-    for level, blocks in enumerate(links.levels):
-        past = (levels[-1] if level else outside)[links.pasts[level]]
-        levels.append(torch.addcmul(local[blocks], through[blocks], past))
-    leaving = torch.cat(levels)[links.order]
-    return torch.cat([outside, leaving])[links.sources], leaving
+    def leave(blocks: Tensor, past: Tensor) -> Tensor:
+        return torch.addcmul(local[blocks], through[blocks], past)
+
+    return links.hand_on(torch.zeros_like(local[:1]), carry, initial_state, leave)
 
 
 def _check(

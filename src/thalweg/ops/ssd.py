@@ -346,21 +346,13 @@ def _hand_on_one(
 def _hand_on_many(
     local: Tensor, steps: _Steps, links: Links, carry: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The states (b, K, H, P) that enter and leave each block, from what the blocks add themselves.
-
-    Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
-    the work is linear in the blocks, the depth that of the longest chain.
-    """
-    zero = torch.zeros_like(local[:1])
-    carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
-    outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
+    """The states (b, K, H, P) that enter and leave each block, from what the blocks add themselves."""
     through = steps.through()[:, None, :, None]
-    levels: list[Tensor] = []
-    for level, blocks in enumerate(links.levels):
-        past = (levels[-1] if level else outside)[links.pasts[level]]
-        levels.append(local[blocks] + through[blocks] * past)
-    leaving = torch.cat(levels)[links.order]
-    return torch.cat([outside, leaving])[links.sources], leaving
+
+    def leave(blocks: Tensor, past: Tensor) -> Tensor:
+        return local[blocks] + through[blocks] * past
+
+    return links.hand_on(torch.zeros_like(local[:1]), carry, initial_state, leave)
 
 
 def _check(

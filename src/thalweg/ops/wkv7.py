@@ -357,20 +357,13 @@ class _Effect:
 def _hand_on(
     effect: _Effect, links: Links, carry: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The states (b, H, V, K) that enter and leave each block.
-
-    Blocks that one segment fills depend on the block before. They are taken level by level, all chains at once:
-    the work is linear in the blocks, the depth that of the longest chain.
-    """
+    """The states (b, H, V, K) that enter and leave each block."""
     zero = torch.zeros_like(effect.added[:1])
-    carried = zero.expand(links.n_initial, *zero.shape[1:]) if initial_state is None else initial_state.to(zero.dtype)
-    outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
-    levels: list[Tensor] = []
-    for level, blocks in enumerate(links.levels):
-        past = (levels[-1] if level else outside)[links.pasts[level]]
-        levels.append(effect.added[blocks] + past @ effect.through[blocks])
-    leaving = torch.cat(levels)[links.order]
-    return torch.cat([outside, leaving])[links.sources], leaving
+
+    def leave(blocks: Tensor, past: Tensor) -> Tensor:
+        return effect.added[blocks] + past @ effect.through[blocks]
+
+    return links.hand_on(zero, carry, None if initial_state is None else initial_state.to(zero.dtype), leave)
 
 
 def _check(
