@@ -7,25 +7,63 @@ import functools
 import os
 import sys
 
+import torch
+
 LARGE = 32 << 20
 """Bytes from which a freed block goes back to the system at once; smaller ones are kept for reuse."""
 
+MOST_RESERVED = 128 << 20
+"""Bytes that are taken in advance at most: the temporaries of larger steps lie mostly outside the pool."""
+
+MOST_ROOM = 32 << 20
+"""Bytes of holes between temporaries at most."""
+
+BLOCK = 8 << 20
+"""Bytes of the pieces in which they are taken: as large as a temporary, and below `LARGE`."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+_reserved = 0
 
 
 @functools.cache
-def settle() -> None:
+def settle() -> bool:
     """Fix the thresholds of glibc at once where they end up anyway.
 
     They begin at 128 KiB and move towards 32 MiB with every larger block that is freed. Until then blocks are spread
     over two kinds of memory in an order that differs from run to run, and so does the peak: by 5 % between short and
-    long texts, and by a fifth between two equal runs of large steps. Does nothing on other C libraries, or where the
-    user has set thresholds in the environment.
+    long texts, and by a fifth between two equal runs of large steps. False on other C libraries, or where the user
+    has set thresholds in the environment: nothing is changed then.
     """
     chosen = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
     if sys.platform != "linux" or any(name in os.environ for name in chosen):
-        return
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGE)
-        mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)
+    if mallopt is None:
+        return False
+    mallopt(_M_MMAP_THRESHOLD, LARGE)
+    mallopt(_M_TRIM_THRESHOLD, 2 * MOST_RESERVED)
+    return True
+
+
+def with_room(n_bytes: int) -> int:
+    """Bytes that temporaries of `n_bytes` end up with.
+
+    They are of many sizes and leave holes that the next ones do not fill: up to half as much again after a hundred
+    steps (measured). Very large ones leave none, since they lie outside the pool.
+    """
+    return n_bytes + min(n_bytes // 2, MOST_ROOM)
+
+
+def reserve(n_bytes: int) -> None:
+    """Before a step: take the memory for temporaries of `n_bytes` at once, with room for holes.
+
+    Happens once in a process for each larger step, so that a long text's peak is that of its first step. Nothing on
+    other C libraries.
+    """
+    global _reserved
+    n_bytes = with_room(n_bytes)
+    if _reserved < n_bytes <= MOST_RESERVED and settle():
+        _reserved = n_bytes
+        blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, n_bytes, BLOCK)]
+        del blocks

@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.allocator import settle
+from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
+from thalweg.states import StateStore, select
 
 TokenArray = npt.NDArray[np.integer]
 
@@ -211,8 +212,6 @@ class Engine:
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
         self.n_last = n_last
-        if model.device.type == "cpu":
-            settle()
         if n_last < 1:
             raise InvalidInputError(f"n_last must be at least 1, got {n_last}")
         if self.schedule.section_size and pooling == "last" and probe_id is None:
@@ -239,6 +238,7 @@ class Engine:
         waiting: deque[_Document] = deque()
         flying: list[_Document] = []
         state: State | None = None
+        store = StateStore()
         self._may_start = may_start or (lambda: True)
         exhausted = False
         while True:
@@ -254,7 +254,10 @@ class Engine:
                 if exhausted and not waiting:
                     return
                 continue
+            if self.model.device.type == "cpu":
+                reserve(self.model.activation_bytes(step.n_tokens))
             results, state = step.run(state)
+            state = store.keep(state)
             flying = step.flying
             self._count(step, results)
             if on_step:
@@ -421,8 +424,3 @@ class _Step:
 
 def _pooled(document: _Document, part: _Part, vector: FloatArray) -> Pooled:
     return Pooled(document.index, part.section, part.section_start, part.stop, vector, part.last)
-
-
-def select(state: State, rows: list[int]) -> State:
-    """The named rows of a state, in that order; a row may be named twice."""
-    return tuple(type(layer)(*(tensor[rows] for tensor in layer)) for layer in state)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from thalweg.allocator import with_room
 from thalweg.engine import Schedule
 from thalweg.models.protocol import RecurrentModel, state_bytes
 from thalweg.pooling import Pooling
@@ -38,9 +39,10 @@ def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> 
     assert isinstance(model, nn.Module)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     one_state = state_bytes(model.init_state(1))
+    activations = model.activation_bytes(schedule.max_tokens_per_step)
     copies = 4 if schedule.section_size and pooling == "last" else 2
     return MemoryPlan(
         weights=weights,
         states=copies * schedule.max_in_flight * one_state,
-        activations=model.activation_bytes(schedule.max_tokens_per_step),
+        activations=with_room(activations) if model.device.type == "cpu" else activations,
     )

@@ -299,5 +299,4 @@ class GatedDeltaNet(nn.Module):
         per_block = 4 * c.n_value_heads * (8 * q * q + 6 * q * channels + 3 * c.head_dim * c.value_head_dim)
         # Large products of half precision keep float32 sums and copies inside the library: measured, not derived.
         inside = 4 * n_tokens * 2 * c.d_model if width == 2 else 0
-        # And the C library's allocator does not fill every hole between tensors of so many widths: measured as well.
-        return int(1.45 * (n_tokens * per_token + per_block + mlp + inside))
+        return n_tokens * per_token + per_block + mlp + inside

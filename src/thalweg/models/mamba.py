@@ -222,9 +222,10 @@ class Mamba(nn.Module):
         """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
         width = self.embeddings.weight.element_size()
-        # z, the convolved x, dt and y, and what the allocator cannot use again of those that are gone (measured); r, B
-        # and C; the residual stream in float32, its norm, what is added to it and, while that is summed up, a copy
-        wide = 4 + (2 if width == 2 else 1)
+        # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
+        # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
+        # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
+        wide = 8
         per_token = width * (wide * c.d_inner + c.dt_rank + 2 * c.d_state + 3 * c.d_model) + 4 * c.d_model
         if width == 2 and native.missing():
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps

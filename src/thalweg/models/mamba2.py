@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, add_projected, linear, project
+from thalweg.models.layers import PRODUCT_ROWS, TILE, Conv, Norm, add_projected, linear, project
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.ssd import default_chunk_size, ssd
 from thalweg.packing import Packing
@@ -218,12 +218,12 @@ class Mamba2(nn.Module):
         c = self.config
         width = self.embeddings.weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32, its norm and what is added;
-        # and freed room that the allocator does not give back, which differs from run to run (measured).
-        room = c.d_inner
-        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + 3 * c.d_model + room) + 4 * c.d_model
+        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32, its norm and what is added; and
+        # what a product takes.
+        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + 3 * c.d_model) + 4 * c.d_model
+        product = width * min(n_tokens, PRODUCT_ROWS) * c.d_inner
         if width == 2 and native.missing():
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
         chunk = default_chunk_size(self.embeddings.weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
-        return n_tokens * per_token + per_block
+        return n_tokens * per_token + product + per_block

@@ -31,7 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.native import rwkv7 as kernels
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing
@@ -130,9 +132,14 @@ class LowRank(nn.Module):
         self.bias = nn.Parameter(torch.empty(d_out).uniform_(-1, 1)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.down(x)
-        out: Tensor = self.up(inner if self.act is None else self.act(inner)).float()
+        out = self.product(x).float()
         return out if self.bias is None else out + self.bias
+
+    def product(self, x: Tensor) -> Tensor:
+        """up act(down x) in the weights' dtype, without the bias."""
+        inner = self.down(x)
+        out: Tensor = self.up(inner if self.act is None else self.act(inner))
+        return out
 
 
 class TimeMix(nn.Module):
@@ -162,7 +169,11 @@ class TimeMix(nn.Module):
         """x (N, D) float32 -> (N or M, D), v_first (N, H V), and the next `att` and `wkv` states."""
         before, att = token_shift(x, packing, initial_state=state and state.att)
         d, d_value = self.config.d_model, self.config.d_value
-        log_w, k, v, kk, a = _in_tiles(self._written, (d, d, d_value, d, d), x, before, v_first)
+        fused = native.usable(x, before) and self.output.weight.dtype in native.DTYPES
+        if fused:
+            log_w, k, v, kk, a = self._written_fused(x, before, v_first)
+        else:
+            log_w, k, v, kk, a = _in_tiles(self._written, (d, d, d_value, d, d), x, before, v_first)
         rows = None if wanted is None else wanted.rows
         if rows is not None:
             x, before = x[rows], before[rows]
@@ -183,7 +194,7 @@ class TimeMix(nn.Module):
         first = v if v_first is None else v_first
         if rows is not None:
             k, v = k[rows], v[rows]
-        (out,) = _in_tiles(self._read, (d,), x, before, y.flatten(1), r, k, v)
+        (out,) = _in_tiles(self._read_fused if fused else self._read, (d,), x, before, y.flatten(1), r, k, v)
         return out, first, att, wkv
 
     def _mixed(self, x: Tensor, change: Tensor, name: str) -> Tensor:
@@ -206,7 +217,33 @@ class TimeMix(nn.Module):
         kk = F.normalize(self._by_head(k * self.k_k.float()), dim=2).flatten(1)
         return log_w, torch.addcmul(k, k * (a - 1), self.k_a.float()), v, kk, a
 
+    def _written_fused(self, x: Tensor, before: Tensor, v_first: Tensor | None) -> tuple[Tensor, ...]:
+        """As `_written`, with native kernels: a tile at a time, straight into the results."""
+        c, n = self.config, len(x)
+        outputs = tuple(x.new_empty(n, width) for width in (c.d_model, c.d_model, c.d_value, c.d_model, c.d_model))
+        mixes = torch.stack([self.mix[name] for name in "wakv"]).float()
+        biases = (self.lora_w.bias, self.lora_a.bias, self.k_k, self.k_a)
+        parameters = [p.float() for p in biases if p is not None]
+        for start in range(0, n, TILE):
+            rows = slice(start, start + TILE)
+            x_w, x_a, x_k, x_v = kernels.mix(x[rows], before[rows], mixes, self.output.weight.dtype)
+            products = (self.lora_w.product(x_w), self.lora_a.product(x_a), self.key(x_k))
+            blend = None
+            if self.lora_v is not None and self.lora_v.bias is not None and v_first is not None:
+                blend = self.lora_v.product(x_v), self.lora_v.bias.float(), v_first[rows]
+            kernels.written(products, parameters, self.value(x_v), blend, [out[rows] for out in outputs], c.n_heads)
+        return outputs
+
+    def _read_fused(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
+        """As `_read`, with a native kernel."""
+        (x_g,) = kernels.mix(x, before, self.mix["g"].float()[None], self.output.weight.dtype)
+        gate, weight, bias = self.lora_g.product(x_g), self.norm.weight.float(), self.norm.bias.float()
+        return (self.output(kernels.read(y, r, k, v, self.r_k.float(), gate, weight, bias, self.norm.eps)),)
+
     def _receptance(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
+        if native.usable(x, before) and self.output.weight.dtype in native.DTYPES:
+            (x_r,) = kernels.mix(x, before, self.mix["r"].float()[None], self.output.weight.dtype)
+            return (self.receptance(x_r),)
         return (self.receptance(self._mixed(x, before - x, "r")).float(),)
 
     def _read(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
@@ -238,6 +275,9 @@ class ChannelMix(nn.Module):
         return out, ffn
 
     def _mixed(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
+        if native.usable(x, before) and self.key.weight.dtype in native.DTYPES:
+            (mixed,) = kernels.mix(x, before, self.mix.float()[None], self.key.weight.dtype)
+            return (self.value(kernels.relu_square_(self.key(mixed))),)
         inner = self.key(torch.addcmul(x, before - x, self.mix.float()).to(self.key.weight.dtype))
         inner = inner.relu_()
         return (self.value(inner.square() if torch.is_grad_enabled() else inner.square_()),)
@@ -331,10 +371,8 @@ class RWKV7(nn.Module):
     def activation_bytes(self, n_tokens: int) -> int:
         """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
-        # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. The rest is memory
-        # that the allocator cannot reuse between tiles, in half precision more of it: measured, not derived.
-        width = self.embeddings.weight.element_size()
-        return 4 * n_tokens * ((15 if width > 2 else 22) * c.d_model + 3 * c.d_value)
+        # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. And a tile's own.
+        return 4 * (n_tokens * (8 * c.d_model + 3 * c.d_value) + 9 * min(n_tokens, TILE) * c.d_model)
 
 
 TILE = 512
