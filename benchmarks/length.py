@@ -1,7 +1,7 @@
 """Peak memory and time per token against the length of one document, from 16 thousand to 1 million tokens.
 
 The shipped model reads a text that a generator makes as it goes: tokenisation, schedule and pooling are all in. With
-`--family`, two layers of that shape in shapes.py (random weights) read random tokens. One process per run; peak
+`--family`, two layers of that family at width 768 (random weights) read random tokens. One process per run; peak
 resident memory is the kernel's figure for that process. Lengths take turns, because machines throttle; medians count.
 
     python benchmarks/length.py [--most 1000000] [--model DIR | --family rwkv7] [--repeat 3]
@@ -17,13 +17,15 @@ import sys
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 import thalweg
-from common import RESULTS, peak_rss, report
-from shapes import SHAPES
+from common import RESULTS, report
 from thalweg.assets import book
+from thalweg.bench.meter import peak_rss
+from thalweg.bench.shapes import SHAPES
+from thalweg.bench.subjects import RandomTokens
+from thalweg.bench.weights import RECURRENT, recurrent_model
 from thalweg.engine import Engine
 
 
@@ -40,20 +42,6 @@ def text(n_tokens: int, tokens_per_char: float) -> Iterator[str]:
                 return
 
 
-class RandomTokens:
-    """A document of random tokens, made as they are asked for."""
-
-    def __init__(self, n_tokens: int, vocab_size: int) -> None:
-        self.left = n_tokens
-        self.vocab_size = vocab_size
-        self.rng = np.random.default_rng(0)
-
-    def take(self, n: int) -> tuple[np.ndarray, bool]:
-        n = min(n, self.left)
-        self.left -= n
-        return self.rng.integers(0, self.vocab_size, n), self.left == 0
-
-
 def measure_text(model_name: str | None, n_tokens: int) -> dict[str, float]:
     """Embed one text with a model and its tokenizer."""
     model = thalweg.load(model_name)
@@ -68,7 +56,8 @@ def measure_text(model_name: str | None, n_tokens: int) -> dict[str, float]:
 def measure_family(family: str, n_tokens: int) -> dict[str, float]:
     """Embed random tokens with two layers of a family."""
     vocab_size = 4096
-    engine = Engine(SHAPES[family].build(torch.float32, vocab_size=vocab_size, n_layers=2), "last")
+    shape = next(shape for shape in SHAPES.values() if shape.family == family)
+    engine = Engine(recurrent_model(shape, torch.float32, layers=2, vocabulary=vocab_size), "last")
     list(engine.run([RandomTokens(5000, vocab_size)]))
     begun = time.perf_counter()
     list(engine.run([RandomTokens(n_tokens, vocab_size)]))
@@ -98,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--model")
-    parser.add_argument("--family", choices=SHAPES)
+    parser.add_argument("--family", choices=RECURRENT)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each length below 100,000 tokens")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -10,7 +10,8 @@ import argparse
 import numpy as np
 
 import thalweg
-from common import report, seconds
+from common import report
+from thalweg.bench.meter import seconds
 from thalweg.engine import Engine, Ids
 
 

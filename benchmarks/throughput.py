@@ -11,7 +11,6 @@ PyPI package `rwkv`.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import report, seconds, spread
-from shapes import SHAPES, products
-from thalweg.checkpoints.rwkv7 import LAYOUTS as RWKV7_LAYOUTS
+from common import report
+from thalweg.bench.limit import inner_chunk, products
+from thalweg.bench.meter import seconds, spread
+from thalweg.bench.peers import CHUNK, CHUNK_LOOP, ONE_PASS, RWKV, chunk_loop, one_pass, rwkv_loop, transformers_model
+from thalweg.bench.shapes import SHAPES
+from thalweg.bench.weights import RECURRENT, recurrent_model
 from thalweg.checkpoints.saver import save_checkpoint
 from thalweg.engine import Engine, Ids, Schedule
 
@@ -31,79 +33,37 @@ def ours(model: Any, ids: np.ndarray, v: int) -> Callable[[], np.ndarray]:
     """One document of len(ids) tokens through the engine."""
 
     def run() -> np.ndarray:
-        schedule = Schedule(max_tokens_per_step=v, vertical_chunk_size=v)
+        schedule = Schedule(max_tokens_per_step=2 * v, vertical_chunk_size=v)
         return next(iter(Engine(model, "last", schedule).run([Ids(ids)]))).vector
 
     return run
 
 
-def transformers_model(model: Any, name: str, dtype: torch.dtype) -> Any:
+def saved(model: Any, dtype: torch.dtype) -> Any:
     """transformers' model of the same weights."""
-    import transformers
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         save_checkpoint(model, path, tokenizer_folder=None, embedding=None, dtype=torch.float32)
-        return getattr(transformers, name).from_pretrained(path, dtype=dtype).eval()
+        return transformers_model(str(path), dtype)
 
 
 def mamba2_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     if dtype != torch.float32:
         return {}
-    theirs = transformers_model(model, "Mamba2Model", dtype)
-    tokens = torch.from_numpy(ids)[None]
-
-    @torch.inference_mode()
-    def chunk_loop() -> torch.Tensor:
-        cache = None
-        for start in range(0, tokens.shape[1], 512):
-            out = theirs(tokens[:, start : start + 512], cache_params=cache, use_cache=True)
-            cache = out.cache_params
-        return out.last_hidden_state[0, -1]
-
-    @torch.inference_mode()
-    def one_pass() -> torch.Tensor:
-        return theirs(tokens).last_hidden_state[0, -1]
-
-    return {"transformers, chunk loop": chunk_loop, "transformers, one pass": one_pass}
+    theirs, tokens = saved(model, dtype), torch.from_numpy(ids)[None]
+    return {
+        CHUNK_LOOP: lambda: chunk_loop(theirs, tokens, CHUNK)()[0],
+        ONE_PASS: lambda: one_pass(theirs, tokens)()[0],
+    }
 
 
 def xlstm_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
-    theirs = transformers_model(model, "xLSTMModel", dtype)
-    tokens = torch.from_numpy(ids)[None]
-
-    @torch.inference_mode()
-    def one_pass() -> torch.Tensor:
-        return theirs(tokens).last_hidden_state[0, -1]
-
-    return {"transformers": one_pass}
+    theirs, tokens = saved(model, dtype), torch.from_numpy(ids)[None]
+    return {"transformers": lambda: one_pass(theirs, tokens)()[0]}
 
 
 def rwkv_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
-    """The package runs float32 on the CPU; it gives logits, so only its last layer differs from ours."""
-    if dtype != torch.float32:
-        return {}
-    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
-    from rwkv.model import RWKV
-
-    layout = next(layout for layout in RWKV7_LAYOUTS if layout.name == "rwkv7/pth")
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        rename, stored = layout.stored_name(name)
-        tensors[stored] = rename.save(tensor)
-    tensors["head.weight"] = torch.zeros(model.config.vocab_size, model.config.d_model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pth"
-        torch.save(tensors, path)
-        theirs = RWKV(model=str(path.with_suffix("")), strategy="cpu fp32")
-    tokens = ids.tolist()
-
-    def chunk_loop() -> None:
-        state = None
-        for start in range(0, len(tokens), 512):
-            _, state = theirs.forward(tokens[start : start + 512], state)
-
-    return {"rwkv": chunk_loop}
+    return {RWKV: rwkv_loop(model, ids, CHUNK)} if dtype == torch.float32 else {}
 
 
 PEERS = {"mamba2": mamba2_peers, "xlstm": xlstm_peers, "rwkv7": rwkv_peers}
@@ -111,10 +71,11 @@ PEERS = {"mamba2": mamba2_peers, "xlstm": xlstm_peers, "rwkv7": rwkv_peers}
 
 def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[str, Any]:
     """Shares of the limit in turns of model and products, then the peers."""
-    shape = SHAPES[family]
-    model, q, v = shape.build(dtype), shape.chunk_size(dtype), args.vertical_chunk_size
-    ids = np.random.default_rng(0).integers(0, shape.config.vocab_size, args.tokens)
-    best, run = products(shape, model, v, q), ours(model, ids, v)
+    shape = next(shape for shape in SHAPES.values() if shape.family == family)
+    model, v = recurrent_model(shape, dtype), args.vertical_chunk_size
+    q = inner_chunk(model)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens)
+    best, run = products(model, v), ours(model, ids, v)
     best(), ours(model, ids[: 2 * v], v)()
     limits, rates, shares = [], [], []
     for _ in range(args.repeat):
@@ -148,7 +109,7 @@ def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=SHAPES, default="mamba2")
+    parser.add_argument("--family", choices=RECURRENT, default="mamba2")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--peer-tokens", type=int, default=8192, help="of the document that peers read")
     parser.add_argument("--repeat", type=int, default=5)

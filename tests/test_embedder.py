@@ -187,11 +187,14 @@ def test_the_shipped_model_is_small_and_knows_related_from_unrelated(shipped: Em
     assert a @ b > a @ c + 0.2
 
 
-def test_the_shipped_model_opens_in_sentence_transformers_with_the_same_vectors(shipped: Embedder) -> None:
+def test_stock_modules_of_sentence_transformers_give_the_shipped_model_the_same_vectors(
+    shipped: Embedder, tmp_path: Path
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts = ["", "A single sentence.", book().read_text(encoding="utf-8")[:20_000]]
-    theirs = SentenceTransformer(str(model_folder()), device="cpu")
+    shipped.save(tmp_path / "stock", format="stock")
+    theirs = SentenceTransformer(str(tmp_path / "stock"), device="cpu")
     want = np.stack([theirs.encode([text], show_progress_bar=False)[0] for text in texts])
     np.testing.assert_allclose(shipped.encode(texts), want, rtol=0, atol=1e-5)
 
@@ -211,3 +214,15 @@ def test_bfloat16_is_close_to_float32(shipped: Embedder) -> None:
     texts = [make_text(n) for n in (3, 30, 300, 3000)]
     low = thalweg.load(dtype="bfloat16")
     assert ((low.encode(texts) * shipped.encode(texts)).sum(1) >= 0.999).all()
+
+
+def test_ids_give_the_vectors_of_their_texts(shipped: Embedder) -> None:
+    texts = ["A single sentence.", "", "the river " * 300]
+    ids = shipped.tokenize(texts, "query: ")
+    assert [len(row) for row in shipped.tokenize(["", "x"])] == [1, 2]
+    raw = shipped.encode_ids(ids, vertical_chunk_size=50)
+    want = shipped.encode(texts, prompt="query: ", normalize_embeddings=False)
+    np.testing.assert_allclose(raw, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert shipped.encode_ids([]).shape == (0, shipped.dimension)
+    with pytest.raises(InvalidInputError, match="has no tokens"):
+        shipped.encode_ids([np.array([], dtype=np.int32)])

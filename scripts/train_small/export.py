@@ -49,7 +49,8 @@ model = thalweg.load()  # the copy in the package; or the path of this folder
 vectors = model.encode(["The river found its bed.", "A text of any length."])
 ```
 
-The folder also opens with `sentence_transformers.SentenceTransformer`, which gives the same vectors.
+The folder also opens with `SentenceTransformer(folder, trust_remote_code=True)`, which gives the same vectors: run by
+thalweg where it is installed, else by the stock modules; `thalweg_module.py` chooses.
 
 ## Scores
 
@@ -121,6 +122,7 @@ def main() -> None:
         dtype=torch.float16,
         load_dtype=torch.float32,
         overwrite=True,
+        classes="either",
     )
     recipe, progress = saved["recipe"], saved["progress"]
     before = [line for file in args.steps for line in file.read_text().splitlines() if "stsb-dev" in line]

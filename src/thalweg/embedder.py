@@ -11,14 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from thalweg import __version__
 from thalweg.assets import MODEL_NAME, model_folder
-from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
+from thalweg.checkpoints import (
+    Checkpoint,
+    TokenIds,
+    load_checkpoint,
+    model_card,
+    module_classes,
+    resolve,
+    save_checkpoint,
+    stated_dtype,
+)
 from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
 from thalweg.memory import MemoryPlan, plan_memory
@@ -28,6 +38,7 @@ from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
 log = logging.getLogger("thalweg")
 
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"] | torch.dtype | None
+ExportFormat: TypeAlias = Literal["sentence-transformers", "stock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,7 @@ class Embedder:
             checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding.n_eos
         )
         self._probe_id = checkpoint.eos_token_id
+        self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
         if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
             raise InvalidInputError(
                 f"the tokenizer has {self.tokenizer.vocab_size} ids, but the model only "
@@ -221,6 +233,57 @@ class Embedder:
             raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
         return self.prompts[name]
 
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        format: ExportFormat = "sentence-transformers",
+        dtype: Dtype = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the model to a folder for thalweg, sentence-transformers and, if it knows the family, transformers.
+
+        Args:
+            folder: appears whole or not at all.
+            format: "sentence-transformers" is opened with `SentenceTransformer(folder, trust_remote_code=True)` and
+                run by thalweg, or for Mamba and xLSTM by the stock modules where thalweg is not installed. "stock" is
+                always run by the stock modules and needs no `trust_remote_code`.
+            dtype: of the weights in the file; None keeps the one they have here.
+            overwrite: replace the folder if it holds a checkpoint; all that lies in it goes.
+
+        Raises:
+            InvalidInputError: the folder exists, or the model cannot be written in that format.
+        """
+        if format not in get_args(ExportFormat):
+            raise InvalidInputError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}")
+        stored = _dtype(dtype) if dtype not in (None, "auto") else self.dtype
+        assert isinstance(stored, torch.dtype)
+        embedding = replace(self.embedding, head=self.head)
+        classes = module_classes(self.model, self.folder, embedding, stock=format == "stock")
+        unchanged = stored == self.dtype == self.weights_dtype
+        save_checkpoint(
+            self.model,
+            folder,
+            tokenizer_folder=self.folder,
+            embedding=embedding,
+            dtype=stored,
+            load_dtype=stated_dtype(self.folder) if unchanged else None,
+            overwrite=overwrite,
+            tokens=self.token_ids,
+            classes=classes,
+            readme=model_card(
+                Path(self.name).resolve().name if Path(self.name).exists() else self.name,
+                family=self.family,
+                n_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+                dtype=str(stored).removeprefix("torch."),
+                dimension=self.dimension,
+                embedding=embedding,
+                classes=classes,
+                origin=self.folder,
+                version=__version__,
+            ),
+        )
+
     # -- many texts at once ------------------------------------------------------------------------------------------
 
     def encode(
@@ -315,6 +378,42 @@ class Embedder:
             return np.asarray(a @ b.T)
         order = 2 if kind == "euclidean" else 1
         return np.stack([-np.linalg.norm(row - b, ord=order, axis=1) for row in a]).astype(np.float32)
+
+    # -- token ids ---------------------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[npt.NDArray[np.int32]]:
+        """The ids (n,) int32 of each text after `prompt`, as `encode` takes them: BOS and EOS included, never empty.
+
+        Raises as `encode` does.
+        """
+        empty = np.array([] if self._probe_id is None else [self._probe_id], dtype=np.int32)
+        return [ids if len(ids) else empty for ids in self.tokenizer.encode_batch(texts, prompt)]
+
+    def encode_ids(
+        self,
+        ids: Iterable[npt.NDArray[np.integer]],
+        *,
+        vertical_chunk_size: int | None = None,
+        max_tokens_per_step: int | None = None,
+        max_in_flight: int | None = None,
+    ) -> FloatArray:
+        """(n, d) float32: the pooled vectors of texts that are ids already (see `tokenize`), as they leave the model.
+
+        They are neither cut nor normalised, whatever the model says. Raises InvalidInputError for a text without ids.
+        """
+        schedule = self.schedule(
+            vertical_chunk_size=vertical_chunk_size,
+            max_tokens_per_step=max_tokens_per_step,
+            max_in_flight=max_in_flight,
+        )
+        rows = list(ids)
+        engine = Engine(self.model, self.embedding.pooling, schedule, n_last=self.embedding.n_eos)
+        vectors = np.zeros((len(rows), self.dimension), dtype=np.float32)
+        for result in engine.run(Ids(row) for row in rows):
+            if isinstance(result, Failure):
+                raise result.error
+            vectors[result.index] = self._through_head(result.vector)
+        return vectors
 
     # -- documents as they come --------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
     ├── TokenizationError      (ValueError)   a text that cannot be tokenised exactly in bounded memory
     ├── CorpusError            (ValueError)   input or output files of a corpus run that do not fit together
     ├── UnsupportedModelError  (ValueError)   a model of another library that cannot be driven exactly
+    ├── MeasurementError       (RuntimeError) something that was to be measured and could not be run to its end
     └── MissingExtraError      (ImportError)  an optional dependency that is not installed
 
 Every message quotes the offending value and says what to do about it.
@@ -34,6 +35,10 @@ class CorpusError(ThalwegError, ValueError):
 
 class UnsupportedModelError(ThalwegError, ValueError):
     """A model of another library that does not give the same chunk by chunk as in one pass."""
+
+
+class MeasurementError(ThalwegError, RuntimeError):
+    """Something that was to be measured and could not be run to its end."""
 
 
 class MissingExtraError(ThalwegError, ImportError):

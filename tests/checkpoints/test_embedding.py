@@ -118,7 +118,8 @@ def test_everything_else(tmp_path: Path) -> None:
         ("config_sentence_transformers.json", {"prompts": []}, "prompts must be an object"),
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt_name must be one of"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "hamming"}, "similarity must be one of cosine"),
-        ("config_sentence_transformers.json", {"thalweg": {"append_eos": "yes"}}, "append_eos must be true or false"),
+        ("thalweg.json", {"append_eos": "yes"}, "append_eos must be true or false"),
+        ("thalweg.json", {"n_eos": 0}, "n_eos must be an integer of at least 1"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length must be an integer of at least 1"),
     ],
 )

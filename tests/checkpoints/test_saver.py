@@ -106,7 +106,7 @@ def test_half_size_files_at_full_precision(tmp_path: Path, checkpoint: Checkpoin
 def test_sentence_transformers_opens_it(
     tmp_path: Path, checkpoint: Checkpoint, tokenizer_folder: Path, pooling: Any, normalize: bool
 ) -> None:
-    """The stock modules, without remote code, give the vectors that the config promises."""
+    """The stock modules, without remote code, give the vectors that the config promises, the closing token included."""
     from sentence_transformers import SentenceTransformer
 
     embedding = EmbeddingConfig(pooling=pooling, normalize=normalize, prompts={"query": "the river "})
@@ -115,7 +115,7 @@ def test_sentence_transformers_opens_it(
     assert stock.prompts["query"] == "the river "
     assert stock.similarity_fn_name == "cosine"
     for text, vector in zip(TEXTS, stock.encode(TEXTS, convert_to_tensor=True), strict=True):
-        hidden = _hidden(checkpoint, [WORDS.index(word) for word in text.split()])
+        hidden = _hidden(checkpoint, [*(WORDS.index(word) for word in text.split()), WORDS.index("</s>")])
         expected = hidden[-1] if pooling == "last" else hidden.mean(0)
         expected = F.normalize(expected, dim=0) if normalize else expected
         assert (vector - expected).abs().max() <= 1e-5 * expected.abs().max()

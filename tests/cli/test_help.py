@@ -25,7 +25,10 @@ def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> Non
         ("embed", ["INPUT...", "--out", "--sections", "--resume", "--strict", "--glob", "130 interrupted", ".npy"]),
         ("search", ["OUT", "QUERY", "--json", "-k", "--model"]),
         ("info", ["MODEL", "--revision", "--dtype"]),
+        ("export", ["MODEL", "DIR", "--format", "stock", "--dtype", "--overwrite", "Example:"]),
         ("demo", ["QUESTION", "-k"]),
+        ("bench", ["--quick", "--study", "--shape", "--length", "--report", "Example: thalweg bench"]),
+        ("compare", ["A", "[B]", "--texts", "--b", "Example: thalweg compare default --b dtype=bfloat16"]),
     ],
 )
 def test_every_command_explains_itself(thalweg_command: Command, command: str, words: list[str]) -> None:
@@ -64,6 +67,8 @@ def test_help_loads_neither_torch_nor_pyarrow(arguments: list[str]) -> None:
         ["embed", "a.txt", "-o", "x.npy", "--prompt", "a", "--prompt-name", "b"],
         ["search", "x.npy", "words", "--prompt", "a", "--prompt-name", "b"],
         ["search", "x.npy", "words", "-k", "0"],
+        ["bench", "--length", "x"],
+        ["compare", "default"],
         ["nonsense"],
     ],
 )

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 MODEL_NAME = "thalweg-small-en"
+MODULE_FILE = "thalweg_module.py"
 
 
 def model_folder() -> Path:
@@ -16,3 +17,8 @@ def model_folder() -> Path:
 def book() -> Path:
     """The shipped book, plain UTF-8 text."""
     return Path(str(files(__name__) / "book.txt"))
+
+
+def module_file() -> Path:
+    """The Python file that every exported folder brings for sentence-transformers."""
+    return model_folder() / MODULE_FILE

@@ -4,21 +4,38 @@ Files, each with one reason:
     hub.py      name → folder                      layout.py    what a format is; layouts.py: the table of all
     files.py    tensor files, memory-mapped        mamba2.py    the formats of one family, as data
     loader.py   folder → model                     embedding.py pooling, prompts: sentence-transformers' files
-    saver.py    model → folder                     tokens.py    special tokens; fields.py: typed JSON
+    saver.py    model → folder                     card.py      its README
+    tokens.py   special tokens                     tokenizer_files.py  a tokenizer's files, written
+    fields.py   typed JSON
 """
 
-from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config, save_embedding_config
+from thalweg.checkpoints.card import model_card
+from thalweg.checkpoints.embedding import (
+    EmbeddingConfig,
+    read_embedding_config,
+    save_embedding_config,
+    save_model_settings,
+)
 from thalweg.checkpoints.hub import resolve
-from thalweg.checkpoints.loader import Checkpoint, load_checkpoint, load_weights
-from thalweg.checkpoints.saver import save_checkpoint
+from thalweg.checkpoints.layouts import keeps_float32
+from thalweg.checkpoints.loader import Checkpoint, load_checkpoint, load_weights, stated_dtype
+from thalweg.checkpoints.saver import module_classes, save_checkpoint, write_model
+from thalweg.checkpoints.tokens import TokenIds
 
 __all__ = [
     "Checkpoint",
     "EmbeddingConfig",
+    "TokenIds",
+    "keeps_float32",
     "load_checkpoint",
     "load_weights",
+    "model_card",
+    "module_classes",
     "read_embedding_config",
     "resolve",
     "save_checkpoint",
     "save_embedding_config",
+    "save_model_settings",
+    "stated_dtype",
+    "write_model",
 ]

@@ -1,25 +1,42 @@
 """How a folder says that its texts become vectors: the files of sentence-transformers, read and written.
 
-Five files, whose formats differ between releases (what is written here suits 5.x and 6.x):
-    modules.json                        [the model in the root, Pooling, (Normalize)]
+Six files, whose formats differ between releases (what is written here suits 5.x and 6.x):
+    modules.json                        [the model in the root, Pooling, (Normalize)], with the classes that run them
     1_Pooling/config.json               which token vectors are taken
     2_Normalize/config.json             {}: the folder's presence is what counts
-    config_sentence_transformers.json   prompts, similarity, and what only thalweg knows under "thalweg"
+    config_sentence_transformers.json   prompts, similarity
     sentence_bert_config.json           max_seq_length
+    thalweg.json                        what only thalweg knows: end tokens, head
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from thalweg.assets import MODULE_FILE, module_file
 from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read_optional_object
+from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
 
 PoolingMode = Literal["last", "mean"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+ModuleClasses = Literal["stock", "thalweg", "either"]
+"""Whose classes modules.json names: those of sentence-transformers, those of thalweg, or those of the folder's own
+`thalweg_module.py`, which are thalweg's where it is installed and else sentence-transformers'."""
+
+OWN_FILE = "thalweg.json"
+_STOCK = "sentence_transformers.models."  # the names before 5.4 are the only ones that every release resolves
+_PACKAGE = "thalweg.integrations.sentence_transformers."
+_FILE = f"{MODULE_FILE.removesuffix('.py')}."
+_CLASSES: dict[str, tuple[str, str]] = {
+    "stock": (f"{_STOCK}Transformer", f"{_STOCK}Pooling"),
+    "thalweg": (f"{_PACKAGE}ThalwegModule", f"{_PACKAGE}Pooling"),
+    "either": (f"{_FILE}Model", f"{_FILE}Pooling"),
+}
 
 # sentence-transformers' name of each pooling here, and the older flag for it. Only these flags are written: 6.x and 5.x
 # read them, and text-embeddings-inference reads nothing else.
@@ -83,12 +100,13 @@ def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) 
     settings = folder / "config_sentence_transformers.json"
     general = Fields(read_optional_object(settings), str(settings))
     prompts = _prompts(general) if default is None or "prompts" in general.raw else default.prompts
+    own = Fields(read_optional_object(folder / OWN_FILE), str(folder / OWN_FILE))
     common: dict[str, Any] = {
         "prompts": prompts,
         "default_prompt_name": general.raw.get("default_prompt_name"),
         "similarity": general.raw.get("similarity_fn_name") or "cosine",
-        "n_eos": general.section("thalweg").integer("n_eos", default.n_eos if default else 1),
-        "head": general.section("thalweg").raw.get("head", default.head if default else None),
+        "n_eos": own.integer("n_eos", default.n_eos if default else 1),
+        "head": own.raw.get("head", default.head if default else None),
     }
     try:
         if not (folder / "modules.json").is_file():
@@ -99,27 +117,28 @@ def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) 
             pooling=pooling,
             include_prompt=include_prompt,
             normalize=normalize,
-            append_eos=_append_eos(general, pooling),
+            append_eos=own.flag("append_eos", True) if "append_eos" in own.raw else _append_eos(folder, pooling),
             max_seq_length=_max_seq_length(folder),
         )
     except InvalidInputError as error:
         raise CheckpointError(f"{settings}: {error}") from error
 
 
-def save_embedding_config(folder: Path, config: EmbeddingConfig, d_model: int) -> None:
+def save_embedding_config(
+    folder: Path, config: EmbeddingConfig, d_model: int, *, classes: ModuleClasses = "stock"
+) -> None:
     """Write the sentence-transformers files of a folder (which must exist), for 5.x and 6.x alike.
 
     `d_model` is the width of the token vectors.
     """
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] * config.normalize)
+    model, pooling = _CLASSES[classes]
+    modules = [("", model), ("1_Pooling", pooling)] + ([("2_Normalize", f"{_STOCK}Normalize")] * config.normalize)
     _write(
         folder / "modules.json",
-        [
-            # The names before 5.4 are the only ones that every release resolves.
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
     )
+    if classes == "either":
+        shutil.copyfile(module_file(), folder / MODULE_FILE)
     flags = {flag: _POOLING.get(mode) == config.pooling for flag, mode in _POOLING_FLAGS.items()}
     _write(
         folder / "1_Pooling" / "config.json",
@@ -128,8 +147,6 @@ def save_embedding_config(folder: Path, config: EmbeddingConfig, d_model: int) -
     if config.normalize:
         # Releases differ in whether they read it; an empty object suits all, and git keeps no empty folder.
         _write(folder / "2_Normalize" / "config.json", {})
-    if config.max_seq_length is not None:
-        _write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False})
     _write(
         folder / "config_sentence_transformers.json",
         {
@@ -137,9 +154,16 @@ def save_embedding_config(folder: Path, config: EmbeddingConfig, d_model: int) -
             "prompts": config.prompts,
             "default_prompt_name": config.default_prompt_name,
             "similarity_fn_name": config.similarity,
-            "thalweg": {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head},
         },
     )
+    save_model_settings(folder, config)
+
+
+def save_model_settings(folder: Path, config: EmbeddingConfig) -> None:
+    """The part of `save_embedding_config` that belongs to the first module, the model."""
+    if config.max_seq_length is not None:
+        _write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False})
+    _write(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
 
 
 def _read_modules(folder: Path) -> tuple[PoolingMode, bool, bool]:
@@ -155,7 +179,8 @@ def _read_modules(folder: Path) -> tuple[PoolingMode, bool, bool]:
             f"{path}: the model lies in {modules[0]['path']!r}; move its files into {folder} and set the path to ''"
         )
     kinds = [str(module.get("type")) for module in modules[1:]]
-    names = [kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind for kind in kinds]
+    known = ("sentence_transformers.", _PACKAGE, _FILE)
+    names = [kind.rpartition(".")[2] if kind.startswith(known) else kind for kind in kinds]
     for name in names:
         if name not in ("Pooling", "Normalize"):
             raise CheckpointError(
@@ -195,10 +220,10 @@ def _prompts(general: Fields) -> dict[str, str]:
     return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
 
-def _append_eos(general: Fields, pooling: PoolingMode) -> bool:
-    """Stated by folders that thalweg wrote. Others mean a closing token where its vector is the text's, and need none
-    for a mean: sentence-transformers would add none either."""
-    return general.section("thalweg").flag("append_eos", pooling == "last")
+def _append_eos(folder: Path, pooling: PoolingMode) -> bool:
+    """For folders that do not say. A last token's vector means a closing token, whoever is to put it there; for a mean
+    it is what the tokenizer does, since sentence-transformers takes its ids as they come."""
+    return pooling == "last" or ends_with_eos(folder)
 
 
 def _max_seq_length(folder: Path) -> int | None:

@@ -21,6 +21,7 @@ SMALL_FILES = (
     "*/config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
+    "thalweg.json",
 )
 """What is fetched of a repository besides its weights, as patterns. Never its Python files."""
 

@@ -116,6 +116,7 @@ class Layout:
         token_ids: ids to assume where no file of the folder states them.
         embedding: how vectors are made where no file of the folder states it; None for plain language models.
         write_config: the inverse of `read_config` for the one layout of a family that `save_checkpoint` writes.
+        in_transformers: whether transformers opens what is written, without code of others.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Layout:
     token_ids: TokenIds = field(default_factory=TokenIds)
     embedding: EmbeddingConfig | None = None
     write_config: Callable[[Any], dict[str, Any]] | None = None
+    in_transformers: bool = False
 
     def find(self, stored: str) -> tuple[Rename, str | None] | None:
         """The first row that a name in the file belongs to, and the parameter it fills; None for an unknown name."""
@@ -146,7 +148,7 @@ class Layout:
 
     def stored_name(self, name: str) -> tuple[Rename, str]:
         """The row of a parameter of the model, and the name that it is written under."""
-        generic, layer = _generic(name)
+        generic, layer = generic_name(name)
         for rename in self.renames:
             if rename.name == generic and rename.part is None:
                 return rename, self.prefixes[0] + rename.stored[0].replace("{i}", layer)
@@ -167,7 +169,7 @@ def _as_regex(stored: str) -> str:
     return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)").replace(r"\{\*\}", ".+")
 
 
-def _generic(name: str) -> tuple[str, str]:
+def generic_name(name: str) -> tuple[str, str]:
     """ "layers.12.norm.weight" → ("layers.{i}.norm.weight", "12")."""
     match = re.search(r"\.(\d+)\.", name)
     if match is None:

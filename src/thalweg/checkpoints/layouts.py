@@ -10,7 +10,7 @@ from torch import nn
 from thalweg.checkpoints import gated_deltanet, mamba, mamba2, rwkv7, xlstm
 from thalweg.checkpoints.fields import listing, read_json_object
 from thalweg.checkpoints.files import STANDALONE, choose_weights, scan
-from thalweg.checkpoints.layout import HYBRID_HINT, Layout
+from thalweg.checkpoints.layout import HYBRID_HINT, Layout, generic_name
 from thalweg.errors import CheckpointError, InvalidInputError
 
 LAYOUTS: tuple[Layout, ...] = (*mamba2.LAYOUTS, *mamba.LAYOUTS, *xlstm.LAYOUTS, *gated_deltanet.LAYOUTS, *rwkv7.LAYOUTS)
@@ -73,6 +73,13 @@ def layout_to_write(model: nn.Module) -> Layout:
         if layout.write_config is not None and type(model) is layout.model_class:
             return layout
     raise InvalidInputError(f"no checkpoint layout to save a {type(model).__name__}; known: {tried()}")
+
+
+def keeps_float32(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is at least float32 in whatever dtype the weights are asked (`Rename.wide`)."""
+    generic, _ = generic_name(name)
+    layouts = [layout for layout in LAYOUTS if layout.model_class is type(model)]
+    return any(rename.wide and rename.name == generic for layout in layouts for rename in layout.renames)
 
 
 def tried() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config
-from thalweg.checkpoints.fields import Fields, listing
+from thalweg.checkpoints.fields import Fields, listing, read_optional_object
 from thalweg.checkpoints.files import STANDALONE, TensorInfo, scan, stream
 from thalweg.checkpoints.layout import Layout, Rename
 from thalweg.checkpoints.layouts import detect, tried
@@ -106,6 +106,13 @@ def load_checkpoint(
         source=source,
         prepend_bos=Fields(stated, str(source)).flag("force_bos_token_insert", False),
     )
+
+
+def stated_dtype(folder: Path) -> torch.dtype | None:
+    """The dtype in which config.json wants the weights loaded (`dtype`, or as it was called `torch_dtype`)."""
+    config = read_optional_object(folder / "config.json")
+    named = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return named if named in WEIGHT_DTYPES else None
 
 
 def load_weights(

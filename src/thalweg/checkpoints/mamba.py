@@ -139,6 +139,7 @@ LAYOUTS = (
         # MambaModel has no prefix, MambaForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
+        in_transformers=True,
     ),
     Layout(
         name="mamba/mamba-ssm",

@@ -196,6 +196,7 @@ LAYOUTS = (
         # Mamba2Model has no prefix, Mamba2ForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
+        in_transformers=True,
     ),
     Layout(
         name="mamba2/mamba-ssm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from thalweg.checkpoints.embedding import EmbeddingConfig, save_embedding_config
+from thalweg.checkpoints.auto_map import write_auto_map
+from thalweg.checkpoints.embedding import EmbeddingConfig, ModuleClasses, save_embedding_config
 from thalweg.checkpoints.layout import Layout
 from thalweg.checkpoints.layouts import layout_to_write
-from thalweg.checkpoints.tokens import TOKENIZER_FILES, TokenIds, read_token_ids
+from thalweg.checkpoints.tokenizer_files import copy_tokenizer, write_tokenizer
+from thalweg.checkpoints.tokens import TokenIds, read_token_ids
 from thalweg.errors import InvalidInputError
 
 
@@ -28,18 +31,24 @@ def save_checkpoint(
     dtype: torch.dtype,
     load_dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    tokens: TokenIds | None = None,
+    classes: ModuleClasses = "stock",
+    readme: str | None = None,
 ) -> None:
     """Write a model in its family's transformers format.
 
     Args:
         model: of a class that a layout can write; where its weights lie does not matter.
         folder: appears whole or not at all: it is written beside and renamed.
-        tokenizer_folder: its tokenizer files are copied, and their special tokens go into config.json.
+        tokenizer_folder: where its tokenizer lies, whose special tokens go into config.json.
         embedding: written as sentence-transformers files; None writes a plain language model without them.
         dtype: of the weights in the file; the few per-head parameters that go through exponentials stay float32.
         load_dtype: what config.json tells transformers to load them in, `dtype` if None. float32 over float16 weights
             halves the file and lets every library compute the same vectors.
         overwrite: replace the folder if it holds a checkpoint; all that lies in it goes.
+        tokens: the special tokens; None takes what the tokenizer's files state.
+        classes: whose classes sentence-transformers is to run it with.
+        readme: the model card.
 
     Raises:
         InvalidInputError: the folder exists, or the model's class has no layout to write.
@@ -52,18 +61,86 @@ def save_checkpoint(
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     fresh.mkdir()
     try:
-        tokens = TokenIds()
-        if tokenizer_folder is not None:
-            _copy_tokenizer(Path(tokenizer_folder), fresh)
-            tokens = read_token_ids(fresh, {}, TokenIds(), config.vocab_size)
-        _write_config(fresh / layout.config_file, config, layout, tokens, load_dtype or dtype)
-        _write_weights(fresh / "model.safetensors", model, layout, dtype)
+        write_model(
+            fresh,
+            model,
+            tokenizer_folder=tokenizer_folder,
+            embedding=embedding,
+            dtype=dtype,
+            load_dtype=load_dtype,
+            tokens=tokens,
+        )
         if embedding is not None:
-            save_embedding_config(fresh, embedding, config.d_model)
+            save_embedding_config(fresh, embedding, config.d_model, classes=classes)
+        write_auto_map(fresh)
+        if readme is not None:
+            (fresh / "README.md").write_text(readme, encoding="utf-8")
         _replace(folder, fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def module_classes(
+    model: nn.Module, tokenizer_folder: Path, embedding: EmbeddingConfig, *, stock: bool
+) -> ModuleClasses:
+    """Whose classes an exported folder names: stock ones where they are asked for, else both if both can run it.
+
+    Raises:
+        InvalidInputError: the stock modules were asked for and cannot give this model's vectors.
+    """
+    layout = layout_to_write(model)
+    reason = None
+    if not layout.in_transformers:
+        reason = f"transformers has no {layout.family}"
+    elif not (tokenizer_folder / "tokenizer.json").is_file():
+        reason = "the model has no tokenizer.json"
+    elif embedding.head is not None:
+        reason = f"the vectors go through the head {embedding.head!r}"
+    elif embedding.n_eos > 1 and embedding.pooling == "last":
+        reason = f"the vector is a mean over {embedding.n_eos} end tokens"
+    if stock and reason is not None:
+        raise InvalidInputError(
+            f"the stock modules of sentence-transformers cannot run this model, as {reason}; export it in the format "
+            "'sentence-transformers', which thalweg runs"
+        )
+    return "stock" if stock else "either" if reason is None else "thalweg"
+
+
+def write_model(
+    folder: Path,
+    model: nn.Module,
+    *,
+    tokenizer_folder: str | Path | None,
+    embedding: EmbeddingConfig | None,
+    dtype: torch.dtype,
+    load_dtype: torch.dtype | None = None,
+    tokens: TokenIds | None = None,
+) -> None:
+    """The weights, config.json and tokenizer of `save_checkpoint`, into a folder that exists.
+
+    A file of weights that lies there is replaced whole: the model's own weights may be mapped from it.
+    """
+    layout: Layout = layout_to_write(model)
+    config: Any = model.config
+    assert layout.config_file is not None
+    if tokenizer_folder is not None:
+        tokens = tokens or read_token_ids(Path(tokenizer_folder), {}, TokenIds(), config.vocab_size)
+        _write_tokenizer(Path(tokenizer_folder), folder, tokens, embedding, config)
+    _write_config(folder / layout.config_file, config, layout, tokens or TokenIds(), load_dtype or dtype)
+    _write_weights(folder / "model.safetensors", model, layout, dtype)
+    shutil.copymode(folder / layout.config_file, folder / "model.safetensors")  # safetensors' own is for the owner only
+
+
+def _write_tokenizer(
+    source: Path, folder: Path, tokens: TokenIds, embedding: EmbeddingConfig | None, config: Any
+) -> None:
+    if embedding is None:
+        copy_tokenizer(source, folder)
+        return
+    prefix = [tokens.bos] if getattr(config, "force_bos_token_insert", False) and tokens.bos is not None else []
+    suffix = [tokens.eos] * embedding.n_eos if embedding.append_eos and tokens.eos is not None else []
+    write_tokenizer(source, folder, tokens, prefix=prefix, suffix=suffix)
 
 
 def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:
@@ -74,13 +151,6 @@ def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:
         raise InvalidInputError(f"{folder} exists; choose another folder or pass overwrite=True")
     if not (folder / config_file).is_file() or not (folder / "model.safetensors").is_file():
         raise InvalidInputError(f"{folder} exists and is no checkpoint, so it is not replaced; choose another folder")
-
-
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    files = [file for pattern in TOKENIZER_FILES for file in source.glob(pattern) if file.is_file()]
-    copied = [shutil.copyfile(file, folder / file.name) for file in files]
-    if not copied:
-        raise InvalidInputError(f"{source} holds no tokenizer file; looked for {', '.join(TOKENIZER_FILES)}")
 
 
 def _write_config(path: Path, config: Any, layout: Layout, tokens: TokenIds, dtype: torch.dtype) -> None:
@@ -102,7 +172,13 @@ def _write_weights(path: Path, model: nn.Module, layout: Layout, dtype: torch.dt
         rename, stored = layout.stored_name(name)
         tensors[stored] = rename.save(tensor.detach()).to("cpu", rename.loaded_dtype(dtype)).contiguous()
     # transformers refuses files that do not say which library's axis order they are in.
-    save_file(tensors, path, metadata={"format": "pt"})
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
+    try:
+        save_file(tensors, fresh, metadata={"format": "pt"})
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _replace(folder: Path, fresh: Path) -> None:

@@ -55,6 +55,16 @@ def read_token_ids(folder: Path, config: Mapping[str, Any], default: TokenIds, v
     return TokenIds(eos=find("eos", default.eos), bos=find("bos", default.bos), pad=find("pad", default.pad))
 
 
+def ends_with_eos(folder: Path) -> bool:
+    """Whether tokenizer.json puts special tokens after a text, of its own accord."""
+    post = read_optional_object(folder / "tokenizer.json").get("post_processor")
+    stages = [post, *post.get("processors", [])] if isinstance(post, dict) else []
+    return any(
+        isinstance(stage, dict) and bool(stage.get("single")) and "SpecialToken" in stage["single"][-1]
+        for stage in stages
+    )
+
+
 def _first_id(value: Any) -> int | None:
     """Generation configs may list several end tokens; the first is the one that ends a text."""
     if isinstance(value, list) and value:

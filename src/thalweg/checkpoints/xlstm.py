@@ -136,5 +136,6 @@ LAYOUTS = (
         # xLSTMModel has no prefix, xLSTMForCausalLM has `backbone.`.
         prefixes=("", "backbone."),
         write_config=write_transformers,
+        in_transformers=True,
     ),
 )

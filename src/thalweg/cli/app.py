@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from thalweg import __version__
+from thalweg.cli.bench import bench
+from thalweg.cli.compare import compare
 from thalweg.cli.console import EXIT_CODES
 from thalweg.cli.demo import demo
 from thalweg.cli.embed import embed
+from thalweg.cli.eval import evaluate
+from thalweg.cli.export import export
 from thalweg.cli.info import info
 from thalweg.cli.search import search
 
@@ -21,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, info, demo):
+for command in (embed, search, info, export, demo, bench, compare):
     app.command(epilog=EXIT_CODES)(command)
+app.command("eval", epilog=EXIT_CODES)(evaluate)
 
 
 def _version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -39,3 +39,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hold(path: Path) -> IO[bytes]:
+    """A lock file, held until it is closed; the system lets go of it if the process dies.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    stream = open(path, "ab")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs at once are not noticed there
+        return stream
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise
+    return stream

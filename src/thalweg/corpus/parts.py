@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from thalweg.corpus.durable import sync_folder, write_durably
+from thalweg.corpus.durable import hold, sync_folder, write_durably
 from thalweg.corpus.index import KEY_COLUMNS, Index
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.rows import Row, list_column
@@ -192,15 +192,7 @@ def _write_batch(stream: Any, batch: Any) -> None:
 
 
 def _locked(folder: Path) -> IO[bytes]:
-    """The folder's lock file, held until it is closed; the system lets go of it if the process dies."""
-    stream = open(folder / LOCK, "ab")  # noqa: SIM115
     try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once are not noticed there
-        return stream
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return hold(folder / LOCK)
     except OSError as error:
-        stream.close()
         raise CorpusError(f"another run is writing to {folder}; wait for it to end") from error
-    return stream

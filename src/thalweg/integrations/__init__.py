@@ -1,4 +1,5 @@
 """thalweg beside other libraries. Nothing here is imported by `import thalweg`.
 
-transformers.py   chunk by chunk through any transformers model that carries a cache
+transformers/   thalweg's models in transformers; chunk by chunk through any model there that carries a cache
+langchain.py, llama_index.py, haystack/    an embedder for each; _shared.py is what they have in common
 """

@@ -313,4 +313,6 @@ def _transformers() -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
-        raise MissingExtraError("thalweg.integrations.transformers needs: pip install 'transformers>=5.0'") from error
+        raise MissingExtraError(
+            "thalweg.integrations.transformers needs: pip install 'thalweg[transformers]'"
+        ) from error

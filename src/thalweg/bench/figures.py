@@ -1,0 +1,218 @@
+"""The pictures of a study, in the manner of the paper's: logarithmic axes, a line for every model and setting.
+
+A point that failed ends its line with a cross.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from thalweg.bench.lines import Line, Over, Row, memory, pictures, seconds
+from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
+from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
+from thalweg.errors import MissingExtraError
+
+COLOURS = {
+    "mamba2": "#0072b2",
+    "mamba": "#56b4e9",
+    "rwkv7": "#d55e00",
+    "xlstm": "#009e73",
+    "gated_deltanet": "#cc79a7",
+    "mistral": "#222222",
+    "modernbert": "#8c8c8c",
+}
+OTHERS = ("#e69f00", "#7a5195", "#8c564b", "#17becf")
+"""Of real checkpoints, and of further sizes of one family."""
+
+AXES = {
+    "length": "tokens of the text",
+    "vertical_chunk_size": "vertical chunk V, tokens",
+    "inner_chunk": "inner chunk Q, tokens",
+    "batch": "texts in the batch",
+}
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """All pictures that the rows hold, as PNG and SVG; the PNGs.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    return [_pair(plt, drawn, over, folder / f"{name}.png") for name, over, drawn in pictures(rows)]
+
+
+def _pair(plt: Any, drawn: list[Line], over: Over, path: Path) -> Path:
+    """Time on the left, memory on the right."""
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
+    colours = _colours(drawn, over)
+    markers = _markers(drawn, over)
+    for axis, value, title in (
+        (axes[0], seconds, "time per text, seconds"),
+        (axes[1], memory, f"peak memory of the {_place(drawn)}, GiB"),
+    ):
+        for line in drawn:
+            _line(
+                axis, line, over, value, colours[_key(line.point, over, colours)], markers[_setting(line.point, over)]
+            )
+        axis.set(xscale="log", yscale="log", xlabel=AXES[over], title=title)
+        _ticks(axis, sorted({x for line in drawn for x, row in line.rows if not _apart(row, over)}))
+    _legend(figure, drawn, over, colours, markers)
+    figure.suptitle(_headline(drawn, over), fontsize=10, color="#444444")
+    figure.savefig(path, dpi=150)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+def _line(axis: Any, line: Line, over: Over, value: Callable[[Row], float], colour: str, marker: str) -> None:
+    style = _style(line.point, over)
+    shown = [(x, row) for x, row in line.done if not _apart(row, over)]
+    xs, ys = [x for x, _ in shown], [value(row) for _, row in shown]
+    axis.plot(xs, ys, style, marker=marker, color=colour, markersize=4, linewidth=1.5)
+    if value is seconds and shown:
+        low = [row["seconds_per_text"]["min"] for _, row in shown]
+        high = [row["seconds_per_text"]["max"] for _, row in shown]
+        axis.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+    whole = line.whole if over == "vertical_chunk_size" else None
+    if whole is not None and whole["status"] == OK:
+        axis.axhline(value(whole), color=colour, linestyle="--", linewidth=1.2)
+    if line.failed is not None and ys:
+        axis.plot([xs[-1], line.failed[0]], [ys[-1], ys[-1]], ":", color=colour, linewidth=1)
+        axis.plot(line.failed[0], ys[-1], "x", color=colour, markersize=8, markeredgewidth=2)
+
+
+def _ticks(axis: Any, xs: list[int]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_xticks(xs[:: max(1, -(-len(xs) // 8))])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(round(x))))
+    low, high = axis.get_ylim()
+    if high / low < 2:  # noise must not fill the picture
+        middle = math.sqrt(low * high)
+        low, high = axis.set_ylim(middle / math.sqrt(2), middle * math.sqrt(2))
+    named = "123456789" if high / low < 5 else "125" if high / low < 50 else "1"
+    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        which(FuncFormatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in named else ""))
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(which="both" if high / low < 5 else "major", alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _short(tokens: int) -> str:
+    if tokens >= 2**20 and tokens % 2**20 == 0:
+        return f"{tokens >> 20}M"
+    return f"{tokens >> 10}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+
+
+def _legend(figure: Any, drawn: list[Line], over: Over, colours: dict[str, str], markers: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    styles = {}
+    for line in drawn:
+        name = _setting(line.point, over)
+        look: Any = {"linestyle": _style(line.point, over), "marker": markers[name], "markersize": 4}
+        styles[name] = Line2D([], [], color=colours.get(name, "#444444"), label=name, **look)
+    entries = [Line2D([], [], color=each, linewidth=2.5, label=name) for name, each in colours.items()]
+    handles = [entry for entry in entries if entry.get_label() not in styles] + list(styles.values())
+    if over == "vertical_chunk_size" and any(line.whole for line in drawn):
+        handles.append(Line2D([], [], color="#444444", linestyle="--", label="horizontal"))
+    if any(line.failed for line in drawn):
+        cross: Any = {"linestyle": "", "marker": "x", "markeredgewidth": 2}
+        handles.append(Line2D([], [], color="#444444", label="memory or time limit", **cross))
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8, handlelength=3)
+
+
+def _style(point: Point, over: Over) -> str:
+    if point.runner == TRANSFORMER:
+        return "-" if point.window is None else "-."
+    if point.runner != THALWEG:
+        return ":"
+    if point.horizontal and over != "vertical_chunk_size":
+        return "--"
+    return "-" if point.tokens_per_step is None else "-."
+
+
+def _markers(drawn: list[Line], over: Over) -> dict[str, str]:
+    """A marker for every setting."""
+    settings = list(dict.fromkeys(_setting(line.point, over) for line in drawn))
+    return {setting: "osD^vPXp"[i % 8] for i, setting in enumerate(settings)}
+
+
+def _key(point: Point, over: Over, colours: dict[str, str]) -> str:
+    """What a line has its colour from."""
+    return point.name if point.name in colours else _setting(point, over)
+
+
+def _setting(point: Point, over: Over) -> str:
+    if over == "vertical_chunk_size":
+        return "vertical"
+    if over == "inner_chunk":
+        return f"vertical, V = {point.vertical_chunk_size:,}" if point.vertical_chunk_size else "horizontal"
+    if point.runner == THALWEG and not point.horizontal:
+        if point.tokens_per_step is not None:
+            return f"packed, {point.tokens_per_step:,} tokens a step"
+        return f"vertical, V = {point.vertical_chunk_size:,}"
+    return point.setting
+
+
+def _colours(drawn: list[Line], over: Over) -> dict[str, str]:
+    """A colour for every model: its family's, the next free one where two are of one family.
+
+    Where there is one model only, a colour for every setting.
+    """
+    if len({line.point.name for line in drawn}) == 1:
+        settings = dict.fromkeys(_setting(line.point, over) for line in drawn)
+        return dict(zip(settings, [*COLOURS.values(), *OTHERS] * 4, strict=False))
+    free = iter([*OTHERS, *COLOURS.values()] * 4)
+    colours: dict[str, str] = {}
+    for line in drawn:
+        name = line.point.name
+        if name in colours:
+            continue
+        own = COLOURS.get(SHAPES[line.point.shape].family) if line.point.shape else None
+        colours[name] = own if own is not None and own not in colours.values() else next(free)
+    order = {title: i for i, title in enumerate(FAMILY_TITLES.values())}
+    return dict(sorted(colours.items(), key=lambda item: order.get(item[0].split(",")[0], 99)))
+
+
+def _headline(drawn: list[Line], over: Over) -> str:
+    point, row = drawn[0].point, drawn[0].done[0][1]
+    machine = row.get("machine", {})
+    names = {line.point.name for line in drawn}
+    words = [
+        *(names if len(names) == 1 else []),
+        point.dtype,
+        str(machine.get("gpu") or machine.get("cpu", point.device)),
+    ]
+    words += [] if machine.get("gpu") else [f"{machine.get('threads')} threads"]
+    if over != "length":
+        words.insert(0, f"texts of {point.length:,} tokens")
+    if over != "batch" and point.batch > 1:
+        words.insert(0, f"batch {point.batch}")
+    return " · ".join(words)
+
+
+def _place(drawn: list[Line]) -> str:
+    return "device" if drawn[0].point.device.startswith("cuda") else "process"
+
+
+def _apart(row: Row, over: Over) -> bool:
+    """The horizontal run of a sweep of V is a line of its own across the picture."""
+    return over == "vertical_chunk_size" and Point.from_json(row["point"]).horizontal
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("pictures need matplotlib: pip install 'thalweg[bench]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "thalweg"
+    return plt

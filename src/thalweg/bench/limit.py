@@ -1,0 +1,99 @@
+"""What the machine could do at best: the matrix products that a model cannot do without, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thalweg.models.gated_deltanet import GatedDeltaNetConfig
+from thalweg.models.mamba import MambaConfig
+from thalweg.models.mamba2 import Mamba2Config
+from thalweg.models.rwkv7 import RWKV7Config
+from thalweg.models.xlstm import XLSTMConfig
+from thalweg.ops import gated_delta_rule, mlstm, selective_scan, ssd, wkv7
+
+Product = tuple[int, int, int, int]
+"""(b, m, k, n): b products of (m, k) by (k, n)."""
+
+
+def inner_chunk(model: Any) -> int:
+    """The inner chunk Q that a model of thalweg computes with: the one it was given, else its op's own."""
+    given = next(module.chunk_size for module in model.modules() if hasattr(module, "chunk_size"))
+    if given is not None:
+        return int(given)
+    match model.config:
+        case Mamba2Config():
+            return ssd.default_chunk_size(_dtype(model))
+        case MambaConfig(d_inner=channels, d_state=width):
+            return selective_scan.default_chunk_size(channels * width)
+        case RWKV7Config():
+            return wkv7.default_chunk_size()
+        case XLSTMConfig():
+            return mlstm.DEFAULT_CHUNK_SIZE
+        case GatedDeltaNetConfig():
+            return gated_delta_rule.default_chunk_size()
+    raise AssertionError(type(model.config))
+
+
+def set_inner_chunk(model: nn.Module, q: int | None) -> None:
+    """Have all layers compute with inner chunks of `q` tokens; None leaves it to the op. The results do not change."""
+    for module in model.modules():
+        if hasattr(module, "chunk_size"):
+            setattr(module, "chunk_size", q)  # noqa: B010 - a plain attribute, which mypy takes for a submodule
+
+
+def scan_products(config: Any, q: int) -> list[Product]:
+    """The products of one layer's scan for a block of q tokens; none for Mamba1, whose scan has no such form."""
+    match config:
+        case Mamba2Config(n_heads=h, head_dim=p, d_state=k, n_groups=g):
+            return [(g, q, k, q), (h, q, q, p), (g, q, k, h * p // g), (g, k, q, h * p // g)]
+        case RWKV7Config():
+            h, k = config.n_heads, config.head_dim
+            p = config.d_value // h
+            # keys and removals seen from queries and removals; the solve and what is read of both; the past; the state
+            return [(h, 2 * q, k, 2 * q), (h, q, q, p), (h, q, 2 * q, p), (h, 2 * q, k, p), (h, p, 2 * q, k)]
+        case XLSTMConfig(n_heads=h):
+            k, p = config.d_qk // h, config.d_v // h
+            return [(h, q, k, q), (h, q, q, p), (h, q, k, p), (h, k, q, p)]
+        case GatedDeltaNetConfig(n_value_heads=h, head_dim=k, value_head_dim=p):
+            return [(h, 2 * q, k, q), (h, q, q, p), (h, q, q, p), (h, 2 * q, k, p), (h, k, q, p)]
+    return []
+
+
+def products(model: Any, n: int) -> Callable[[], None]:
+    """The matrix products of one step of n tokens: every layer with its own weights, in order."""
+    dtype, device, q = _dtype(model), model.device, inner_chunk(model)
+    inputs: dict[int, Tensor] = {}
+    layers = []
+    for block in model.blocks if hasattr(model, "blocks") else model.layers:
+        weights = [layer.weight for layer in block.modules() if isinstance(layer, nn.Linear)]
+        layers.append([(inputs.setdefault(w.shape[1], _random(n, w.shape[1], dtype, device)), w) for w in weights])
+    scan = [
+        (_random(b, m, k, dtype, device), _random(b, k, p, dtype, device))
+        for b, m, k, p in scan_products(model.config, q)
+    ]
+    blocks = max(n // q, 1) if scan else 0
+
+    @torch.inference_mode()
+    def run() -> None:
+        for pairs in layers:
+            for x, weight in pairs:
+                F.linear(x, weight)
+            for _ in range(blocks):
+                for left, right in scan:
+                    torch.bmm(left, right) if len(left) > 1 else left[0] @ right[0]
+
+    return run
+
+
+def _random(*of: Any) -> Tensor:
+    *shape, dtype, device = of
+    return torch.randn(*shape, device=device).to(dtype)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(layer.weight.dtype for layer in model.modules() if isinstance(layer, nn.Linear))

@@ -1,0 +1,132 @@
+"""The folder of a study: `results.jsonl`, one line a point, added to and never rewritten; `results.csv` from it.
+
+A line is on the disk before the next point begins. What a crash left of a half-written line is cut off when the folder
+is opened again, so a study goes on after any kill with the first point that has no line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from thalweg.bench.point import NOT_RUN, OK, OUT_OF_MEMORY, TIME_LIMIT, Point
+from thalweg.corpus.durable import hold, write_durably
+from thalweg.errors import InvalidInputError
+
+LINES, TABLE, LOCK = "results.jsonl", "results.csv", ".lock"
+
+FINAL = (OK, OUT_OF_MEMORY, TIME_LIMIT, NOT_RUN)
+"""What is not tried again; an error is, by the next run."""
+
+LASTING = ("cpu", "cores", "capability", "gpu", "torch", "thalweg")
+"""Of a row's machine: what must be the same for figures to stand side by side."""
+
+
+class Results:
+    """The rows of a folder, by point. A context manager: one process at a time writes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        try:
+            self._lock = hold(folder / LOCK)
+        except OSError as error:
+            raise InvalidInputError(f"another run is writing to {folder}; wait for it to end") from error
+        self._path = folder / LINES
+        _cut_torn_line(self._path)
+        self.rows = read_rows(folder)
+        self._by_key = {Point.from_json(row["point"]).key: row for row in self.rows}
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.write_table()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self._lock.close()
+
+    def row(self, point: Point) -> dict[str, Any] | None:
+        """What is known of a point, None if it has still to be run."""
+        row = self._by_key.get(point.key)
+        return row if row is not None and row["status"] in FINAL else None
+
+    def add(self, point: Point, result: dict[str, Any]) -> dict[str, Any]:
+        """Append a row and have it on the disk.
+
+        Raises:
+            InvalidInputError: it is of another machine or another version than the rows before.
+        """
+        row = {"point": point.to_json(), **result}
+        self._check_machine(row)
+        with open(self._path, "ab") as file:
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+        self._by_key[point.key] = row
+        return row
+
+    def _check_machine(self, row: dict[str, Any]) -> None:
+        here: dict[str, Any] = row.get("machine", {})
+        for earlier in self.rows:
+            there: dict[str, Any] = earlier.get("machine", {})
+            for name in LASTING:
+                if name in here and name in there and here[name] != there[name]:
+                    raise InvalidInputError(
+                        f"{self.folder} holds results of {name} {there[name]!r}, but this is {here[name]!r}; figures "
+                        "of two machines or versions do not stand side by side: use another --out"
+                    )
+
+    def write_table(self) -> None:
+        """results.csv anew: a line for every point, nested fields with dots."""
+        write_table(self.folder / TABLE, self.rows)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows of a folder, oldest first; of a point that was run again the latest."""
+    path = folder / LINES
+    if not path.exists():
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            row = json.loads(line)
+            found[json.dumps(row["point"], sort_keys=True)] = row
+    return list(found.values())
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as CSV."""
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_durably(path, lambda stream: stream.write(text.getvalue().encode()))
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            flat[prefix + name] = value
+    return flat
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    if end < len(whole):
+        with open(path, "rb+") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())

@@ -1,0 +1,253 @@
+"""`thalweg bench`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from thalweg.cli.bench_progress import bench_progress, told
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.lists import names, number, numbers
+from thalweg.cli.options import Debug, Device, lasting_name
+
+if TYPE_CHECKING:
+    from thalweg.bench.point import Point
+
+WHAT, HOW, RUN, OUTPUT = "What is measured", "How it is run", "Limits", "Output"
+LISTS = "Comma-separated, or given several times; 16k is 16384, 1M is 1048576."
+
+
+def bench(
+    study: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="length, chunk (sweeps of V and Q), batch, peers; several may be given.",
+            show_default="length",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="All families, two layers each: five minutes on two cores.", rich_help_panel=WHAT),
+    ] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="A model's size, with random weights; see --list-shapes.", rich_help_panel=WHAT),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A real checkpoint: folder or hub id; also a transformer.", rich_help_panel=WHAT),
+    ] = None,
+    length: Annotated[list[str] | None, typer.Option(help=f"Tokens of a text. {LISTS}", rich_help_panel=WHAT)] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Texts at a time.", rich_help_panel=WHAT)] = None,
+    vertical_chunk_size: Annotated[
+        list[str] | None,
+        typer.Option("--vertical-chunk-size", "-V", help="V to measure beside horizontal.", rich_help_panel=HOW),
+    ] = None,
+    inner_chunk: Annotated[
+        list[str] | None, typer.Option("--inner-chunk", "-Q", help="Q of the scans.", rich_help_panel=HOW)
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Of transformers: sdpa, flash_attention_2, eager.",
+            show_default="the fastest installed",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sliding windows of Mistral shapes; full is none.", show_default="full,4k", rich_help_panel=HOW
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Only so many layers of a shape.", rich_help_panel=HOW)
+    ] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=1, help="Only so many token vectors of a shape.", rich_help_panel=HOW)
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16.", show_default="float32 on the cpu, else bfloat16", rich_help_panel=HOW
+        ),
+    ] = None,
+    device: Device = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU.", rich_help_panel=HOW)] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before the clock starts.", rich_help_panel=HOW)] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of a point.", rich_help_panel=HOW)] = 3,
+    gguf: Annotated[
+        Path | None, typer.Option(help="For the study peers: a file for llama-cpp-python.", rich_help_panel=HOW)
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="GiB of resident memory that a point may take.",
+            show_default="80% of what is free",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds that a point may take in all.", rich_help_panel=RUN)
+    ] = 600,
+    go_beyond: Annotated[
+        bool,
+        typer.Option("--go-beyond", help="Try longer texts although a shorter one took too much.", rich_help_panel=RUN),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder; one that has results is continued.", rich_help_panel=OUTPUT)
+    ] = Path("bench"),
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Markdown to write the results into; alone, nothing is measured.", rich_help_panel=OUTPUT),
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Further folders for the report.", rich_help_panel=OUTPUT)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the points and stop.", rich_help_panel=OUTPUT)
+    ] = False,
+    list_shapes: Annotated[
+        bool, typer.Option("--list-shapes", help="List the shapes and stop.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=OUTPUT)] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure time and peak memory of models against the length of texts, horizontally and vertically.
+
+    Horizontal is the usual order: the whole text through layer 1, then layer 2. Vertical takes V tokens of it through
+    all layers, then the next V. Transformers with random weights stand beside them.
+
+    Every point runs in a process of its own; one that takes too much memory or time is ended, and that is its result.
+    Each result is on the disk before the next begins: after any interruption the same command goes on.
+
+    Example: thalweg bench --study length,chunk --shape mamba2-130m,mistral-130m --length 1k,4k,16k -o bench
+    """
+    if quick and any(
+        (study, shape, model, length, batch, vertical_chunk_size, inner_chunk, window, layers, vocabulary)
+    ):
+        raise typer.BadParameter(
+            "--quick measures a set of its own: leave out what chooses models, lengths or settings"
+        )
+    with errors_told(debug):
+        if list_shapes:
+            _list_shapes()
+            return
+        asked = (quick, study, shape, model, length, dry_run)
+        failed = 0
+        if any(asked) or report is None:
+            from thalweg.bench.studies import Request, points_of, quick_study
+
+            place = _device(device)
+            base: dict[str, object] = {"dtype": _dtype(dtype, place), "threads": threads, "attention": attention}
+            base |= {"layers": layers, "vocabulary": vocabulary}
+            base |= {"warmup": warmup, "repeat": repeat, "budget": time_limit / 2}
+            if quick:
+                points = quick_study(place, str(base["dtype"]), threads)
+            else:
+                request = Request(
+                    device=place,
+                    shapes=names(shape),
+                    models=_models(names(model)),
+                    lengths=numbers(length),
+                    vertical=numbers(vertical_chunk_size),
+                    inner=numbers(inner_chunk),
+                    batches=numbers(batch),
+                    windows=[None if each == "full" else number(each) for each in names(window)],
+                    gguf=None if gguf is None else str(gguf.resolve()),
+                    base=base,
+                )
+                points = points_of(names(study) or ["length"], request)
+            if dry_run:
+                _list_points(points)
+                return
+            failed = _run(points, out, memory_limit, time_limit, go_beyond, quiet)
+        if report is not None:
+            from thalweg.bench.report import write_report
+
+            write_report(report, [out, *(also or [])])
+            stderr().print(f"results written into {report}")
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _run(
+    points: list[Point], out: Path, memory_limit: float | None, time_limit: float, go_beyond: bool, quiet: bool
+) -> int:
+    """Measure, draw and tell; how many points ended in an error."""
+    from thalweg.bench.figures import draw
+    from thalweg.bench.point import ERROR
+    from thalweg.bench.process import Limits, free_memory
+    from thalweg.bench.report import note_command
+    from thalweg.bench.results import Results
+    from thalweg.bench.runner import run_study
+
+    memory = int(memory_limit * 2**30) if memory_limit is not None else free_memory() * 4 // 5
+    console = stderr()
+    with Results(out) as results:
+        if any(results.row(point) is None for point in points):
+            note_command(out, shlex.join(["thalweg", *sys.argv[1:]]))
+        try:
+            with bench_progress(console, quiet) as follow:
+                rows = run_study(points, results, Limits(memory, time_limit), go_beyond=go_beyond, on_status=follow)
+        except KeyboardInterrupt:
+            console.print(f"interrupted; what is measured is in {out}: the same command goes on")
+            raise typer.Exit(INTERRUPTED) from None
+        pictures = draw(results.rows, out)
+    if not quiet:
+        table = Table("point", "what became of it", box=None, padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*told(row))
+        stdout().print(table)
+        console.print(f"{len(rows):,} points in {out}: results.jsonl, results.csv and {len(pictures)} pictures")
+    return sum(row["status"] == ERROR for row in results.rows)
+
+
+def _models(wanted: list[str]) -> list[tuple[str, bool]]:
+    """Checkpoints by a name that lasts, and whether each is a transformer."""
+    from thalweg.bench.shapes import attends
+    from thalweg.checkpoints import resolve
+
+    return [(str(lasting_name(name)), attends(resolve(name))) for name in wanted]
+
+
+def _device(device: str | None) -> str:
+    import torch
+
+    from thalweg.errors import InvalidInputError
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInputError(f"device {device!r} cannot be used: torch {torch.__version__} finds no CUDA here")
+    return device
+
+
+def _dtype(dtype: str | None, device: str) -> str:
+    from thalweg.errors import InvalidInputError
+
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise InvalidInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    return dtype or ("float32" if device == "cpu" else "bfloat16")
+
+
+def _list_shapes() -> None:
+    from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
+
+    table = Table("shape", "family", "layers × width", "like", box=None, padding=(0, 2, 0, 0))
+    for shape in SHAPES.values():
+        table.add_row(shape.name, FAMILY_TITLES[shape.family], f"{shape.n_layers} × {shape.width}", shape.like)
+    stdout().print(table)
+
+
+def _list_points(points: list[Point]) -> None:
+    for point in points:
+        typer.echo(point.title)
+    stderr().print(f"{len(points):,} points")

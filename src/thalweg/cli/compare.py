@@ -1,0 +1,147 @@
+"""`thalweg compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from thalweg.cli.console import errors_told, stderr, stdout
+from thalweg.cli.options import Debug, lasting_name
+from thalweg.cli.progress import duration
+
+if TYPE_CHECKING:
+    from thalweg.bench.compare import Comparison
+    from thalweg.bench.side import Side
+
+SETTINGS_HELP = (
+    "Settings of {}, as NAME=VALUE[,NAME=VALUE]: dtype, device, vertical_chunk_size, max_tokens_per_step, "
+    "max_in_flight, inner_chunk, threads, max_length, truncate_dim, prompt, prompt_name, revision, head."
+)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder, hub id, or 'default': the model that ships.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Likewise.", show_default="the same as A")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(help="Files, folders, globs, as `thalweg embed` takes them; may be given several times."),
+    ] = None,
+    a_settings: Annotated[list[str] | None, typer.Option("--a", help=SETTINGS_HELP.format("A"))] = None,
+    b_settings: Annotated[list[str] | None, typer.Option("--b", help=SETTINGS_HELP.format("B"))] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line of text is a document.")] = False,
+    sections: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Compare a vector for every N tokens, not one for each text.")
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many texts.", show_default="all")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours to compare.")] = 10,
+    repeat: Annotated[int, typer.Option(min=1, help="Times that the texts are embedded.")] = 2,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a side may take.")] = 3600,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the JSON into a file as well.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Hold two models, or two settings of one, against each other on your texts: vectors, neighbours, speed, memory.
+
+    It answers: may I change the chunk size, the dtype, the model? Each side runs in a process of its own.
+
+    Example: thalweg compare default --b dtype=bfloat16,vertical_chunk_size=256 --texts docs/
+    """
+    if not texts:
+        raise typer.BadParameter("--texts is missing: the files or folders to compare on")
+    with errors_told(debug):
+        from thalweg.bench import compare as comparing
+        from thalweg.bench.process import Limits, free_memory
+        from thalweg.bench.side import Side, Task
+
+        left = Side(_model(a), comparing.parse_settings(a_settings or []))
+        right = Side(_model(a if b is None else b), comparing.parse_settings(b_settings or []))
+        task = Task(left, tuple(_absolute(texts)), lines, most, sections, repeat)
+        console = stderr()
+        with console.status("starting") as status:
+            found = comparing.compare(
+                left,
+                right,
+                task,
+                Limits(free_memory() * 9 // 10, time_limit),
+                k=k,
+                on_side=lambda name: status.update(f"embedding with {name}"),
+            )
+        whole = json.dumps(found.to_json(), ensure_ascii=False, indent=2)
+        if out is not None:
+            from thalweg.corpus.durable import write_durably
+
+            write_durably(out, lambda stream: stream.write(f"{whole}\n".encode()))
+        if as_json:
+            typer.echo(whole)
+        else:
+            _show(found, left, right)
+
+
+def _model(name: str) -> str | None:
+    from thalweg.bench.compare import DEFAULT
+
+    return None if name == DEFAULT else lasting_name(name)
+
+
+def _absolute(texts: list[str]) -> list[str]:
+    from thalweg.corpus import STDIN
+    from thalweg.errors import InvalidInputError
+
+    if STDIN in texts:
+        raise InvalidInputError("stdin cannot be read twice: put the texts into a file")
+    return texts
+
+
+def _show(found: Comparison, a: Side, b: Side) -> None:
+    from thalweg.bench.compare import describe
+
+    console, agreement = stdout(), found.agreement
+    table = Table("", "A", "B", "B / A", box=None, padding=(0, 2, 0, 0))
+    for name, left, right, ratio in _measured(found):
+        table.add_row(name, left, right, ratio)
+    console.print(f"A: {describe(a)}\nB: {describe(b)}\n{agreement.n:,} vectors\n")
+    console.print(table)
+    console.print()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _agreed(found):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(f"\n{agreement.verdict}", soft_wrap=True)
+    for unread in found.unread:
+        stderr().print(f"left out: {unread['id']}: {unread['reason']}")
+
+
+def _measured(found: Comparison) -> list[tuple[str, str, str, str]]:
+    a, b = found.a, found.b
+    rates = [side["tokens_per_s"]["median"] for side in (a, b)]
+    peaks = [side["memory"].get("cuda_allocated", side["memory"]["peak_rss"]) / 2**20 for side in (a, b)]
+    return [
+        ("dimension", f"{a['dimension']:,}", f"{b['dimension']:,}", ""),
+        ("dtype", a["dtype"], b["dtype"], ""),
+        ("tokens", f"{a['tokens']:,}", f"{b['tokens']:,}", ""),
+        ("time", duration(a["seconds"]["median"]), duration(b["seconds"]["median"]), ""),
+        ("tokens/s", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{rates[1] / max(rates[0], 1e-9):.2f}"),
+        ("peak memory", f"{peaks[0]:,.0f} MiB", f"{peaks[1]:,.0f} MiB", f"{peaks[1] / peaks[0]:.2f}"),
+    ]
+
+
+def _agreed(found: Comparison) -> list[tuple[str, str]]:
+    agreed = found.agreement
+    rows: list[tuple[str, str]] = []
+    if agreed.cosine is not None:
+        c = agreed.cosine
+        rows += [("cosine of A and B, mean", f"{c['mean']:.6f}"), ("least", f"{c['min']:.6f}")]
+        rows += [("percentiles 1, 5, 50", f"{c['p1']:.6f}, {c['p5']:.6f}, {c['p50']:.6f}")]
+        rows += [("farthest", ", ".join(found.rows[i]["id"] for i in agreed.farthest))]
+    if agreed.overlap is not None:
+        rows.append((f"shared of the {agreed.k} nearest", f"{agreed.overlap:.1%}"))
+        rows.append(("the same nearest", f"{agreed.nearest:.1%}"))
+    if agreed.across is not None:
+        rows.append((f"shared where B looks among A's, of {agreed.k}", f"{agreed.across:.1%}"))
+    if agreed.spearman is not None:
+        rows.append(("Spearman of similarities", f"{agreed.spearman:.4f}"))
+    return rows

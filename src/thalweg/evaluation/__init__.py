@@ -1,0 +1,18 @@
+"""Quality measured: benchmarks of mteb, a suite over local files, and other models beside ours.
+
+What imports mteb is imported by the command when it runs; nothing here is imported by `import thalweg`.
+
+    extras.py     the optional packages, or the pip command
+    tasks.py      names, benchmarks and Python files to mteb tasks
+    local.py      a folder of files to tasks that mteb's own code scores
+    rows.py       the rows of such files, checked
+    needles.py    needle and passkey retrieval of any length, out of books
+    lengths.py    scores by document length, within mteb's results
+    models.py     our encoder, BM25 and sentence-transformers models by name
+    lexical.py    BM25 as mteb searches
+    peers.py      a sentence-transformers model that cuts texts, or averages its vectors of their chunks
+    store.py      results on the disk, whole or not at all
+    run.py        all models on all tasks, resumable
+    table.py      what the stored results say: rows, means, published scores
+    report.py     Markdown and JSON; plots.py: scores against length
+"""

@@ -1,0 +1,90 @@
+"""thalweg for users of transformers; transformers itself is imported when first needed.
+
+from thalweg.integrations.transformers import register
+register()                                     # AutoModel knows RWKV-7 and Gated DeltaNet from here on
+
+chunked.py    chunk by chunk through any transformers model that carries a cache, once it has proved exact
+modeling.py   thalweg's models as `PreTrainedModel`s: padding and caches exact, every family
+batches.py    a padded batch as packed steps
+cache.py      the states of a batch, handed from call to call
+configs.py    configs of the families that transformers lacks
+world.py      the tokenizer of the RWKV models for AutoTokenizer
+auto.py       AutoConfig, AutoModel and AutoTokenizer find them
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from thalweg.errors import MissingExtraError
+from thalweg.integrations.transformers.chunked import Chunk, chunked_forward, iterate_chunks, verify
+
+if TYPE_CHECKING:
+    from thalweg.integrations.transformers.auto import register
+    from thalweg.integrations.transformers.cache import RecurrentCache
+    from thalweg.integrations.transformers.configs import GatedDeltaNetConfig, RWKV7Config
+    from thalweg.integrations.transformers.modeling import (
+        FalconMambaModel,
+        GatedDeltaNetModel,
+        Mamba2Model,
+        MambaModel,
+        RecurrentModelOutput,
+        RWKV7Model,
+        ThalwegModel,
+        xLSTMModel,
+    )
+    from thalweg.integrations.transformers.world import RWKVWorldTokenizer
+
+_LAZY = {
+    "FalconMambaModel": "modeling",
+    "GatedDeltaNetConfig": "configs",
+    "GatedDeltaNetModel": "modeling",
+    "Mamba2Model": "modeling",
+    "MambaModel": "modeling",
+    "RWKV7Config": "configs",
+    "RWKV7Model": "modeling",
+    "RWKVWorldTokenizer": "world",
+    "RecurrentCache": "cache",
+    "RecurrentModelOutput": "modeling",
+    "ThalwegModel": "modeling",
+    "register": "auto",
+    "xLSTMModel": "modeling",
+}
+
+__all__ = [
+    "Chunk",
+    "FalconMambaModel",
+    "GatedDeltaNetConfig",
+    "GatedDeltaNetModel",
+    "Mamba2Model",
+    "MambaModel",
+    "RWKV7Config",
+    "RWKV7Model",
+    "RWKVWorldTokenizer",
+    "RecurrentCache",
+    "RecurrentModelOutput",
+    "ThalwegModel",
+    "chunked_forward",
+    "iterate_chunks",
+    "register",
+    "verify",
+    "xLSTMModel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names whose modules need transformers are imported when first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtraError(f"{__name__} needs: pip install 'thalweg[transformers]'") from error
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,44 @@
+"""Vectors with gradients: whole texts as one packed run, pooled by operations that can be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from thalweg.models.protocol import RecurrentModel
+from thalweg.packing import Packing
+from thalweg.pooling import Pooling
+
+
+def embed_packed(
+    model: RecurrentModel, tokens: Tensor, lengths: Sequence[int], *, pooling: Pooling, n_last: int = 1
+) -> Tensor:
+    """Pooled vectors of whole texts, as the engine's, with a graph behind them.
+
+    Every token's activations are kept for the backward pass, so memory grows with the tokens of the batch.
+
+    Args:
+        tokens: (N,) int64 ids of all texts, one after the other, without padding.
+        lengths: tokens of each text, all >= 1.
+        pooling: "mean" over a text's tokens, or "last" for the mean over its last `n_last`.
+
+    Returns:
+        (B, D) float32, neither cut nor normalised.
+    """
+    packing = Packing.whole(lengths, tokens.device)
+    if pooling == "mean":
+        hidden, _ = model.forward(tokens, packing)
+        return _means(hidden, packing.segment_ids, list(lengths))
+    counts = [min(n_last, length) for length in lengths]
+    rows = [row for end, count in zip(packing.cu_seqlens[1:], counts, strict=True) for row in range(end - count, end)]
+    hidden, _ = model.forward(tokens, packing, None, rows)
+    segments = torch.repeat_interleave(torch.tensor(counts, device=tokens.device))
+    return _means(hidden, segments, counts)
+
+
+def _means(vectors: Tensor, segments: Tensor, counts: list[int]) -> Tensor:
+    """(M, D) vectors, the segment of each (M,), and the vectors of each segment -> (B, D)."""
+    sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add(0, segments, vectors)
+    return sums / torch.tensor(counts, device=vectors.device).unsqueeze(1)

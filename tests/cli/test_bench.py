@@ -1,0 +1,95 @@
+"""`thalweg bench` and `thalweg compare` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from thalweg.bench.results import read_rows
+
+from .conftest import Command
+
+SMALL = ("--layers", 1, "--vocabulary", 64, "--threads", 1, "--repeat", 2)
+
+
+def test_a_study_and_its_report(thalweg_command: Command, tmp_path: Path) -> None:
+    out, report = tmp_path / "bench", tmp_path / "results.md"
+    arguments = ["bench", "--shape", "mamba2-130m", "--length", "32,64", "-V", 16, *SMALL, "--device", "cpu", "-o", out]
+    done = thalweg_command(*arguments, "--report", report)
+    assert done.exit_code == 0, done.output
+    rows = read_rows(out)
+    assert [(row["point"]["length"], row["point"].get("vertical_chunk_size")) for row in rows] == [
+        (32, 16),
+        (32, None),
+        (64, 16),
+        (64, None),
+    ]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert "4 of 4, 0:00 left" in done.stderr
+    assert "tokens/s" in done.stdout
+    assert {path.name for path in out.iterdir()} >= {"results.jsonl", "results.csv", "length.png", "length.svg"}
+    assert "length.png" in report.read_text()
+    before = (out / "results.jsonl").read_bytes()
+    again = thalweg_command(*arguments)
+    assert again.exit_code == 0
+    assert (out / "results.jsonl").read_bytes() == before
+
+
+def test_a_failing_point(thalweg_command: Command, tmp_path: Path) -> None:
+    done = thalweg_command(
+        "bench", "--shape", "mamba2-130m", "--length", "64", *SMALL, "--memory-limit", 0.1, "-o", tmp_path / "bench"
+    )
+    assert done.exit_code == 0, done.output
+    assert "out of memory: more than the limit of 0.1 GiB" in " ".join(done.stdout.split())
+    assert {row["status"] for row in read_rows(tmp_path / "bench")} == {"out of memory"}
+
+
+def test_dry_run_and_lists(thalweg_command: Command, tmp_path: Path) -> None:
+    shapes = thalweg_command("bench", "--list-shapes")
+    assert "codestral-7b" in shapes.stdout
+    dry = thalweg_command("bench", "--quick", "--device", "cpu", "--dry-run", "-o", tmp_path / "bench")
+    assert "RWKV-7, 2 × 768, V = 1,024, 4,096 tokens, float32, cpu" in dry.stdout
+    assert not (tmp_path / "bench").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("--length", "many"), 2, "'many' is no number of tokens or texts: write 512, 16k"),
+        (("--shape", "gpt-5"), 1, "there is no shape 'gpt-5'"),
+        (("--study", "speed"), 1, "there is no study 'speed'; the studies: length, chunk, batch, peers"),
+        (("--dtype", "int4"), 1, "--dtype must be float32, bfloat16 or float16, got 'int4'"),
+        (("--quick", "--length", "5"), 2, "--quick measures a set of its own"),
+        (("--report", "r.md"), 1, "holds no results"),
+    ],
+)
+def test_wrong_usage(
+    thalweg_command: Command, tmp_path: Path, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    done = thalweg_command("bench", "--out", tmp_path / "none", "--device", "cpu", *arguments)
+    assert done.exit_code == exit_code
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_compare(thalweg_command: Command, model_folder: Path, docs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    settings = ("--a", "threads=1", "--b", "threads=1,dtype=bfloat16", "--repeat", 1)
+    done = thalweg_command("compare", model_folder, "--texts", docs, *settings, "-o", out)
+    assert done.exit_code == 0, done.output
+    for words in ("cosine of A and B, mean", "shared of the", "tokens/s", "peak memory", "bfloat16"):
+        assert words in done.stdout
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["agreement"]["cosine"]["mean"] > 0.99
+    assert found["agreement"]["verdict"] in done.stdout
+    printed = thalweg_command("compare", model_folder, "--texts", docs, *settings, "--json")
+    assert json.loads(printed.stdout)["agreement"]["n"] == found["agreement"]["n"]
+
+
+def test_compare_refuses(thalweg_command: Command, model_folder: Path) -> None:
+    assert "--texts is missing" in thalweg_command("compare", model_folder).output
+    wrong = thalweg_command("compare", model_folder, "--texts", "x.txt", "--b", "speed=9")
+    assert (wrong.exit_code, "'speed=9' is no setting" in wrong.output) == (1, True)
+    stdin = thalweg_command("compare", model_folder, "--texts", "-")
+    assert "stdin cannot be read twice" in stdin.output
