@@ -14,7 +14,8 @@ setup(
     ext_modules=[
         Extension(
             "thalweg.native._kernels",
-            sources=["src/thalweg/native/kernels.cpp"],
+            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "rwkv7")],
+            depends=["src/thalweg/native/common.hpp"],
             extra_compile_args=[*FLAGS, *(["-fopenmp"] if sys.platform == "linux" else [])],
             language="c++",
             optional=True,

@@ -201,7 +201,7 @@ def mlstm_op(
     return Op(
         name=name,
         sequential=sequential_mlstm,
-        fast={"dispatched": mlstm, **chunkwise},
+        fast={"dispatched": mlstm, "dispatched, Q=7": partial(mlstm, chunk_size=7), **chunkwise},
         per_token=("q", "k", "v", "i", "f"),
         inputs=inputs,
         initial_state=initial_state,
@@ -256,7 +256,8 @@ def wkv7_op(
 
 OPS = [
     mlstm_op("mlstm", chunks=((1, 1), (7, 1), (32, 3), (128, 100))),
-    mlstm_op("mlstm-one-head", heads=1, width=1, value_width=3),
+    mlstm_op("mlstm-one-head", heads=1, width=1, value_width=3, positive=True),
+    mlstm_op("mlstm-odd-widths", heads=5, width=17, value_width=33),
     mlstm_op("mlstm-all-gates-to-their-caps", i=(-15.0, 15.0), f=(-15.0, 15.0), positive=True),
     mlstm_op("mlstm-open-never-forgetting", i=(15.0, 15.0), f=(15.0, 15.0), positive=True),
     mlstm_op("mlstm-open-forgetting", i=(15.0, 15.0), f=(-15.0, -15.0), positive=True),
@@ -278,6 +279,7 @@ OPS = [
     gated_delta_rule_op("gated_delta_rule-mixed-decay", key_heads=4, g=(-30.0, 0.0), beta=(1.0, 2.0)),
     token_shift_op(),
     wkv7_op("wkv7"),
+    wkv7_op("wkv7-wide", heads=2, width=33, value_width=70),
     wkv7_op("wkv7-strongest-decay", decay=(0.6064, 0.6065)),
     wkv7_op("wkv7-hardly-any-decay", decay=(0.0, 1e-6), width=5),
     wkv7_op("wkv7-all-taken-out", a=(0.9999, 1.0), decay=(0.0, 1e-4), heads=1),

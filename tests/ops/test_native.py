@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ops.harness import Op, case, native_kernels, parts
+from tests.ops.harness import Op, case, native_kernels, parts, rebuild, relative_error
 from tests.ops.registry import OPS
 from thalweg import native
 from thalweg.models.layers import Norm, add_projected
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.models.rwkv7 import RWKV7, RWKV7Config
+from thalweg.models.xlstm import XLSTM, XLSTMConfig
+from thalweg.native import mlstm as mlstm_kernels
+from thalweg.native import rwkv7 as rwkv7_kernels
+from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing
 
 needed = pytest.mark.skipif(native.missing().startswith("switched"), reason="THALWEG_NATIVE=0")
@@ -49,20 +55,27 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
     return ((got.double() - want).square().mean() / want.square().mean()).sqrt().item()
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op.name.startswith(("ssd", "causal_conv"))], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in OPS if op.name.startswith(("ssd", "causal_conv", "mlstm"))], ids=lambda op: op.name
+)
 def test_bfloat16_is_no_worse_than_without_kernels(op: Op) -> None:
+    """For mlstm at most twice as far: its products are bfloat16 with kernels and float32 without. (Its model's distance
+    to float32 is the same within a few percent, and a third of transformers'.)"""
+    factor = 2.0 if op.name.startswith("mlstm") else 1.1
     packing = Packing([150, 1, 2, 70, 300, 5], n_initial=2, final=(0, 4))
     inputs, state = case(op, packing, 0)
     y, final = op.sequential(**inputs, packing=packing, initial_state=state)
-    half = {name: t.bfloat16() if name in ("x", "B", "C", "weight") else t.float() for name, t in inputs.items()}
+    in_half = ("x", "B", "C", "weight", "q", "k", "v")
+    half = {name: t.bfloat16() if name in in_half else t.float() for name, t in inputs.items()}
+    low_state = rebuild(state, [t.float() for t in parts(state)])
     errors = {}
     for kernels in (True, False):
         with torch.no_grad(), native_kernels(kernels):
             fast = op.fast.get("dispatched") or op.fast["packed"]
-            got, got_final = fast(**half, packing=packing, initial_state=parts(state)[0].float())
-        errors[kernels] = distance(got, y), distance(got_final, final)
+            got, got_final = fast(**half, packing=packing, initial_state=low_state)
+        errors[kernels] = [distance(a, b) for a, b in zip((got, *parts(got_final)), (y, *parts(final)), strict=True)]
     for with_kernels, without in zip(errors[True], errors[False], strict=True):
-        assert with_kernels <= 1.1 * without + 1e-4
+        assert with_kernels <= factor * without + 1e-4
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -82,6 +95,59 @@ def test_norm_and_residual(dtype: torch.dtype, width: int, bias: bool) -> None:
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(plain, want_sum)
     torch.testing.assert_close(got_sum, want_sum)
+
+
+RANKS = {f"rank_{name}": 3 for name in "wavg"}
+MODELS = {
+    "xlstm": lambda: XLSTM(XLSTMConfig(20, d_model=17, n_layers=3, n_heads=3, d_qk=15, d_v=21, d_ffn=37)),
+    "xlstm with biases": lambda: XLSTM(XLSTMConfig(20, 17, 2, n_heads=3, d_qk=15, d_v=21, d_ffn=37, bias=True)),
+    "rwkv7": lambda: RWKV7(RWKV7Config(20, d_model=33, n_layers=3, head_dim=11, d_value=39, d_ffn=41, **RANKS)),
+}
+
+
+@pytest.mark.parametrize("rows", [None, (3, 180)], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_odd_widths_are_the_same_with_kernels(name: str, rows: tuple[int, ...] | None) -> None:
+    """float32 alike; bfloat16 as near to float32 as without kernels, up to the luck of rounding."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval().requires_grad_(False)
+    packing = Packing([150, 1, 30, 2], n_initial=2, final=(0, 2))
+    tokens = torch.arange(packing.n_tokens) % 20
+    state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(2))
+    with torch.no_grad():
+        with native_kernels(False):
+            exact, exact_state = model(tokens, packing, state, rows)
+        got, got_state = model(tokens, packing, state, rows)
+        torch.testing.assert_close(got, exact, rtol=0, atol=2e-5)
+        torch.testing.assert_close(got_state, exact_state, rtol=1e-4, atol=2e-5)
+        model.bfloat16()
+        errors = {}
+        for kernels in (True, False):
+            with native_kernels(kernels):
+                errors[kernels] = distance(model(tokens, packing, state, rows)[0], exact.double())
+    assert errors[True] <= 1.25 * errors[False]
+
+
+@needed
+def test_wkv7_neither_drifts_nor_overflows() -> None:
+    """The kernel goes token by token in float32."""
+    op = next(op for op in OPS if op.name == "wkv7-hardly-any-decay")
+    packing = Packing([50_000], final=(0,))
+    inputs, _ = case(op, packing, 0)
+    with torch.no_grad():
+        exact, exact_state = wkv7(**inputs, packing=packing)
+        y, state = wkv7(**{name: t.float() for name, t in inputs.items()}, packing=packing)
+    assert relative_error(y, exact) < 1e-5
+    assert relative_error(state, exact_state) < 1e-5
+
+
+def test_no_kernel_reads_or_writes_outside_its_tensors() -> None:
+    """All of them at odd sizes under AddressSanitizer."""
+    script = Path(__file__).parents[2] / "scripts" / "check_kernels.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 @needed
@@ -114,7 +180,11 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
                 gated = mixer._gate(x.flatten(1), conv)
                 decays = native.ssd_steps(x[..., 0].abs(), -x[..., 1].abs(), packing.block_table(64))
                 scaled = native.scale(x, B[:, 0, :4])
-            results.append((conv, gated, *decays, scaled))
+                normed = mlstm_kernels.head_norm_gate(x, conv, torch.ones(128), None, 1e-6)
+                unit, rate = torch.nn.functional.normalize(x, dim=2), x.sigmoid()
+                scanned = rwkv7_kernels.wkv7(x, -0.6 * rate, x, x, unit, rate, packing, None, None)
+                mixed = rwkv7_kernels.mix(conv, gated, torch.rand(2, 128, generator=generator), torch.bfloat16)
+            results.append((conv, gated, *decays, scaled, normed, *scanned, mixed))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
+from thalweg.models.layers import linear
 from thalweg.models.mamba import MambaConfig
 from thalweg.models.mamba2 import Mamba2Config
 from thalweg.models.rwkv7 import RWKV7Config
@@ -82,7 +82,7 @@ def products(model: Any, n: int) -> Callable[[], None]:
     def run() -> None:
         for pairs in layers:
             for x, weight in pairs:
-                F.linear(x, weight)
+                linear(x, weight)
             for _ in range(blocks):
                 for left, right in scan:
                     torch.bmm(left, right) if len(left) > 1 else left[0] @ right[0]

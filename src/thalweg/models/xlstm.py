@@ -20,9 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Norm, add_projected, project
+from thalweg.models.layers import TILE, Norm, add_projected, project, silu_multiply
+from thalweg.native.mlstm import head_norm_gate
 from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
+from thalweg.ops.mlstm_native import side_by_side
 from thalweg.packing import Packing
 
 
@@ -119,11 +122,18 @@ class MLSTMLayer(nn.Module):
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) float32 -> i, f (N, H) float32: they go through an exponential, so half precision stays out."""
         cap = self.config.gate_soft_cap
-        i, f = (cap * torch.tanh(F.linear(x, g.weight.float(), g.bias.float()) / cap) for g in (self.i, self.f))
+        if type(self.i) is nn.Linear and type(self.f) is nn.Linear:
+            weight, bias = (torch.cat([self.i.weight, self.f.weight]), torch.cat([self.i.bias, self.f.bias]))
+            raw = F.linear(x, weight.float(), bias.float())
+        else:  # an adapter: its weight is not the whole map
+            raw = torch.cat([gate(x.to(gate.weight.dtype)).float() for gate in (self.i, self.f)], dim=1)
+        i, f = (cap * torch.tanh(raw / cap)).chunk(2, dim=1)
         return i, f
 
     def _gate_output(self, y: Tensor, o: Tensor) -> Tensor:
         """(M, H, P) and (M, d_v) -> (M, d_v): head norm times output gate, rounded once at the end."""
+        if native.usable(y, o):
+            return head_norm_gate(y.contiguous(), o, self.norm.weight, self.norm.bias, self.norm.eps)
         if torch.is_grad_enabled() or y.device.type != "cpu":
             return (self.norm(y) * torch.sigmoid(o.float())).to(y.dtype)
         for start in range(0, len(y), TILE):
@@ -132,8 +142,8 @@ class MLSTMLayer(nn.Module):
         return o
 
 
-FFN_ROWS = 1024
-"""Rows of the feed-forward layer at a time: its products gain nothing from more."""
+FFN_ROWS = 512
+"""Rows of the feed-forward layer at a time: its products gain nothing from more, and its gates nearly stay in cache."""
 
 
 class FeedForward(nn.Module):
@@ -148,20 +158,11 @@ class FeedForward(nn.Module):
     def forward(self, u: Tensor, x: Tensor) -> Tensor:
         """u + down(…), u (N, D) float32, x (N, D). Without gradients u is overwritten, a part of its rows at a time."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return u + self.down((F.silu(self.gate(x).float()) * self.up(x)).to(x.dtype))
-        parts = zip(u.split(FFN_ROWS), x.split(FFN_ROWS), strict=True)
-        done = [add_projected(stream, self.down, self._inner(part)) for stream, part in parts]
-        return done[0] if len(done) == 1 else torch.cat(done)
-
-    def _inner(self, x: Tensor) -> Tensor:
-        gate, up = self.gate(x), self.up(x)
-        for start in range(0, len(x), TILE):
-            rows = slice(start, start + TILE)
-            if gate.dtype == torch.float32:
-                F.silu(gate[rows], inplace=True).mul_(up[rows])
-            else:
-                gate[rows] = F.silu(gate[rows].float(), inplace=True).mul_(up[rows])
-        return gate
+            return u + self.down(silu_multiply(self.gate(x), self.up(x)))
+        u = u.contiguous()
+        for stream, part in zip(u.split(FFN_ROWS), x.split(FFN_ROWS), strict=True):
+            add_projected(stream, self.down, silu_multiply(self.gate(part), self.up(part)))
+        return u
 
 
 class XLSTMBlock(nn.Module):
@@ -236,10 +237,12 @@ class XLSTM(nn.Module):
         wide = 2 * width * c.d_ffn * min(n_tokens, FFN_ROWS)
         chunk = DEFAULT_CHUNK_SIZE
         per_block = 4 * (4 * c.n_heads * chunk * chunk + 4 * c.d_qk * c.d_v // c.n_heads + 4 * chunk * c.d_v)
-        # What was freed and does not fit what is asked for next, and copies inside products of half precision:
-        # measured, not derived.
-        kept = 6 * c.d_model if width == 4 else 4 * (c.d_qk + c.d_v + c.d_model)
-        return n_tokens * (per_token + kept) + wide + per_block
+        # With native kernels: of some blocks side by side q, k, v by heads, scores, readouts and states.
+        matrix, tokens = c.d_qk * c.d_v // c.n_heads, chunk * side_by_side(c.n_heads)
+        by_head = width * tokens * (3 * c.d_qk + 3 * c.d_v + c.n_heads * chunk)
+        per_block = max(per_block, by_head + matrix * (8 + 2 * width * side_by_side(c.n_heads)))
+        inside = 4 * c.d_model  # copies inside products: measured, not derived
+        return n_tokens * (per_token + inside) + wide + per_block
 
 
 def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:

@@ -47,10 +47,14 @@ def missing() -> str:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: on the CPU, all float32 or all bfloat16, and no gradients wanted."""
+    """Whether the kernels take these tensors: on the CPU, all float32 or all bfloat16, and no gradients wanted.
+
+    Nor under autocast: weights are then of another dtype than what they are applied to.
+    """
     dtype = tensors[0].dtype
     return (
         not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and dtype in _SUFFIX
         and all(t.device.type == "cpu" and t.dtype == dtype and t.stride(-1) == 1 for t in tensors)
         and _library()[0] is not None
@@ -66,8 +70,8 @@ def _function(name: str, dtype: torch.dtype | None) -> Any:
     return function
 
 
-def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
-    """Tensors go as pointers, None as a null pointer, integers as int64."""
+def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
+    """The kernel of that name for that dtype. Tensors go as pointers, None as a null pointer, integers as int64."""
     _function(name, dtype)(*(_convert(argument) for argument in arguments))
 
 
@@ -83,7 +87,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     """(N, D) float32, (D,) -> (N, D) `dtype`: each row by its root mean square, times weight."""
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=dtype)
-    _call("rms_norm", dtype, x, weight.float(), out, len(x), x.shape[1], float(eps))
+    call("rms_norm", dtype, x, weight.float(), out, len(x), x.shape[1], float(eps))
     return out
 
 
@@ -91,7 +95,7 @@ def gate_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> 
     """(M, D) twice -> (M, D): y * silu(z), each of `groups` equal parts by its root mean square, times weight (D,)."""
     out = torch.empty(y.shape, dtype=y.dtype)
     rows, width = y.shape
-    _call("gate_norm", y.dtype, y, y.stride(0), z, z.stride(0), weight.float(), out, rows, width, groups, float(eps))
+    call("gate_norm", y.dtype, y, y.stride(0), z, z.stride(0), weight.float(), out, rows, width, groups, float(eps))
     return out
 
 
@@ -102,7 +106,7 @@ def causal_conv(
     out = torch.empty(x.shape, dtype=x.dtype)
     taps = weight.t().float().contiguous()
     rows, channels = x.shape
-    _call(
+    call(
         "causal_conv", x.dtype, x, x.stride(0), packing.segment_ids, packing.starts,
         None if carried is None else carried.to(x.dtype).contiguous(), packing.n_initial,
         taps, None if bias is None else bias.float(), out, rows, channels, len(taps), int(silu),
@@ -112,8 +116,14 @@ def causal_conv(
 
 def add_(u: Tensor, x: Tensor) -> Tensor:
     """(N, D) float32 += (N, D), both contiguous."""
-    _call("add", x.dtype, u, x, *x.shape)
+    call("add", x.dtype, u, x, *x.shape)
     return u
+
+
+def silu_multiply_(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, (N, F) each, written to gate."""
+    call("silu_multiply", gate.dtype, gate, gate.stride(0), up, up.stride(0), *gate.shape)
+    return gate
 
 
 def ssd_steps(delta: Tensor, log_decay: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,7 +138,7 @@ def ssd_steps(delta: Tensor, log_decay: Tensor, blocks: Tensor) -> tuple[Tensor,
     n, heads = delta.shape
     sums = torch.empty(n, heads, dtype=torch.float64)
     into, out_of, through = torch.empty(n, heads), torch.empty(n, heads), torch.empty(len(blocks), heads)
-    _call("ssd_steps", None, delta, log_decay, blocks, sums, into, out_of, through, len(blocks), heads)
+    call("ssd_steps", None, delta, log_decay, blocks, sums, into, out_of, through, len(blocks), heads)
     return sums, into, out_of, through
 
 
@@ -142,21 +152,21 @@ def ssd_weights(
     """
     q, heads = sums.shape
     out = torch.empty(heads, q, q, dtype=dtype)
-    _call("ssd_weights", dtype, scores, sums, delta, first, skip, out, q, heads, len(scores))
+    call("ssd_weights", dtype, scores, sums, delta, first, skip, out, q, heads, len(scores))
     return out
 
 
 def ssd_combine(inside: Tensor, past: Tensor, into: Tensor, out: Tensor) -> None:
     """inside (H, q, P), past (q, H * P), into (q, H) float32 -> out (q, H, P): inside + past * into."""
     heads, q, width = inside.shape
-    _call("ssd_combine", inside.dtype, inside, past, into, out, q, heads, width)
+    call("ssd_combine", inside.dtype, inside, past, into, out, q, heads, width)
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:
     """(q, H, P) * (q, H) float32 -> (q, H * P) in x's dtype."""
     q, heads, width = x.shape
     out = torch.empty(q, heads * width, dtype=x.dtype)
-    _call("scale", x.dtype, x, x.stride(0), factor, out, q, heads, width)
+    call("scale", x.dtype, x, x.stride(0), factor, out, q, heads, width)
     return out
 
 
@@ -169,7 +179,7 @@ def carry(added: Tensor, through: Tensor, before: Tensor | None) -> tuple[Tensor
     width = added.shape[1] // heads
     state = torch.empty(rows, heads, width)
     copy = None if added.dtype == torch.float32 else torch.empty(rows, heads, width, dtype=added.dtype)
-    _call("carry", added.dtype, added, through, before, state, copy, rows, heads, width)
+    call("carry", added.dtype, added, through, before, state, copy, rows, heads, width)
     return state, state if copy is None else copy
 
 
@@ -189,7 +199,7 @@ def selective_scan(
     n, channels = x.shape
     width = len(rates)
     y, final = torch.empty(n, channels, dtype=x.dtype), torch.empty(len(packing.final), width, channels)
-    _call(
+    call(
         "selective_scan", x.dtype, x, x.stride(0), dt, dt.stride(0), rates, B.float().contiguous(),
         C.float().contiguous(), None if dt_bias is None else dt_bias.float(), None if D is None else D.float(),
         int(dt_softplus), packing.bounds, packing.final_rows, packing.n_segments,

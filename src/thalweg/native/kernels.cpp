@@ -1,63 +1,7 @@
 // Fused CPU kernels: what lies between the matrix products of a layer, in one pass over memory each.
-//
-// Plain C functions over pointers, called from __init__.py, which says what each argument is. Every output element is
-// computed the same way whatever the number of threads, so results do not depend on it. Sums and exponentials are
-// float32 (differences of decay sums float64); results are rounded once, to the dtype T of the model.
-
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "common.hpp"
 
 namespace {
-
-using bf16 = std::uint16_t;
-
-INLINE float load(float x) { return x; }
-
-INLINE float load(bf16 x) {
-    std::uint32_t bits = std::uint32_t(x) << 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
-INLINE void store(float& to, float x) { to = x; }
-
-// Round to nearest even; NaN stays NaN because its lowest bits are set in none of the values met here.
-INLINE void store(bf16& to, float x) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to = bf16(x != x ? 0x7fc0 : rounded);
-}
-
-// e^x to about 1e-7 relative, for x in [-87, 88]; outside it is e to the nearer end.
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-    float n = std::floor(x * 1.44269504088896341f + 0.5f);
-    float r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    std::int32_t bits = (std::int32_t(n) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, 4);
-    return p * scale;
-}
-
-INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
 
 // ---- RMS norm of one row ----------------------------------------------------------------------------------------
 
@@ -122,6 +66,17 @@ INLINE void add_row(float* u, const T* x, std::int64_t width) {
 CLONES void add_rows(float* u, const float* x, std::int64_t width) { add_row(u, x, width); }
 CLONES void add_rows(float* u, const bf16* x, std::int64_t width) { add_row(u, x, width); }
 
+// ---- the gate of a feed-forward layer ---------------------------------------------------------------------------------
+
+template <typename T>
+INLINE void silu_multiply_row(T* gate, const T* up, std::int64_t width) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) store(gate[i], silu(load(gate[i])) * load(up[i]));
+}
+
+CLONES void silu_multiply_rows(float* gate, const float* up, std::int64_t width) { silu_multiply_row(gate, up, width); }
+CLONES void silu_multiply_rows(bf16* gate, const bf16* up, std::int64_t width) { silu_multiply_row(gate, up, width); }
+
 // ---- causal convolution of one row ------------------------------------------------------------------------------------
 
 // x: the row itself, earlier rows of its segment lie before it; `inside` of them do. Columns further back are the last of
@@ -177,11 +132,6 @@ CLONES void conv_rows(const bf16* x, std::int64_t stride, std::int64_t inside, c
 }
 
 // ---- state space duality: the parts of one block between its products -----------------------------------------------
-
-constexpr std::int64_t VECTOR = 16;  // floats of the widest registers
-constexpr float NOTHING = -60.0f;  // e^-60 is nothing beside 1, and its products are no denormals
-
-INLINE float decayed(double sum) { return sum < double(NOTHING) ? 0.0f : exponential(float(sum)); }
 
 // One block of q tokens: prefix sums of the log decays and what follows from them (see ssd_steps in __init__.py).
 CLONES void ssd_steps_block(const float* delta, const float* log_decay, double* sums, float* into, float* out_of,
@@ -336,39 +286,6 @@ CLONES void carry_rows(const bf16* added, const float* through, const float* bef
 
 // ---- selective scan: some neighbouring channels through one segment --------------------------------------------------
 
-// e^x - 1 for x <= 0, to about 1e-7 of itself: near 0, where a state lasts long, nothing else of it matters.
-INLINE float exponential_minus_one(float x) {
-    float p = 1.0f / 5040.0f;
-    p = p * x + 1.0f / 720.0f;
-    p = p * x + 1.0f / 120.0f;
-    p = p * x + 1.0f / 24.0f;
-    p = p * x + 1.0f / 6.0f;
-    p = p * x + 0.5f;
-    float near = p * x * x + x;
-    float far = exponential(x) - 1.0f;
-    return x > -0.35f ? near : far;
-}
-
-// log(1 + e^x)
-INLINE float softplus(float x) {
-    float magnitude = x < 0.0f ? -x : x;
-    float z = exponential(-magnitude);  // log(1 + z) by halving 1 + z where it is above the square root of 2
-    bool halved = z > 0.41421356f;
-    float f = halved ? (z - 1.0f) * 0.5f : z;
-    float square = f * f;
-    float p = 7.0376836292e-2f;
-    p = p * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    float log = f + (p * f * square - 0.5f * square) + (halved ? 0.693147181f : 0.0f);
-    return (x > 0.0f ? x : 0.0f) + log;
-}
-
 constexpr std::int64_t LANES = 32;  // channels treated together: their states stay in the first-level cache
 
 // x, dt, y: the first token and channel of (n, E); rates (K, E); B, C (n, K); bias, skip: of these channels, or null;
@@ -483,8 +400,6 @@ void ssd_weights(const float* scores, const double* sums, const float* delta, co
 
 // ---- what Python calls: T is float or bf16 -------------------------------------------------------------------------
 
-#define EXPORT extern "C" __attribute__((visibility("default"))) void
-
 EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::int64_t* blocks, double* sums, float* into,
                          float* out_of, float* through, std::int64_t n_blocks, std::int64_t heads) {
 #pragma omp parallel for schedule(static)
@@ -505,6 +420,11 @@ EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::
     EXPORT thalweg_add_##SUFFIX(float* u, const T* x, std::int64_t rows, std::int64_t width) {                         \
         _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
             add_rows(u + i * width, x + i * width, width);                                                             \
+    }                                                                                                                  \
+    EXPORT thalweg_silu_multiply_##SUFFIX(T* gate, std::int64_t gate_stride, const T* up, std::int64_t up_stride,      \
+                                          std::int64_t rows, std::int64_t width) {                                     \
+        PARALLEL_FOR for (std::int64_t i = 0; i < rows; i++)                                                           \
+            silu_multiply_rows(gate + i * gate_stride, up + i * up_stride, width);                                     \
     }                                                                                                                  \
     EXPORT thalweg_gate_norm_##SUFFIX(const T* y, std::int64_t y_stride, const T* z, std::int64_t z_stride,            \
                                       const float* weight, T* out, std::int64_t rows, std::int64_t width,              \

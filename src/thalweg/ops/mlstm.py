@@ -27,7 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.ops.mlstm_native import native_mlstm
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 _Memory: TypeAlias = tuple[Tensor, Tensor]
@@ -75,6 +77,12 @@ def mlstm(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(q, k, v, i, f, packing, initial_state, chunk_size)
+    if native.usable(q, k, v):
+        y, *state = native_mlstm(
+            q, k, v, i, f, packing,
+            eps=eps, initial_state=initial_state, rows=rows, chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
+        )  # fmt: skip
+        return y, MLSTMState(*state)
     return chunkwise_mlstm(
         q, k, v, i, f, packing, eps=eps, initial_state=initial_state, rows=rows, chunk_size=chunk_size
     )

@@ -28,7 +28,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.native.rwkv7 import wkv7 as native_wkv7
 from thalweg.packing import WORKSPACE, BlockGroup, Links, Packing
 
 MAX_CHUNK = 64
@@ -75,6 +77,10 @@ def wkv7(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(r, log_w, k, v, kk, a, packing, initial_state, rows, chunk_size)
+    if native.usable(r, log_w, k, v, kk, a) and r.dtype == torch.float32:
+        read = r if rows is None or len(r) != packing.n_tokens else r[list(rows)]
+        read, log_w, k, v, kk, a = (t.contiguous() for t in (read, log_w, k, v, kk, a))
+        return native_wkv7(read, log_w, k, v, kk, a, packing, initial_state, rows)
     return chunkwise_wkv7(r, log_w, k, v, kk, a, packing, initial_state=initial_state, rows=rows, chunk_size=chunk_size)
 
 

@@ -1,0 +1,83 @@
+"""`mlstm` without gradients on the CPU: `chunkwise_mlstm` with native kernels between the matrix products.
+
+The letters are those of mlstm.py. Some blocks are taken side by side, so that the products are worth a call each; the
+state goes through them in one kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from thalweg.native import mlstm as native
+from thalweg.packing import Block, Packing
+
+PRODUCTS = 16
+"""Small matrices multiplied in one call: with fewer the call costs more than the product, more leave the cache."""
+
+
+def native_mlstm(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    packing: Packing,
+    *,
+    eps: float,
+    initial_state: tuple[Tensor, Tensor, Tensor] | None,
+    rows: Sequence[int] | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `mlstm`; q, k, v as `native.usable` asks. Returns y and the final C, n, m."""
+    q, k, v = (t if t.stride(1) == t.shape[2] else t.contiguous() for t in (q, k, v))
+    _, heads, key_width = q.shape
+    log_scale = -0.5 * math.log(key_width)
+    blocks = [group.blocks[0] for group in packing.block_groups(chunk_size, 1)]
+    table = torch.tensor([(b.start, b.stop, b.enters, b.leaves, b.initial, b.final) for b in blocks])
+    carried, m0 = None, None
+    if initial_state is not None:
+        C, n, m0 = (t.float().contiguous() for t in initial_state)
+        carried = native.Memory(C, n)
+    gates = native.gates(i.float().contiguous(), f.float().contiguous(), packing, m0, log_scale, table)
+    first = packing.starts[packing.segment_ids]
+    shape = (heads, key_width, v.shape[2])
+    state = native.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
+    n_final = len(packing.final)
+    final = native.Memory(torch.zeros(n_final, *shape), torch.zeros(n_final, *shape[:2]))
+    y = torch.empty(v.shape, dtype=v.dtype)
+    for group in _groups(blocks, side_by_side(heads)):
+        start, stop = blocks[group.start].start, blocks[group.stop - 1].stop
+        here, table_here = slice(start, stop), table[group.start : group.stop]
+        parts = native.by_head(q[here], k[here], v[here], gates.out_of[here], len(table_here))
+        added = torch.bmm(parts.written.transpose(1, 2), parts.values)
+        through = gates.through[group.start : group.stop]
+        entering, entering_n = native.carry(added, parts.sums, through, table_here, carried, state, final)
+        if rows is not None and not any(blocks[b].rows_inside(rows) for b in group):
+            continue
+        scores = torch.bmm(parts.queries, parts.keys.transpose(1, 2))
+        sums = native.weigh(scores, gates, first, start, log_scale)
+        inside = torch.bmm(scores, parts.values)
+        past = torch.bmm(parts.queries, entering, out=added.new_empty(inside.shape))
+        into, floors = gates.into[here], gates.floors[here]
+        native.readout(inside, past, parts.queries, entering_n, sums, into, floors, eps, y[here])
+    return y if rows is None else y[list(rows)], *final, gates.m
+
+
+def side_by_side(heads: int) -> int:
+    """Blocks of a group."""
+    return max(1, PRODUCTS // heads)
+
+
+def _groups(blocks: list[Block], most: int) -> list[range]:
+    """Neighbours of one size, at most so many in a group."""
+    groups, at = [], 0
+    for _, same in groupby(blocks, key=lambda block: block.size):
+        end = at + len(list(same))
+        groups += [range(start, min(start + most, end)) for start in range(at, end, most)]
+        at = end
+    return groups
