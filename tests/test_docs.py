@@ -20,6 +20,7 @@ PAGES = [
     "evaluation.md",
     "integrations.md",
     "sentence-transformers.md",
+    "training.md",
     "transformers.md",
 ]
 

@@ -39,6 +39,10 @@ log = logging.getLogger("thalweg")
 
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"] | torch.dtype | None
 ExportFormat: TypeAlias = Literal["sentence-transformers", "stock"]
+Side: TypeAlias = Literal["query", "document"]
+
+PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""What authors of models call their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,15 +358,19 @@ class Embedder:
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
         """`encode` with the model's prompt "query", if it has one."""
-        return self.encode(texts, **self._with_prompt(("query",), options))
+        return self.encode(texts, **self._with_prompt("query", options))
 
     def encode_document(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
         """`encode` with the model's prompt "document" (or "passage", "corpus"), if it has one."""
-        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+        return self.encode(texts, **self._with_prompt("document", options))
 
-    def _with_prompt(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    def prompt_name_of(self, side: Side) -> str | None:
+        """The name of the model's prompt for queries or documents, as its author calls it; None if it has none."""
+        return next((name for name in PROMPT_NAMES[side] if name in self.prompts), None)
+
+    def _with_prompt(self, side: Side, options: dict[str, Any]) -> dict[str, Any]:
         if options.get("prompt") is None and options.get("prompt_name") is None:
-            return {**options, "prompt_name": next((name for name in names if name in self.prompts), None)}
+            return {**options, "prompt_name": self.prompt_name_of(side)}
         return options
 
     def similarity(self, a: FloatArray, b: FloatArray) -> FloatArray:

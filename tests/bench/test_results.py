@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,25 @@ def test_errors_are_tried_again(tmp_path: Path) -> None:
         results.add(tiny(10), {"status": "error", "message": "a bug"})
         assert results.row(tiny(10)) is None
         results.add(tiny(10), row(tiny(10)))
+        assert [each["status"] for each in results.rows] == ["ok"]
     (only,) = read_rows(tmp_path)
     assert only["status"] == "ok"
+
+
+def test_limits_are_forgotten_on_request(tmp_path: Path) -> None:
+    with Results(tmp_path) as results:
+        results.add(tiny(10), row(tiny(10)))
+        results.add(tiny(20), {"status": "time limit", "message": "too long"})
+        results.add(tiny(30), {"status": "not run", "message": "time limit at 20 tokens"})
+        assert results.row(tiny(30)) is not None
+        results.forget_limits()
+        assert [results.row(tiny(n)) is not None for n in (10, 20, 30)] == [True, False, False]
+
+
+def test_another_time_limit_is_the_same_point(tmp_path: Path) -> None:
+    with Results(tmp_path) as results:
+        results.add(replace(tiny(10), budget=300.0), row(tiny(10)))
+        assert results.row(replace(tiny(10), budget=5.0)) is not None
 
 
 def test_one_writer(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_study(tmp_path: Path) -> None:
     seen: list[Status] = []
     with Results(tmp_path) as results:
         rows = run_study(points, results, ROOMY, on_status=seen.append)
-        assert [row["status"] for row in rows] == ["ok"]
+        assert [row["status"] for row in rows] == ["ok", "error"]
     assert [row["status"] for row in read_rows(tmp_path)] == ["ok", "error"]
     assert "/no/such/folder" in read_rows(tmp_path)[1]["message"]
     assert [(status.done, status.row is not None) for status in seen] == [(0, False), (1, True), (1, False), (2, True)]

@@ -44,6 +44,25 @@ def test_a_failing_point(thalweg_command: Command, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "out of memory: more than the limit of 0.1 GiB" in " ".join(done.stdout.split())
     assert {row["status"] for row in read_rows(tmp_path / "bench")} == {"out of memory"}
+    more = ("--memory-limit", 4, "--time-limit", 300, "--retry")
+    again = thalweg_command(
+        "bench", "--shape", "mamba2-130m", "--length", "64", *SMALL, *more, "-o", tmp_path / "bench"
+    )
+    assert again.exit_code == 0, again.output
+    assert {row["status"] for row in read_rows(tmp_path / "bench")} == {"ok"}
+
+
+def test_an_error_is_shown_and_does_not_last(thalweg_command: Command, tmp_path: Path) -> None:
+    """Only the points of this command decide about its exit code."""
+    broken = ("--shape", "mistral-130m", "--attention", "flash_attention_2")
+    done = thalweg_command("bench", *broken, "--length", "16", *SMALL, "--device", "cpu", "-o", tmp_path)
+    assert done.exit_code == 3, done.output
+    assert "error: " in done.stdout
+    assert "points: 1" in done.stderr
+    whole = thalweg_command(
+        "bench", "--shape", "mistral-130m", "--length", "16", *SMALL, "--device", "cpu", "-o", tmp_path
+    )
+    assert whole.exit_code == 0, whole.output
 
 
 def test_dry_run_and_lists(thalweg_command: Command, tmp_path: Path) -> None:
@@ -60,7 +79,9 @@ def test_dry_run_and_lists(thalweg_command: Command, tmp_path: Path) -> None:
         (("--length", "many"), 2, "'many' is no number of tokens or texts: write 512, 16k"),
         (("--shape", "gpt-5"), 1, "there is no shape 'gpt-5'"),
         (("--study", "speed"), 1, "there is no study 'speed'; the studies: length, chunk, batch, peers"),
-        (("--dtype", "int4"), 1, "--dtype must be float32, bfloat16 or float16, got 'int4'"),
+        (("--dtype", "int4"), 2, "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
+        (("--attention", "none"), 2, "'none' is not one of 'sdpa', 'flash_attention_2', 'eager'"),
+        (("--device", "abacus"), 1, "device 'abacus' cannot be used"),
         (("--quick", "--length", "5"), 2, "--quick measures a set of its own"),
         (("--report", "r.md"), 1, "holds no results"),
     ],

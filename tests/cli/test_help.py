@@ -15,7 +15,7 @@ from .conftest import Command
 def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> None:
     result = thalweg_command("--help")
     assert result.exit_code == 0
-    for word in ("embed", "search", "info", "demo", "--version", "3 done, but some documents could not be read"):
+    for word in ("embed", "search", "info", "demo", "--version", "3 done, but some of it failed"):
         assert word in result.output
 
 

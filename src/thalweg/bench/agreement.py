@@ -88,10 +88,9 @@ def agreement(a: Floats, b: Floats, *, k: int = 10, most_queries: int = 1000, se
 
 def _ranked(a: Floats, b: Floats, i: int, k: int, alike: bool) -> tuple[float, float, float, float]:
     """Of text i: shared neighbours, the same nearest one, rank correlation, and neighbours across."""
-    others = np.delete(np.arange(len(a)), i)
-    by_a, by_b = (a[others] @ a[i]), (b[others] @ b[i])
+    by_a, by_b = np.delete(a @ a[i], i), np.delete(b @ b[i], i)
     near_a, near_b = _nearest(by_a, k), _nearest(by_b, k)
-    across = len(np.intersect1d(near_a, _nearest(a[others] @ b[i], k))) / k if alike else 0.0
+    across = len(np.intersect1d(near_a, _nearest(np.delete(a @ b[i], i), k))) / k if alike else 0.0
     shared = len(np.intersect1d(near_a, near_b)) / k
     return shared, float(near_a[0] == near_b[0]), _spearman(by_a, by_b), across
 

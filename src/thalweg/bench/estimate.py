@@ -8,9 +8,6 @@ from typing import Any
 from thalweg.bench.point import Point
 from thalweg.bench.results import Results
 
-START = 4.0
-"""Seconds that a process takes before it computes, until one has been seen."""
-
 
 class Estimate:
     """Seconds for each operation, per model and over all; a point's other seconds are those of its start."""
@@ -37,7 +34,7 @@ class Estimate:
         """For these points; None before anything is known."""
         if "" not in self._seen:
             return None if points else 0.0
-        start = sum(self._starts) / len(self._starts) if self._starts else START
+        start = sum(self._starts) / len(self._starts)
         return sum(start + self._passes(point) for point in points)
 
     def _passes(self, point: Point) -> float:

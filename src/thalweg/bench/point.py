@@ -79,8 +79,8 @@ class Point:
 
     @property
     def key(self) -> str:
-        """The same text for the same point."""
-        return json.dumps(self.to_json(), sort_keys=True)
+        """The same text for the same point; `budget` only says how often it may be repeated."""
+        return json.dumps({**self.to_json(), "budget": None}, sort_keys=True)
 
     def without(self, *names: str) -> tuple[tuple[str, Any], ...]:
         """What two points of one line have in common if `names` are what it is drawn over."""

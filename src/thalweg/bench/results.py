@@ -20,7 +20,10 @@ from thalweg.errors import InvalidInputError
 
 LINES, TABLE, LOCK = "results.jsonl", "results.csv", ".lock"
 
-FINAL = (OK, OUT_OF_MEMORY, TIME_LIMIT, NOT_RUN)
+LIMITED = (OUT_OF_MEMORY, TIME_LIMIT, NOT_RUN)
+"""What came of a limit."""
+
+FINAL = (OK, *LIMITED)
 """What is not tried again; an error is, by the next run."""
 
 LASTING = ("cpu", "cores", "capability", "gpu", "torch", "thalweg")
@@ -39,8 +42,7 @@ class Results:
             raise InvalidInputError(f"another run is writing to {folder}; wait for it to end") from error
         self._path = folder / LINES
         _cut_torn_line(self._path)
-        self.rows = read_rows(folder)
-        self._by_key = {Point.from_json(row["point"]).key: row for row in self.rows}
+        self._by_key = {_key(row): row for row in read_rows(folder)}
 
     def __enter__(self) -> Results:
         return self
@@ -50,10 +52,23 @@ class Results:
         (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.close()
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The latest of every point."""
+        return list(self._by_key.values())
+
     def row(self, point: Point) -> dict[str, Any] | None:
         """What is known of a point, None if it has still to be run."""
-        row = self._by_key.get(point.key)
+        row = self.latest(point)
         return row if row is not None and row["status"] in FINAL else None
+
+    def latest(self, point: Point) -> dict[str, Any] | None:
+        """A point's row, an error as well."""
+        return self._by_key.get(point.key)
+
+    def forget_limits(self) -> None:
+        """Have points run again that took too much, or were not run for that reason."""
+        self._by_key = {key: row for key, row in self._by_key.items() if row["status"] not in LIMITED}
 
     def add(self, point: Point, result: dict[str, Any]) -> dict[str, Any]:
         """Append a row and have it on the disk.
@@ -67,7 +82,6 @@ class Results:
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self.rows.append(row)
         self._by_key[point.key] = row
         return row
 
@@ -96,7 +110,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n"):
             row = json.loads(line)
-            found[json.dumps(row["point"], sort_keys=True)] = row
+            found[_key(row)] = row
     return list(found.values())
 
 
@@ -109,6 +123,10 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(flat)
     write_durably(path, lambda stream: stream.write(text.getvalue().encode()))
+
+
+def _key(row: dict[str, Any]) -> str:
+    return Point.from_json(row["point"]).key
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run_study(
             added = results.add(point, run_point(point, limits))
             estimate.learn(point, added)
         on_status(Status(done + 1, len(points), estimate.seconds(waiting[position + 1 :]), point, added))
-    return [row for point in points if (row := results.row(point)) is not None]
+    return [row for point in points if (row := results.latest(point)) is not None]
 
 
 def run_point(point: Point, limits: Limits) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -13,10 +13,11 @@ from rich.table import Table
 from thalweg.cli.bench_progress import bench_progress, told
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
 from thalweg.cli.lists import names, number, numbers
-from thalweg.cli.options import Debug, Device, lasting_name
+from thalweg.cli.options import Debug, Device, check_device, lasting_name
 
 if TYPE_CHECKING:
     from thalweg.bench.point import Point
+    from thalweg.bench.process import Limits
 
 WHAT, HOW, RUN, OUTPUT = "What is measured", "How it is run", "Limits", "Output"
 LISTS = "Comma-separated, or given several times; 16k is 16384, 1M is 1048576."
@@ -53,9 +54,9 @@ def bench(
         list[str] | None, typer.Option("--inner-chunk", "-Q", help="Q of the scans.", rich_help_panel=HOW)
     ] = None,
     attention: Annotated[
-        str | None,
+        Literal["sdpa", "flash_attention_2", "eager"] | None,
         typer.Option(
-            help="Of transformers: sdpa, flash_attention_2, eager.",
+            help="Of transformers.",
             show_default="the fastest installed",
             rich_help_panel=HOW,
         ),
@@ -73,9 +74,11 @@ def bench(
         int | None, typer.Option(min=1, help="Only so many token vectors of a shape.", rich_help_panel=HOW)
     ] = None,
     dtype: Annotated[
-        str | None,
+        Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(
-            help="float32, bfloat16, float16.", show_default="float32 on the cpu, else bfloat16", rich_help_panel=HOW
+            help="Of weights and matrix products.",
+            show_default="float32 on the cpu, else bfloat16",
+            rich_help_panel=HOW,
         ),
     ] = None,
     device: Device = None,
@@ -104,6 +107,9 @@ def bench(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder; one that has results is continued.", rich_help_panel=OUTPUT)
     ] = Path("bench"),
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Run again what ran into a limit before.", rich_help_panel=RUN)
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(help="Markdown to write the results into; alone, nothing is measured.", rich_help_panel=OUTPUT),
@@ -146,7 +152,11 @@ def bench(
             from thalweg.bench.studies import Request, points_of, quick_study
 
             place = _device(device)
-            base: dict[str, object] = {"dtype": _dtype(dtype, place), "threads": threads, "attention": attention}
+            base: dict[str, object] = {
+                "dtype": dtype or ("float32" if place == "cpu" else "bfloat16"),
+                "threads": threads,
+                "attention": attention,
+            }
             base |= {"layers": layers, "vocabulary": vocabulary}
             base |= {"warmup": warmup, "repeat": repeat, "budget": time_limit / 2}
             if quick:
@@ -168,7 +178,8 @@ def bench(
             if dry_run:
                 _list_points(points)
                 return
-            failed = _run(points, out, memory_limit, time_limit, go_beyond, quiet)
+            limits = _limits(memory_limit, time_limit)
+            failed = _run(points, out, limits, go_beyond=go_beyond, retry=retry, quiet=quiet)
         if report is not None:
             from thalweg.bench.report import write_report
 
@@ -178,25 +189,29 @@ def bench(
         raise typer.Exit(SOME_FAILED)
 
 
-def _run(
-    points: list[Point], out: Path, memory_limit: float | None, time_limit: float, go_beyond: bool, quiet: bool
-) -> int:
+def _limits(gib: float | None, seconds: float) -> Limits:
+    from thalweg.bench.process import Limits, free_memory
+
+    return Limits(int(gib * 2**30) if gib is not None else free_memory() * 4 // 5, seconds)
+
+
+def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, retry: bool, quiet: bool) -> int:
     """Measure, draw and tell; how many points ended in an error."""
     from thalweg.bench.figures import draw
     from thalweg.bench.point import ERROR
-    from thalweg.bench.process import Limits, free_memory
     from thalweg.bench.report import note_command
     from thalweg.bench.results import Results
     from thalweg.bench.runner import run_study
 
-    memory = int(memory_limit * 2**30) if memory_limit is not None else free_memory() * 4 // 5
     console = stderr()
     with Results(out) as results:
+        if retry:
+            results.forget_limits()
         if any(results.row(point) is None for point in points):
             note_command(out, shlex.join(["thalweg", *sys.argv[1:]]))
         try:
             with bench_progress(console, quiet) as follow:
-                rows = run_study(points, results, Limits(memory, time_limit), go_beyond=go_beyond, on_status=follow)
+                rows = run_study(points, results, limits, go_beyond=go_beyond, on_status=follow)
         except KeyboardInterrupt:
             console.print(f"interrupted; what is measured is in {out}: the same command goes on")
             raise typer.Exit(INTERRUPTED) from None
@@ -206,8 +221,8 @@ def _run(
         for row in rows:
             table.add_row(*told(row))
         stdout().print(table)
-        console.print(f"{len(rows):,} points in {out}: results.jsonl, results.csv and {len(pictures)} pictures")
-    return sum(row["status"] == ERROR for row in results.rows)
+        console.print(f"points: {len(rows):,} → {out / 'results.jsonl'}, results.csv; pictures: {len(pictures)}")
+    return sum(row["status"] == ERROR for row in rows)
 
 
 def _models(wanted: list[str]) -> list[tuple[str, bool]]:
@@ -221,21 +236,10 @@ def _models(wanted: list[str]) -> list[tuple[str, bool]]:
 def _device(device: str | None) -> str:
     import torch
 
-    from thalweg.errors import InvalidInputError
-
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidInputError(f"device {device!r} cannot be used: torch {torch.__version__} finds no CUDA here")
+    check_device(device)
     return device
-
-
-def _dtype(dtype: str | None, device: str) -> str:
-    from thalweg.errors import InvalidInputError
-
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise InvalidInputError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
-    return dtype or ("float32" if device == "cpu" else "bfloat16")
 
 
 def _list_shapes() -> None:

@@ -56,10 +56,14 @@ def compare(
         from thalweg.bench import compare as comparing
         from thalweg.bench.process import Limits, free_memory
         from thalweg.bench.side import Side, Task
+        from thalweg.corpus import STDIN
+        from thalweg.errors import InvalidInputError
 
+        if STDIN in texts:
+            raise InvalidInputError("stdin cannot be read twice: put the texts into a file")
         left = Side(_model(a), comparing.parse_settings(a_settings or []))
         right = Side(_model(a if b is None else b), comparing.parse_settings(b_settings or []))
-        task = Task(left, tuple(_absolute(texts)), lines, most, sections, repeat)
+        task = Task(left, tuple(texts), lines, most, sections, repeat)
         console = stderr()
         with console.status("starting") as status:
             found = comparing.compare(
@@ -85,15 +89,6 @@ def _model(name: str) -> str | None:
     from thalweg.bench.compare import DEFAULT
 
     return None if name == DEFAULT else lasting_name(name)
-
-
-def _absolute(texts: list[str]) -> list[str]:
-    from thalweg.corpus import STDIN
-    from thalweg.errors import InvalidInputError
-
-    if STDIN in texts:
-        raise InvalidInputError("stdin cannot be read twice: put the texts into a file")
-    return texts
 
 
 def _show(found: Comparison, a: Side, b: Side) -> None:

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 all is well · 1 an error, told in one line · 2 wrong usage · "
-    "3 done, but some documents could not be read · 130 interrupted"
+    "3 done, but some of it failed, which is named · 130 interrupted"
 )
 
 

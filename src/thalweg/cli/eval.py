@@ -98,13 +98,14 @@ def evaluate(
         ),
     ] = "auto",
     needle_lengths: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N,N,…",
             help="Tokens of a document, for --suite local; 'none' leaves these tasks out.",
+            show_default="256, 1024, 4096, … 1048576, if there are books",
             rich_help_panel=NEEDLE_PANEL,
         ),
-    ] = "256,1024,4096,16384,65536,262144,1048576",
+    ] = None,
     needle_documents: Annotated[
         int, typer.Option(min=1, max=100, help="Of each length.", rich_help_panel=NEEDLE_PANEL)
     ] = 100,
@@ -141,7 +142,7 @@ def evaluate(
     if (suite is None) != (data is None):
         raise typer.BadParameter("--suite local and --data DIR belong together")
     length = _whole(max_length, "--max-length")
-    lengths = _several(needle_lengths)
+    lengths = None if needle_lengths is None else _several(needle_lengths)
     with errors_told(debug):
         from thalweg.evaluation.extras import require_extra
 
@@ -224,7 +225,7 @@ def _run(
     table = _report(out, done, benchmarks, settings)
     if not quiet:
         _show(stdout(), table)
-        console.print(f"{len(table.scores)} results → {out / 'results.md'}, results.json")
+        console.print(f"results: {len(table.scores)} → {out / 'results.md'}, results.json")
     for failure in table.failures:
         console.print(f"{failure['model']} on {failure['task']}: {failure['error']}", style="red")
     return len(table.failures)

@@ -49,7 +49,7 @@ def load_model(model: str | None, revision: str | None, device: str | None, dtyp
     """`thalweg.load` with what the command line gave."""
     import thalweg
 
-    _check_device(device)
+    check_device(device)
     return thalweg.load(model, revision=revision, device=device, dtype=cast("Dtype", dtype.value if dtype else None))
 
 
@@ -58,7 +58,7 @@ def lasting_name(model: str | None) -> str | None:
     return str(Path(model).resolve()) if model is not None and Path(model).exists() else model
 
 
-def _check_device(device: str | None) -> None:
+def check_device(device: str | None) -> None:
     """Raises:
     InvalidInputError: torch does not know the device, or cannot use it here.
     """

@@ -17,9 +17,6 @@ from thalweg.pooling import Precision
 Mode: TypeAlias = Literal["new", "resume", "overwrite"]
 """What to do about an output or an unfinished run that is already there."""
 
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names of a model's prompt for documents, as `Embedder.encode_document` knows them."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -57,7 +54,7 @@ class Settings:
         """The text that is put before every document."""
         name = self.prompt_name
         if self.prompt is None and name is None:
-            name = next((name for name in DOCUMENT_PROMPTS if name in embedder.prompts), None)
+            name = embedder.prompt_name_of("document")
         return embedder.prompt(self.prompt, name)
 
     def dimension(self, embedder: Embedder) -> int:

@@ -22,16 +22,28 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from sklearn.linear_model import LogisticRegression
 
 from thalweg.errors import CorpusError
-from thalweg.evaluation.needles import Haystacks, Kind
-from thalweg.evaluation.rows import Row, digest, id_of, number_of, read_rows, row_file, row_files, stem, text_of
+from thalweg.evaluation.needles import LENGTHS, Haystacks, Kind
+from thalweg.evaluation.rows import (
+    SUFFIXES,
+    Row,
+    digest,
+    id_of,
+    number_of,
+    read_rows,
+    row_file,
+    row_files,
+    stem,
+    text_of,
+)
 
 
 def local_tasks(
-    folder: Path, lengths: Sequence[int] = (), documents: int = 100, queries: int = 50, seed: int = 0
+    folder: Path, lengths: Sequence[int] | None = (), documents: int = 100, queries: int = 50, seed: int = 0
 ) -> list[AbsTask]:
     """All tasks of a folder, short texts first.
 
-    lengths: of needle and passkey tasks, in tokens; documents, queries, seed: see `Haystacks`.
+    lengths: of needle and passkey tasks, in tokens; None for `LENGTHS` if the folder has books. documents, queries,
+    seed: see `Haystacks`.
 
     Raises:
         CorpusError: the folder holds no task, or a file is not as it has to be; the message names it.
@@ -44,11 +56,13 @@ def local_tasks(
             tasks += [_classification(train, test), _clustering(test)]
     retrieval = folder / "retrieval"
     tasks += [_retrieval(path) for path in sorted(retrieval.iterdir()) if path.is_dir()] if retrieval.is_dir() else []
+    if lengths is None:
+        lengths = LENGTHS if any((folder / f"books{suffix}").is_file() for suffix in SUFFIXES) else ()
     if lengths:
         books = [text_of(row, "text", folder / "books.jsonl.gz") for row in read_rows(row_file(folder, "books"))]
         tasks += needle_tasks(books, lengths, documents, queries, seed)
     if not tasks:
-        raise CorpusError(f"{folder} has neither sts/, classification/ nor retrieval/ with .jsonl or .jsonl.gz files")
+        raise CorpusError(f"{folder} has no sts/, classification/, retrieval/ or books with .jsonl or .jsonl.gz files")
     return tasks
 
 
@@ -168,7 +182,10 @@ def _haystack(haystacks: Haystacks) -> AbsTask:
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
             self._folder = tempfile.TemporaryDirectory(prefix="thalweg-eval-")
             corpus = Dataset.from_generator(
-                partial(_documents, haystacks), cache_dir=self._folder.name, fingerprint=haystacks.revision
+                partial(_documents, haystacks),
+                cache_dir=self._folder.name,
+                fingerprint=haystacks.revision,
+                writer_batch_size=1,
             )
             asked = list(haystacks.questions())
             queries = [{"id": f"q{number}", "text": question} for number, question in asked]

@@ -60,7 +60,9 @@ def _panel(axis: Axes, task: str, lines: Mapping[str, Mapping[int, float]], mode
     for model, line in lines.items():
         lengths = [max(length, EDGES[1] / 2) for length in line]
         values = [100 * value for value in line.values()]
-        axis.plot(lengths, values, marker="o", markersize=3.5, color=f"C{models.index(model)}", label=model)
+        rank = models.index(model)
+        width = 1.5 + len(models) - 1 - rank  # lines that coincide stay visible
+        axis.plot(lengths, values, marker="o", markersize=2 + width, linewidth=width, color=f"C{rank}", label=model)
     axis.set_xscale("log", base=2)
     ticks = sorted({max(length, EDGES[1] // 2) for line in lines.values() for length in line})
     axis.set_xticks(ticks, [_short(tick) for tick in ticks], fontsize="small")

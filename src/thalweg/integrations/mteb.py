@@ -44,8 +44,6 @@ _LOADER = ("batch_size", "show_progress_bar")
 _BLOCK = 64
 """Pairs compared at a time."""
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
 
 class ThalwegEncoder(AbsEncoder):
     """A model of thalweg for `mteb.evaluate`.
@@ -208,8 +206,8 @@ def _reload(name: str, revision: str | None, *, source: str, **options: Any) -> 
 
 def _prompts(model: Embedder) -> dict[str, str]:
     """The model's own, under mteb's names."""
-    document = next((model.prompts[name] for name in _DOCUMENT_PROMPTS if name in model.prompts), None)
-    return dict(model.prompts) if document is None else {**model.prompts, "document": document}
+    name = model.prompt_name_of("document")
+    return dict(model.prompts) if name is None else {**model.prompts, "document": model.prompts[name]}
 
 
 def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
