@@ -48,6 +48,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/card_loop.py
 	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/sentence_transformers_drop_in.py
+	$(BIN)/python benchmarks/first_vector.py
+	$(BIN)/python benchmarks/small_model.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,14 +27,17 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 import thalweg
 from thalweg.integrations.sentence_transformers.module import ThalwegModule
+from thalweg.integrations.sentence_transformers.passing import StatePassingCallback
 from thalweg.integrations.sentence_transformers.pooling import Pooling
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from thalweg.embedder import Dtype, Embedder
+    from thalweg.training.passing import StatePassing
+    from thalweg.training.steps import Checkpointing
 
-__all__ = ["Pooling", "ThalwegModule", "from_embedder", "load"]
+__all__ = ["Pooling", "StatePassingCallback", "ThalwegModule", "from_embedder", "load"]
 
 
 def load(
@@ -47,12 +50,14 @@ def load(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
     head: str | None = None,
+    checkpointing: Checkpointing | None = None,
+    state_passing: StatePassing | None = None,
     **options: Any,
 ) -> SentenceTransformer:
     """A `SentenceTransformer` over any model that `thalweg.load` reads; the arguments are those of `thalweg.load`.
 
-    No code of a folder or repository is run, so no `trust_remote_code` is needed. `options` go to
-    `SentenceTransformer`: `prompts`, `truncate_dim`, …
+    No code of a folder or repository is run, so no `trust_remote_code` is needed. `checkpointing` and `state_passing`
+    are for training (see `ThalwegModule`). `options` go to `SentenceTransformer`: `prompts`, `truncate_dim`, …
     """
     embedder = thalweg.load(
         name_or_path,
@@ -64,13 +69,20 @@ def load(
         local_files_only=local_files_only,
         head=head,
     )
-    return from_embedder(embedder, **options)
+    return from_embedder(embedder, checkpointing=checkpointing, state_passing=state_passing, **options)
 
 
-def from_embedder(embedder: Embedder, **options: Any) -> SentenceTransformer:
+def from_embedder(
+    embedder: Embedder,
+    *,
+    checkpointing: Checkpointing | None = None,
+    state_passing: StatePassing | None = None,
+    **options: Any,
+) -> SentenceTransformer:
     """A `SentenceTransformer` that shares the weights of a loaded model, which can be trained from then on."""
     config = embedder.embedding
-    modules = [ThalwegModule(embedder), Pooling.of(config, embedder.dimension)]
+    first = ThalwegModule(embedder, checkpointing=checkpointing, state_passing=state_passing)
+    modules = [first, Pooling.of(config, embedder.dimension)]
     if config.normalize:
         modules.append(Normalize())
     settings: dict[str, Any] = {

@@ -18,7 +18,9 @@ from thalweg.embedder import Dtype, Embedder
 from thalweg.errors import InvalidInputError
 from thalweg.integrations.sentence_transformers.features import Features, pack, unpack
 from thalweg.packing import Packing
-from thalweg.training.forward import embed_packed
+from thalweg.training.embedding import embed_for_training, is_random
+from thalweg.training.passing import StatePassing
+from thalweg.training.steps import Checkpointing
 
 log = logging.getLogger("thalweg")
 
@@ -30,14 +32,26 @@ class ThalwegModule(InputModule):
     and memory only (`thalweg.Schedule`). Texts of one `batch_size` are packed together: the tokens of a batch cost 12
     bytes each and no text is padded, so batches may be large and a long text may be in one with short ones.
 
-    Where gradients are wanted a batch goes through the model in one pass and keeps its activations
-    (`thalweg.training.forward`).
+    Where gradients are wanted a batch goes through the model in one pass and keeps its activations; with
+    `checkpointing` it keeps states between chunks of its texts instead, and texts of any length can be trained on.
+
+    Attributes:
+        checkpointing: chunks of training texts and what is kept between them, or None. Not saved with the model.
+        state_passing: where training texts start, or None: anew.
     """
 
     forward_kwargs = {"vertical_chunk_size", "max_tokens_per_step", "max_in_flight"}  # noqa: RUF012 - not to be changed
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        checkpointing: Checkpointing | None = None,
+        state_passing: StatePassing | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.checkpointing = checkpointing
+        self.state_passing = state_passing
         self.embedder = embedder
         self.model = embedder.model.requires_grad_(True)
         self._max_length: int | None = None
@@ -89,16 +103,25 @@ class ThalwegModule(InputModule):
     def forward(self, features: dict[str, Any], **schedule: int | None) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, D) float32, pooled and not normalised."""
         tokens, lengths = unpack(features)
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
-            vectors = self._with_gradients(tokens, lengths)
+        wants_gradients = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        if wants_gradients or is_random(self.model, self.state_passing):
+            vectors = self._in_training(tokens, lengths)
         else:
             rows = [row.numpy() for row in tokens.cpu().split(lengths)]
             vectors = torch.from_numpy(self.embedder.encode_ids(rows, **schedule)).to(tokens.device)
         return Features({**features, "sentence_embedding": vectors}, lambda: self._token_vectors(tokens, lengths))
 
-    def _with_gradients(self, tokens: Tensor, lengths: list[int]) -> Tensor:
+    def _in_training(self, tokens: Tensor, lengths: list[int]) -> Tensor:
         config = self.embedder.embedding
-        vectors = embed_packed(self.model, tokens, lengths, pooling=config.pooling, n_last=config.n_eos)
+        vectors = embed_for_training(
+            self.model,
+            tokens,
+            lengths,
+            pooling=config.pooling,
+            n_last=config.n_eos,
+            checkpointing=self.checkpointing,
+            state_passing=self.state_passing if self.training else None,
+        )
         head = self.embedder.head
         return vectors if head is None else self.model.heads[head](vectors)
 
@@ -131,8 +154,13 @@ class ThalwegModule(InputModule):
         """Weights (always as safetensors, in the dtype they have now), config.json, tokenizer and settings.
 
         Raises:
-            InvalidInputError: a model whose format cannot be written (RWKV-7 with embedding heads).
+            InvalidInputError: a model whose format cannot be written (RWKV-7 with embedding heads) or has adapters.
         """
+        if getattr(self.model, "peft_config", None):
+            raise InvalidInputError(
+                "a folder holds a model without adapters; thalweg.training.merge_lora(model[0].model) adds them to the "
+                "weights, and then it can be saved"
+            )
         folder, embedder = Path(output_path), self.embedder
         embedding = replace(embedder.embedding, head=embedder.head)
         write_model(
@@ -159,9 +187,9 @@ class ThalwegModule(InputModule):
     ) -> ThalwegModule:
         """Called by `SentenceTransformer` for a folder whose modules.json names this class.
 
-        Of `model_kwargs`, `dtype` and `head` (see `thalweg.load`) mean something. Without a dtype the model gets the
-        one that its config.json states, as the stock modules do. Other arguments for transformers are left out with a
-        warning.
+        Of `model_kwargs`, `dtype` and `head` (see `thalweg.load`), `checkpointing` and `state_passing` mean something.
+        Without a dtype the model gets the one that its config.json states, as the stock modules do. Other arguments for
+        transformers are left out with a warning.
 
         Raises:
             CheckpointError: the folder cannot be loaded.
@@ -173,6 +201,7 @@ class ThalwegModule(InputModule):
         given = dict(kwargs.get("model_kwargs") or {})
         dtype: Dtype = given.pop("dtype", given.pop("torch_dtype", None))
         head = given.pop("head", None)
+        training = {name: given.pop(name, None) for name in ("checkpointing", "state_passing")}
         ignored = [*given, *(kwargs.get("processor_kwargs") or {}), *(kwargs.get("config_kwargs") or {})]
         if ignored:
             log.warning("these arguments are for transformers and mean nothing here: %s", ", ".join(sorted(ignored)))
@@ -185,7 +214,7 @@ class ThalwegModule(InputModule):
         )
         if dtype in (None, "auto"):
             dtype = stated_dtype(folder)
-        return cls(thalweg.load(folder, device="cpu", dtype=dtype, head=head))
+        return cls(thalweg.load(folder, device="cpu", dtype=dtype, head=head), **training)
 
 
 def _limit(processing_kwargs: dict[str, Any] | None) -> int | None:
