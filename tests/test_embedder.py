@@ -54,6 +54,15 @@ def test_a_text_one_token_longer_or_shorter_than_a_chunk(model: Embedder, chunk:
     np.testing.assert_allclose(got, alone(model, [text]), rtol=0, atol=1e-5)
 
 
+def test_the_shipped_model_has_a_name_that_a_folder_comes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert thalweg.load(MODEL_NAME).fingerprint == thalweg.load().fingerprint
+    write_model(tmp_path / MODEL_NAME)
+    assert thalweg.load(MODEL_NAME).dimension == 32
+
+
 def test_a_text_in_pieces_is_the_text(model: Embedder, tmp_path: Path) -> None:
     text = make_text(6000)
     path = tmp_path / "text.txt"

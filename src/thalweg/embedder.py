@@ -80,7 +80,7 @@ def load(
     Args:
         name_or_path: a local folder or a hub id `org/name`, in any of the formats of `docs/checkpoints.md`, or of
             several RWKV-7 models one file (`folder/model.pth`, `org/name/model.pth`); None is the small English model
-            that ships with the package.
+            that ships with the package, and so is its name, "thalweg-small-en", where no folder is called so.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is one, else the CPU.
         dtype: of the weights and matrix products: "float32", "bfloat16", "float16", "auto" (the file's); None is
             float32 on the CPU and the file's elsewhere. States and sums are float32 in any case.
@@ -95,6 +95,8 @@ def load(
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
         InvalidInputError: the model has no such head.
     """
+    if name_or_path == MODEL_NAME and not Path(MODEL_NAME).exists():
+        name_or_path = None
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
