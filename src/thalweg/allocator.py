@@ -15,8 +15,8 @@ LARGE = 32 << 20
 MOST_RESERVED = 128 << 20
 """Bytes that are taken in advance at most: the temporaries of larger steps lie mostly outside the pool."""
 
-MOST_ROOM = 32 << 20
-"""Bytes of holes between temporaries at most."""
+LEAST_ROOM, MOST_ROOM = 8 << 20, 32 << 20
+"""Bytes of holes between temporaries, at least and at most."""
 
 BLOCK = 8 << 20
 """Bytes of the pieces in which they are taken: as large as a temporary, and below `LARGE`."""
@@ -52,7 +52,7 @@ def with_room(n_bytes: int) -> int:
     They are of many sizes and leave holes that the next ones do not fill: up to half as much again after a hundred
     steps (measured). Very large ones leave none, since they lie outside the pool.
     """
-    return n_bytes + min(n_bytes // 2, MOST_ROOM)
+    return n_bytes + min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM)
 
 
 def reserve(n_bytes: int) -> None:

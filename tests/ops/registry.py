@@ -256,7 +256,8 @@ def wkv7_op(
 
 OPS = [
     mlstm_op("mlstm", chunks=((1, 1), (7, 1), (32, 3), (128, 100))),
-    mlstm_op("mlstm-one-head", heads=1, width=1, value_width=3, positive=True),
+    # A single m near zero, a logarithm, has few digits left: i keeps it away from there.
+    mlstm_op("mlstm-one-head", heads=1, width=1, value_width=3, i=(0.5, 2.0), positive=True),
     mlstm_op("mlstm-odd-widths", heads=5, width=17, value_width=33),
     mlstm_op("mlstm-all-gates-to-their-caps", i=(-15.0, 15.0), f=(-15.0, 15.0), positive=True),
     mlstm_op("mlstm-open-never-forgetting", i=(15.0, 15.0), f=(15.0, 15.0), positive=True),

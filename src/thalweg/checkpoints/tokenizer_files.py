@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from thalweg.checkpoints.fields import read_json_object, read_optional_object
 from thalweg.checkpoints.tokens import TOKENIZER_FILES, TokenIds
 from thalweg.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
@@ -45,6 +46,8 @@ def write_tokenizer(source: Path, folder: Path, tokens: TokenIds, *, prefix: lis
     if not (source / "tokenizer.json").is_file():
         copy_tokenizer(source, folder)
         return
+    import tokenizers
+
     library = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     if _wraps(library, prefix, suffix):
         _copy(source / "tokenizer.json", folder)

@@ -218,9 +218,9 @@ class Mamba2(nn.Module):
         c = self.config
         width = self.embeddings.weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32, its norm and what is added; and
+        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32 and what is added; and
         # what a product takes.
-        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + 3 * c.d_model) + 4 * c.d_model
+        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + c.d_model) + 4 * c.d_model
         product = width * min(n_tokens, PRODUCT_ROWS) * c.d_inner
         if width == 2 and native.missing():
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps

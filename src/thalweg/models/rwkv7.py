@@ -372,7 +372,7 @@ class RWKV7(nn.Module):
         """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
         # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. And a tile's own.
-        return 4 * (n_tokens * (10 * c.d_model + 3 * c.d_value) + 9 * min(n_tokens, TILE) * c.d_model)
+        return 4 * (n_tokens * (10 * c.d_model + 3 * c.d_value) + 14 * TILE * c.d_model)
 
 
 TILE = 512
