@@ -20,6 +20,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
+from thalweg import allocator
 from thalweg.engine import Engine, Ids, Schedule
 from thalweg.memory import plan_memory
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
@@ -51,8 +52,10 @@ tiny.requires_grad_(False)
 for _ in range(2):
     list(Engine(tiny.to(getattr(torch, dtype)), "last").run([Ids(np.arange(5000) % 10)]))
 torch.ones(300, 300, dtype=getattr(torch, dtype)) @ torch.ones(300, 300, dtype=getattr(torch, dtype))
-before = memory("VmRSS")
+before = memory("VmRSS") - allocator._reserved  # which the run's steps will use
+torch.set_default_dtype(getattr(torch, dtype))  # never in float32 first: that memory would serve the run
 model = MODELS[family]().to(getattr(torch, dtype)).eval().requires_grad_(False)
+torch.set_default_dtype(torch.float32)
 plan = plan_memory(model, bounds, "last")
 for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
     pass
