@@ -85,7 +85,7 @@ HOLES = 24 << 20
 ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000])
 FULL_STEPS = {
     "one document": ONE_DOCUMENT,
-    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [3000] * 8),
+    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [9000] * 8),
     "states": ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [800] * 24),
     "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 100),
 }
