@@ -3,7 +3,8 @@
 The limit is the time of the matrix products alone that the projections and the scan need: every layer with its own
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
 same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
-PyPI package `rwkv`.
+PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32 in all else; its limit is the
+integer products and the scan's.
 
     python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
 """
@@ -27,6 +28,7 @@ from thalweg.bench.shapes import SHAPES
 from thalweg.bench.weights import RECURRENT, recurrent_model
 from thalweg.checkpoints.saver import save_checkpoint
 from thalweg.engine import Engine, Ids, Schedule
+from thalweg.models.quantized import Quantization
 
 
 def ours(model: Any, ids: np.ndarray, v: int) -> Callable[[], np.ndarray]:
@@ -69,11 +71,13 @@ def rwkv_peers(model: Any, ids: np.ndarray, dtype: torch.dtype) -> dict[str, Cal
 PEERS = {"mamba2": mamba2_peers, "xlstm": xlstm_peers, "rwkv7": rwkv_peers}
 
 
-def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    family: str, dtype: torch.dtype, args: argparse.Namespace, quantize: Quantization | None = None
+) -> dict[str, Any]:
     """Shares of the limit in turns of model and products, then the peers."""
     shape = next(shape for shape in SHAPES.values() if shape.family == family)
-    model, v = recurrent_model(shape, dtype), args.vertical_chunk_size
-    q = inner_chunk(model)
+    model, v = recurrent_model(shape, dtype, quantize=quantize), args.vertical_chunk_size
+    q, label = inner_chunk(model), f"{family}, {quantize or dtype}"
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens)
     best, run = products(model, v), ours(model, ids, v)
     best(), ours(model, ids[: 2 * v], v)()
@@ -84,14 +88,14 @@ def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[s
         limits.append(limit)
         rates.append(rate)
         shares.append(rate / limit)
-        print(f"{family}, {dtype}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
+        print(f"{label}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
     result: dict[str, Any] = {
         "tokens_per_s": spread(rates),
         "limit": spread(limits),
         "share": spread(shares),
         "Q": q,
     }
-    if not args.no_peers and family in PEERS:
+    if not args.no_peers and quantize is None and family in PEERS:
         for name, theirs in PEERS[family](model, ids[: args.peer_tokens], dtype).items():
             short = ours(model, ids[: args.peer_tokens], v)
             theirs()
@@ -103,7 +107,7 @@ def measure(family: str, dtype: torch.dtype, args: argparse.Namespace) -> dict[s
                 exact = vector.float().numpy()
                 peer["largest_relative_difference"] = float(np.abs(short() - exact).max() / np.abs(exact).max())
             result[name] = peer
-            print(f"{family}, {dtype}: {ratio['median']:.2f} times {name}", flush=True)
+            print(f"{label}: {ratio['median']:.2f} times {name}", flush=True)
     return result
 
 
@@ -120,6 +124,7 @@ def main() -> None:
     result["vertical_chunk_size"] = args.vertical_chunk_size
     for dtype in (torch.float32, torch.bfloat16):
         result[str(dtype).removeprefix("torch.")] = measure(args.family, dtype, args)
+    result["int8"] = measure(args.family, torch.float32, args, quantize="int8")
     report("throughput" if args.family == "mamba2" else f"throughput-{args.family}", result)
 
 

@@ -32,6 +32,7 @@ from thalweg.checkpoints import (
 from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
 from thalweg.memory import MemoryPlan, plan_memory
+from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import FloatArray, Precision, finish, quantize
 from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
 
@@ -74,6 +75,7 @@ def load(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
     head: str | None = None,
+    quantize: Quantization | None = None,
 ) -> Embedder:
     """Load a model to embed with.
 
@@ -90,17 +92,20 @@ def load(
         local_files_only: True never touches the network.
         head: which of the embedding heads of a model that has several (see `Embedder.heads`) its vectors go through;
             vectors of different heads must not be compared. None is the model's own choice.
+        quantize: "int8" keeps the wide weights in 8 bits and multiplies in integers, for speed; "int4" keeps them in 4
+            bits, for memory (`docs/quantization.md`). On the CPU only, without gradients. It is the model that is
+            quantised; of vectors that is `precision`.
 
     Raises:
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
-        InvalidInputError: the model has no such head.
+        InvalidInputError: the model has no such head, or there is no such quantisation on this device.
     """
     if name_or_path == MODEL_NAME and not Path(MODEL_NAME).exists():
         name_or_path = None
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    checkpoint = load_checkpoint(folder, dtype=_dtype(dtype), device=place)
+    checkpoint = load_checkpoint(folder, dtype=_dtype(dtype), device=place, quantize=quantize)
     return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)
 
 
@@ -156,6 +161,11 @@ class Embedder:
     def dtype(self) -> torch.dtype:
         """Of the matrix products."""
         return next(p.dtype for p in self.model.parameters() if p.ndim == 2)
+
+    @property
+    def quantize(self) -> Quantization | None:
+        """How the weights are quantised, if at all."""
+        return quantization_of(self.model)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -258,7 +268,8 @@ class Embedder:
             overwrite: replace the folder if it holds a checkpoint; all that lies in it goes.
 
         Raises:
-            InvalidInputError: the folder exists, or the model cannot be written in that format.
+            InvalidInputError: the folder exists, the model cannot be written in that format, or its weights are
+                quantised.
         """
         if format not in get_args(ExportFormat):
             raise InvalidInputError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}")

@@ -9,6 +9,7 @@ from torch import nn
 from thalweg.allocator import room
 from thalweg.engine import Schedule
 from thalweg.models.protocol import RecurrentModel, state_bytes
+from thalweg.models.quantized import weight_bytes, workspace_bytes
 from thalweg.pooling import Pooling
 
 
@@ -16,9 +17,9 @@ from thalweg.pooling import Pooling
 class MemoryPlan:
     """Bytes that a run takes at its worst moment, besides the interpreter and its libraries.
 
-    weights: the model's parameters; states: of the documents in flight, before and after a step; activations: what
-    lives at once in the largest packed step; room: the holes that the C library's allocator leaves between
-    activations (on the CPU; an estimate, all else is counted).
+    weights: the model's, quantised ones as they are; states: of the documents in flight, before and after a step;
+    activations: what lives at once in the largest packed step; room: the holes that the C library's allocator leaves
+    between activations (on the CPU; an estimate, all else is counted).
     """
 
     weights: int
@@ -39,12 +40,11 @@ def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> 
     vector of its section.
     """
     assert isinstance(model, nn.Module)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     one_state = state_bytes(model.init_state(1))
-    activations = model.activation_bytes(schedule.max_tokens_per_step)
+    activations = model.activation_bytes(schedule.max_tokens_per_step) + workspace_bytes(model)
     copies = 4 if schedule.section_size and pooling == "last" else 2
     return MemoryPlan(
-        weights=weights,
+        weights=weight_bytes(model),
         states=copies * schedule.max_in_flight * one_state,
         activations=activations,
         room=room(activations) if model.device.type == "cpu" else 0,

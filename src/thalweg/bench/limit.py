@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
-from thalweg.models.layers import linear
+from thalweg.models.layers import dtype_of, linear
 from thalweg.models.mamba import MambaConfig
 from thalweg.models.mamba2 import Mamba2Config
+from thalweg.models.quantized import QuantizedLinear
 from thalweg.models.rwkv7 import RWKV7Config
 from thalweg.models.xlstm import XLSTMConfig
 from thalweg.ops import gated_delta_rule, mlstm, selective_scan, ssd, wkv7
+from thalweg.ops.quantized import ROWS, Int8, quantize_rows
 
 Product = tuple[int, int, int, int]
 """(b, m, k, n): b products of (m, k) by (k, n)."""
@@ -65,13 +68,18 @@ def scan_products(config: Any, q: int) -> list[Product]:
 
 
 def products(model: Any, n: int) -> Callable[[], None]:
-    """The matrix products of one step of n tokens: every layer with its own weights, in order."""
+    """The matrix products of one step of n tokens: every layer with its own weights, in order.
+
+    Of quantised layers those of integers, from rows that are integers already, and those of weights in float32.
+    """
     dtype, device, q = _dtype(model), model.device, inner_chunk(model)
     inputs: dict[int, Tensor] = {}
     layers = []
     for block in model.blocks if hasattr(model, "blocks") else model.layers:
-        weights = [layer.weight for layer in block.modules() if isinstance(layer, nn.Linear)]
-        layers.append([(inputs.setdefault(w.shape[1], _random(n, w.shape[1], dtype, device)), w) for w in weights])
+        linears = [layer for layer in block.modules() if isinstance(layer, (nn.Linear, QuantizedLinear))]
+        widths = [layer.in_features for layer in linears]
+        rows = [inputs.setdefault(width, _random(n, width, dtype, device)) for width in widths]
+        layers.append([call for layer, x in zip(linears, rows, strict=True) for call in _calls(layer, x)])
     scan = [
         (_random(b, m, k, dtype, device), _random(b, k, p, dtype, device))
         for b, m, k, p in scan_products(model.config, q)
@@ -80,14 +88,27 @@ def products(model: Any, n: int) -> Callable[[], None]:
 
     @torch.inference_mode()
     def run() -> None:
-        for pairs in layers:
-            for x, weight in pairs:
-                linear(x, weight)
+        for calls in layers:
+            for call in calls:
+                call()
             for _ in range(blocks):
                 for left, right in scan:
                     torch.bmm(left, right) if len(left) > 1 else left[0] @ right[0]
 
     return run
+
+
+def _calls(layer: nn.Linear | QuantizedLinear, x: Tensor) -> list[Callable[[], object]]:
+    """The products of one layer."""
+    if not isinstance(layer, QuantizedLinear):
+        return [partial(linear, x, layer.weight)]
+    q, calls = quantize_rows(x)[0], list[Callable[[], object]]()
+    for matrix in layer.matrices:
+        if isinstance(matrix, Int8):
+            calls += [partial(matrix.sums, part) for part in q.split(ROWS)]
+        else:
+            calls.append(partial(linear, x, matrix.unpack(slice(None)).to(x.dtype)))
+    return calls
 
 
 def _random(*of: Any) -> Tensor:
@@ -96,4 +117,4 @@ def _random(*of: Any) -> Tensor:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next(layer.weight.dtype for layer in model.modules() if isinstance(layer, nn.Linear))
+    return next(dtype_of(layer) for layer in model.modules() if isinstance(layer, (nn.Linear, QuantizedLinear)))

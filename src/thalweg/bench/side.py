@@ -29,7 +29,7 @@ from thalweg.embedder import Embedder
 from thalweg.engine import Failure
 from thalweg.errors import ThalwegError
 
-LOAD = ("device", "dtype", "revision", "head")
+LOAD = ("device", "dtype", "quantize", "revision", "head")
 ENCODE = ("prompt", "prompt_name", "max_length", "truncate_dim")
 SCHEDULE = ("vertical_chunk_size", "max_tokens_per_step", "max_in_flight")
 SETTINGS = {
@@ -94,7 +94,7 @@ def embed(task: Task, vectors: BinaryIO) -> dict[str, Any]:
         "status": OK,
         "name": embedder.name,
         "dimension": settings.get("truncate_dim", embedder.dimension),
-        "dtype": str(embedder.dtype).removeprefix("torch."),
+        "dtype": str(embedder.dtype).removeprefix("torch.") + (f", {embedder.quantize}" if embedder.quantize else ""),
         "rows": rows,
         "unread": unread,
         "tokens": n_tokens,

@@ -13,9 +13,10 @@ from thalweg.bench import peers
 from thalweg.bench.limit import inner_chunk, products, set_inner_chunk
 from thalweg.bench.point import THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import ENCODERS, SHAPES
-from thalweg.bench.weights import best_attention, parameter_bytes, recurrent_model, transformer_model
+from thalweg.bench.weights import best_attention, recurrent_model, transformer_model
 from thalweg.engine import Engine, Schedule, TokenArray
 from thalweg.memory import plan_memory
+from thalweg.models.quantized import weight_bytes, weight_count
 from thalweg.packing import Packing
 from thalweg.pooling import Pooling
 
@@ -100,8 +101,8 @@ def _thalweg(point: Point) -> Subject:
 
     step = min(point.batch * bounds.vertical_chunk_size, bounds.max_tokens_per_step)
     facts = {
-        "weights": parameter_bytes(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights": weight_bytes(model),
+        "parameters": weight_count(model),
         "planned_bytes": plan_memory(model, bounds, pooling).total,
         "inner_chunk": inner_chunk(model),
         "dtype": str(_dtype(point)).removeprefix("torch."),
@@ -141,8 +142,8 @@ def _transformer(point: Point) -> Subject:
         return hidden[:, 0 if first else -1].float().cpu()
 
     facts = {
-        "weights": parameter_bytes(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights": weight_bytes(model),
+        "parameters": weight_count(model),
         "attention": attention,
         "dtype": point.dtype,
     }

@@ -17,6 +17,7 @@ from thalweg.errors import MissingExtraError
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from thalweg.models.mamba import Mamba, MambaConfig
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.models.quantized import Quantization, quantize_
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
 
@@ -39,6 +40,7 @@ def recurrent_model(
     device: torch.device | str = "cpu",
     layers: int | None = None,
     vocabulary: int | None = None,
+    quantize: Quantization | None = None,
 ) -> Any:
     """A model of thalweg, ready to run; the same weights every time."""
     model_class, config_class = RECURRENT[shape.family]
@@ -48,6 +50,8 @@ def recurrent_model(
     for name, parameter in model.named_parameters():
         if name.endswith(WIDE):
             parameter.data = parameter.data.float()
+    if quantize is not None:
+        quantize_(model, quantize)
     return model.eval().requires_grad_(False)
 
 
@@ -93,10 +97,6 @@ def best_attention(device: str, dtype: str) -> str:
     """FlashAttention where it is installed and takes the dtype, else PyTorch's own fused attention."""
     flash = importlib.util.find_spec("flash_attn") is not None
     return "flash_attention_2" if flash and device.startswith("cuda") and dtype != "float32" else "sdpa"
-
-
-def parameter_bytes(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from thalweg.checkpoints.layout import Layout, Rename
 from thalweg.checkpoints.layouts import detect, tried
 from thalweg.checkpoints.tokens import read_token_ids
 from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.models.quantized import Quantization, check_quantization, replace_linears
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -58,6 +59,7 @@ def load_checkpoint(
     *,
     dtype: torch.dtype | Literal["auto"] | None = None,
     device: torch.device | str = "cpu",
+    quantize: Quantization | None = None,
 ) -> Checkpoint:
     """Load a local folder (see `resolve` for names on the hub) in any of the known layouts.
 
@@ -67,6 +69,8 @@ def load_checkpoint(
         dtype: of the weights in memory; "auto" is the file's, None is float32 on the CPU and the file's elsewhere. The
             few per-head parameters that go through exponentials stay at least float32.
         device: where the weights go.
+        quantize: 8 or 4 bits for the weights of wide linear layers (`models.quantized`), on the CPU only. They are made
+            as the file is read: no layer's weights are in memory twice.
 
     On the CPU, weights whose dtype is the file's are views of the memory-mapped file: they are read when first used
     and can be dropped by the system, so the file must not be overwritten in place meanwhile (replacing it is safe).
@@ -75,7 +79,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: an unknown layout, an unsupported variant, corrupt files, or tensors that are left over,
             missing, duplicated or of another shape.
+        InvalidInputError: a dtype or quantisation that there is not, or a quantisation not on the CPU.
     """
+    check_quantization(quantize, device)
     source = Path(folder)
     if not source.is_dir() and not (source.is_file() and source.suffix == STANDALONE):
         raise CheckpointError(f"there is no checkpoint folder {source}")
@@ -88,7 +94,12 @@ def load_checkpoint(
     with torch.device("meta"), _NoNumbers():
         model = layout.model_class(config)
     load_weights(
-        model, tensors, layout, dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)), device=device
+        model,
+        tensors,
+        layout,
+        dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)),
+        device=device,
+        quantize=quantize,
     )
     stated = raw if layout.config_file else {}
     tokens = read_token_ids(folder, stated, layout.token_ids, config.vocab_size)
@@ -122,6 +133,7 @@ def load_weights(
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    quantize: Quantization | None = None,
 ) -> None:
     """Assign the tensors of `scan` to a model built on the meta device.
 
@@ -131,10 +143,16 @@ def load_weights(
     """
     plan = _match(model, tensors, layout)
     weights = {}
+    # On the meta device, so nothing but the form of the layers changes here.
+    layers = replace_linears(model, quantize, dtype=dtype) if quantize else ()
+    quantized = {f"{name}.weight": layer for name, layer, _ in layers}
     for path in dict.fromkeys(info.path for info in tensors.values()):
         wanted = {name for name in plan if tensors[name].path == path}
         for name, tensor in stream(path, wanted):
             for rename, parameter in plan[name]:
+                if parameter in quantized:
+                    quantized[parameter].fill(rename.load(tensor))
+                    continue
                 loaded = rename.load(tensor).to(device=device, dtype=rename.loaded_dtype(dtype))
                 weights[parameter] = loaded.contiguous()
     model.load_state_dict(weights, assign=True)

@@ -20,6 +20,7 @@ from thalweg.checkpoints.layouts import layout_to_write
 from thalweg.checkpoints.tokenizer_files import copy_tokenizer, write_tokenizer
 from thalweg.checkpoints.tokens import TokenIds, read_token_ids
 from thalweg.errors import InvalidInputError
+from thalweg.models.quantized import quantization_of
 
 
 def save_checkpoint(
@@ -51,9 +52,10 @@ def save_checkpoint(
         readme: the model card.
 
     Raises:
-        InvalidInputError: the folder exists, or the model's class has no layout to write.
+        InvalidInputError: the folder exists, the model's class has no layout to write, or its weights are quantised.
     """
     layout, folder = layout_to_write(model), Path(folder)
+    check_writable(model)
     config: Any = model.config
     assert layout.config_file is not None  # every format that is written has one
     _check_free(folder, layout.config_file, overwrite)
@@ -79,6 +81,18 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def check_writable(model: nn.Module) -> None:
+    """Raises:
+    InvalidInputError: the model's weights are quantised: the files of all formats hold them as they were.
+    """
+    quantization = quantization_of(model)
+    if quantization is not None:
+        raise InvalidInputError(
+            f"a model with {quantization} weights cannot be saved; load it without quantize and save that: whoever "
+            f"loads the folder can pass quantize={quantization!r}"
+        )
 
 
 def module_classes(
@@ -122,6 +136,7 @@ def write_model(
     A file of weights that lies there is replaced whole: the model's own weights may be mapped from it.
     """
     layout: Layout = layout_to_write(model)
+    check_writable(model)
     config: Any = model.config
     assert layout.config_file is not None
     if tokenizer_folder is not None:

@@ -18,6 +18,8 @@ from thalweg.cli.options import (
     DtypeOption,
     Model,
     PrecisionName,
+    QuantizeName,
+    QuantizeOption,
     Revision,
     lasting_name,
     load_model,
@@ -48,6 +50,7 @@ def embed(
     revision: Revision = None,
     device: Device = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     text_column: Annotated[
         str | None,
         typer.Option(help="Of tables.", show_default="text, content, body, …", rich_help_panel=INPUT_PANEL),
@@ -170,7 +173,7 @@ def embed(
             strict=strict,
         )
         mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
-        failed = _run(inputs, out, settings, mode, device, dtype, globs or [], lines, quiet)
+        failed = _run(inputs, out, settings, mode, device, dtype, quantize, globs or [], lines, quiet)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -182,6 +185,7 @@ def _run(
     mode: Mode,
     device: str | None,
     dtype: DtypeName | None,
+    quantize: QuantizeName | None,
     globs: list[str],
     lines: bool,
     quiet: bool,
@@ -192,7 +196,7 @@ def _run(
     check_free(out, mode)
     files, unreadable = discover(inputs, patterns=globs, lines=lines, exclude=[out, *companions(out)])
     console = stderr()
-    embedder = load_model(settings.model, settings.revision, device, dtype)
+    embedder = load_model(settings.model, settings.revision, device, dtype, quantize)
     try:
         with progress_line(console, shown=not quiet) as follow:
             summary = embed_corpus(embedder, files, out, settings, unreadable=unreadable, mode=mode, on_status=follow)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
-from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
+from thalweg.cli.options import Debug, Device, DtypeOption, Model, QuantizeOption, Revision, load_model
 from thalweg.cli.quiet import libraries_quiet
 from thalweg.cli.steps import steps_shown
 
@@ -73,6 +73,7 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,7 +160,7 @@ def evaluate(
                 from thalweg.evaluation.local import local_tasks
 
                 tasks += local_tasks(data, lengths, needle_documents, needle_queries, seed)
-            embedder = load_model(model, revision, device, dtype)
+            embedder = load_model(model, revision, device, dtype, quantize)
             ours = our_model(
                 embedder,
                 instructions,
@@ -173,6 +174,7 @@ def evaluate(
                 "model": embedder.name,
                 "fingerprint": embedder.fingerprint,
                 "dtype": str(embedder.dtype).removeprefix("torch."),
+                "quantize": embedder.quantize,
                 "max_length": length,
                 "instructions": instructions,
             }

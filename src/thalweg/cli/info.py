@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from thalweg.cli.console import errors_told, stdout
-from thalweg.cli.options import Debug, Device, DtypeOption, Revision, load_model
+from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 
 if TYPE_CHECKING:
     from thalweg.embedder import Embedder
@@ -24,11 +24,12 @@ def info(
     revision: Revision = None,
     device: Device = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     debug: Debug = False,
 ) -> None:
     """Show what a model is and how much memory it takes."""
     with errors_told(debug):
-        embedder = load_model(model, revision, device, dtype)
+        embedder = load_model(model, revision, device, dtype, quantize)
         console = stdout()
         for rows in (_facts(embedder), _memory(embedder)):
             table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -40,13 +41,13 @@ def info(
 
 def _facts(embedder: Embedder) -> list[tuple[str, str]]:
     from thalweg import native
+    from thalweg.models.quantized import weight_count
 
-    parameters = sum(parameter.numel() for parameter in embedder.model.parameters())
     return [
         ("model", embedder.name),
         ("family", embedder.family),
         ("layout", embedder.layout),
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{weight_count(embedder.model):,}"),
         ("weights in the file", str(embedder.weights_dtype).removeprefix("torch.")),
         ("dimension", f"{embedder.dimension:,}"),
         ("pooling", embedder.embedding.pooling + (", normalised" if embedder.embedding.normalize else "")),
@@ -55,7 +56,21 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
         ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
         ("fingerprint", embedder.fingerprint),
         ("native CPU kernels", native.missing() or "compiled"),
+        *_quantized(embedder),
     ]
+
+
+def _quantized(embedder: Embedder) -> list[tuple[str, str]]:
+    """How a quantised model is computed on this machine."""
+    from thalweg.ops.quantized import missing
+
+    if embedder.quantize is None:
+        return []
+    if embedder.quantize == "int4":
+        return [("quantised", "int4: weights only, products in " + str(embedder.dtype).removeprefix("torch."))]
+    lacking = missing()
+    products = f"products in float32, slower than without --quantize: {lacking}" if lacking else "products in integers"
+    return [("quantised", f"int8: weights and rows, {products}")]
 
 
 def _memory(embedder: Embedder) -> list[tuple[str, str]]:

@@ -21,6 +21,13 @@ class DtypeName(str, Enum):
     float16 = "float16"
 
 
+class QuantizeName(str, Enum):
+    """Of the wide weights of a model."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
 class PrecisionName(str, Enum):
     """Of stored vectors."""
 
@@ -42,15 +49,35 @@ DtypeOption = Annotated[
     DtypeName | None,
     typer.Option("--dtype", help="Of weights and matrix products.", show_default="float32 on the cpu, else the file's"),
 ]
+QuantizeOption = Annotated[
+    QuantizeName | None,
+    typer.Option(
+        "--quantize",
+        help="Weights of the model in 8 bits, for speed, or in 4, for memory. On the cpu only.",
+        show_default=False,
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def load_model(model: str | None, revision: str | None, device: str | None, dtype: DtypeName | None) -> Embedder:
+def load_model(
+    model: str | None,
+    revision: str | None,
+    device: str | None,
+    dtype: DtypeName | None,
+    quantize: QuantizeName | None = None,
+) -> Embedder:
     """`thalweg.load` with what the command line gave."""
     import thalweg
 
     check_device(device)
-    return thalweg.load(model, revision=revision, device=device, dtype=cast("Dtype", dtype.value if dtype else None))
+    return thalweg.load(
+        model,
+        revision=revision,
+        device=device,
+        dtype=cast("Dtype", dtype.value if dtype else None),
+        quantize=quantize.value if quantize else None,
+    )
 
 
 def lasting_name(model: str | None) -> str | None:

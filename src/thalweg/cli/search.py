@@ -10,7 +10,7 @@ import typer
 
 from thalweg.cli.console import errors_told, stdout
 from thalweg.cli.hits import show_hits
-from thalweg.cli.options import Debug, Device, DtypeOption, Revision, load_model
+from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 
 
 def search(
@@ -26,6 +26,7 @@ def search(
     revision: Revision = None,
     device: Device = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     prompt: Annotated[str | None, typer.Option(help="Text put before the query.", show_default=False)] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="The model's prompt of that name.", show_default="query, if it has one")
@@ -42,7 +43,7 @@ def search(
         metadata = corpus.read_metadata(vectors)
         if model is None:
             model, revision = metadata.model, revision or metadata.revision
-        embedder = load_model(model, revision, device, dtype)
+        embedder = load_model(model, revision, device, dtype, quantize)
         hits = corpus.search(vectors, metadata, embedder, query, k, prompt=prompt, prompt_name=prompt_name)
         if as_json:
             found = [{"rank": rank, "score": hit.score, **hit.row} for rank, hit in enumerate(hits, 1)]

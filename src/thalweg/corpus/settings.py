@@ -70,6 +70,7 @@ class Settings:
         return {
             "model": embedder.fingerprint,
             "dtype": str(next(embedder.model.parameters()).dtype).removeprefix("torch."),
+            "quantize": embedder.quantize,
             "prompt": self.document_prompt(embedder),
             "sections": self.section_size,
             "precision": self.precision,

@@ -18,6 +18,7 @@ import torch
 from thalweg.embedder import Dtype, Embedder, Embedding, load, log
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError
 from thalweg.integrations.mteb_instructions import Instructions, paper_instructions
+from thalweg.models.quantized import Quantization, weight_bytes, weight_count
 from thalweg.pooling import quantize
 
 try:
@@ -50,7 +51,7 @@ class ThalwegEncoder(AbsEncoder):
 
     Args:
         model: an `Embedder`, or what `thalweg.load` takes: a folder, a hub id, None for the shipped model.
-        revision, device, dtype: of `thalweg.load`.
+        revision, device, dtype, quantize: of `thalweg.load`.
         model_prompts: texts put before texts, by task name, task type or prompt type ("query", "document"), also joined
             ("STS12-query"); the most specific one counts, in mteb's order. None: the model's own prompts.
         instructions: "paper" puts `Instruct: …\\nQuery: ` and the task's instruction before everything but documents,
@@ -74,6 +75,7 @@ class ThalwegEncoder(AbsEncoder):
         *,
         device: str | None = None,
         dtype: Dtype = None,
+        quantize: Quantization | None = None,
         model_prompts: Mapping[str, str] | None = None,
         instructions: Literal["paper"] | Instructions | None = None,
         max_length: int | None = None,
@@ -81,7 +83,7 @@ class ThalwegEncoder(AbsEncoder):
         normalize_embeddings: bool | None = None,
     ) -> None:
         if not isinstance(model, Embedder):
-            model = load(model, revision=revision, device=device, dtype=dtype)
+            model = load(model, revision=revision, device=device, dtype=dtype, quantize=quantize)
         if isinstance(instructions, str) and instructions != "paper":
             raise InvalidInputError(f"instructions must be 'paper', Instructions or None, got {instructions!r}")
         self.model: Embedder = model
@@ -91,6 +93,8 @@ class ThalwegEncoder(AbsEncoder):
         values = (max_length, truncate_dim, normalize_embeddings)
         self.options = {name: value for name, value in zip(LASTING, values, strict=True) if value is not None}
         experiment: dict[str, Any] = dict(self.options)
+        if model.quantize is not None:
+            experiment["quantize"] = model.quantize
         if instructions is not None:
             experiment["instructions"] = instructions if isinstance(instructions, str) else "own"
         if model_prompts is not None:
@@ -162,7 +166,6 @@ def model_meta(embedder: Embedder, experiment: Mapping[str, Any] | None = None) 
     experiment: settings that make its results another's, such as a cut.
     """
     experiment = experiment or {}
-    parameters = list(embedder.model.parameters())
     tables = [module.weight for module in embedder.model.modules() if isinstance(module, torch.nn.Embedding)]
     local = Path(embedder.name).exists() or "/" not in embedder.name
     return ModelMeta(
@@ -172,9 +175,9 @@ def model_meta(embedder: Embedder, experiment: Mapping[str, Any] | None = None) 
         revision=embedder.fingerprint,
         release_date=None,
         languages=None,
-        n_parameters=sum(parameter.numel() for parameter in parameters),
+        n_parameters=weight_count(embedder.model),
         n_embedding_parameters=sum(table.numel() for table in tables),
-        memory_usage_mb=sum(parameter.nbytes for parameter in parameters) / 2**20,
+        memory_usage_mb=weight_bytes(embedder.model) / 2**20,
         max_tokens=experiment.get("max_length") or float("inf"),
         embed_dim=experiment.get("truncate_dim") or embedder.dimension,
         license=None,

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm
+from thalweg.models.layers import TILE, Conv, Norm, dtype_of
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
 from thalweg.packing import Packing
@@ -212,7 +212,7 @@ class GatedDeltaNetLayer(nn.Module):
     def forward(
         self, u: Tensor, packing: Packing, state: GatedDeltaNetLayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, GatedDeltaNetLayerState]:
-        dtype = self.attn.o_proj.weight.dtype
+        dtype = dtype_of(self.attn.o_proj)
         mixed, new_state = self.attn(self.attn_norm(u).to(dtype), packing, state, rows)
         u = _add(u if rows is None else u[list(rows)], mixed)
         if torch.is_grad_enabled() or u.device.type != "cpu":

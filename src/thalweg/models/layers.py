@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg import native
+from thalweg.models.quantized import QuantizedLinear
 
 TILE = 128
 """Rows treated at a time between two matrix products on the CPU, so that float32 temporaries stay in a core's cache."""
@@ -43,6 +46,25 @@ def _rows_at_once(outputs: int) -> int:
 def project(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, as `linear` where the layer is nn.Linear itself and not an adapter around one."""
     return linear(x, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(x)
+
+
+def project_part(layer: nn.Linear | QuantizedLinear, x: Tensor, start: int, stop: int) -> Tensor:
+    """The outputs start … stop of `project`; where the layer is quantised, these must be whole parts of it."""
+    if isinstance(layer, QuantizedLinear):
+        return layer.columns(x, start, stop)
+    return linear(x, layer.weight[start:stop], None if layer.bias is None else layer.bias[start:stop])
+
+
+def cuttable(layer: nn.Module) -> TypeGuard[nn.Linear | QuantizedLinear]:
+    """Whether `project_part` takes the layer: not an adapter around one, whose weight is not the whole map."""
+    return type(layer) is nn.Linear or isinstance(layer, QuantizedLinear)
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """What a linear layer takes and gives."""
+    dtype = layer.dtype if isinstance(layer, QuantizedLinear) else layer.weight.dtype
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, add_projected, linear, project
+from thalweg.models.layers import TILE, Conv, Norm, add_projected, cuttable, dtype_of, project, project_part
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.selective_scan import default_chunk_size, selective_scan
 from thalweg.packing import Packing
@@ -84,6 +84,7 @@ class MambaMixer(nn.Module):
         self.chunk_size: int | None = None  # of the scan; None: the op's default
         c, channels = config, config.d_inner
         self.in_proj = nn.Linear(c.d_model, 2 * channels, bias=c.proj_bias)
+        self.output_parts = {"in_proj": (channels, channels)}  # x, z
         self.conv = Conv(channels, c.d_conv, c.conv_bias)
         self.x_proj = nn.Linear(channels, c.dt_rank + 2 * c.d_state, bias=False)
         self.dt_proj = nn.Linear(c.dt_rank, channels, bias=False)
@@ -135,13 +136,13 @@ class MambaMixer(nn.Module):
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """x (N, E) and z (N or M, E), of which only the wanted rows are made."""
-        if type(self.in_proj) is not nn.Linear:  # an adapter: its weight cannot be cut
+        if not cuttable(self.in_proj):
             x, z = self.in_proj(u).chunk(2, dim=1)
             return x, z if rows is None else z[list(rows)]
         # Two products, so that x can go after the convolution.
-        (x_weight, z_weight), bias = self.in_proj.weight.chunk(2), self.in_proj.bias
-        x_bias, z_bias = (None, None) if bias is None else bias.chunk(2)
-        return linear(u, x_weight, x_bias), linear(u if rows is None else u[list(rows)], z_weight, z_bias)
+        cut = self.config.d_inner
+        x = project_part(self.in_proj, u, 0, cut)
+        return x, project_part(self.in_proj, u if rows is None else u[list(rows)], cut, 2 * cut)
 
 
 def _unit_rms(t: Tensor, eps: float) -> Tensor:
@@ -170,7 +171,7 @@ class MambaLayer(nn.Module):
     def forward(
         self, u: Tensor, packing: Packing, state: MambaLayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MambaLayerState]:
-        mixed, new_state = self.mixer(self.norm(u, self.mixer.in_proj.weight.dtype), packing, state, rows)
+        mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
         return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
 
 

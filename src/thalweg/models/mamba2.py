@@ -22,7 +22,17 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import PRODUCT_ROWS, TILE, Conv, Norm, add_projected, linear, project
+from thalweg.models.layers import (
+    PRODUCT_ROWS,
+    TILE,
+    Conv,
+    Norm,
+    add_projected,
+    cuttable,
+    dtype_of,
+    project,
+    project_part,
+)
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.ssd import default_chunk_size, ssd
 from thalweg.packing import Packing
@@ -81,6 +91,7 @@ class Mamba2Mixer(nn.Module):
         self.chunk_size: int | None = None  # of the scan; None: the op's default
         d_inner, heads = config.d_inner, config.n_heads
         self.in_proj = nn.Linear(config.d_model, d_inner + config.conv_dim + heads, bias=config.proj_bias)
+        self.output_parts = {"in_proj": (d_inner, d_inner)}  # z, x; then B, C and dt
         self.conv = Conv(config.conv_dim, config.d_conv, config.conv_bias)
         # The initial values of the paper's code: delta log-uniform in [1e-3, 1e-1] (dt_bias is its inverse softplus), A
         # uniform in [1, 16]. Filled in place: a loader skips that on the meta device (checkpoints/loader.py).
@@ -144,13 +155,11 @@ class Mamba2Mixer(nn.Module):
         if rows is None:
             z, xBC, dt = project(self.in_proj, u).split(widths, dim=1)
             return z, xBC, dt
-        if type(self.in_proj) is not nn.Linear:  # an adapter: its weight cannot be cut
+        if not cuttable(self.in_proj):
             z, xBC, dt = self.in_proj(u).split(widths, dim=1)
             return z[list(rows)], xBC, dt
-        weight, bias = self.in_proj.weight, self.in_proj.bias
-        cut = c.d_inner
-        z = F.linear(u[list(rows)], weight[:cut], None if bias is None else bias[:cut])
-        xBC, dt = linear(u, weight[cut:], None if bias is None else bias[cut:]).split(widths[1:], dim=1)
+        z = project_part(self.in_proj, u[list(rows)], 0, c.d_inner)
+        xBC, dt = project_part(self.in_proj, u, c.d_inner, sum(widths)).split(widths[1:], dim=1)
         return z, xBC, dt
 
 
@@ -165,7 +174,7 @@ class Mamba2Layer(nn.Module):
     def forward(
         self, u: Tensor, packing: Packing, state: Mamba2LayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, Mamba2LayerState]:
-        mixed, new_state = self.mixer(self.norm(u, self.mixer.in_proj.weight.dtype), packing, state, rows)
+        mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
         return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
 
 

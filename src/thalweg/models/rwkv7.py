@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.models.layers import dtype_of
 from thalweg.native import rwkv7 as kernels
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
@@ -169,7 +170,7 @@ class TimeMix(nn.Module):
         """x (N, D) float32 -> (N or M, D), v_first (N, H V), and the next `att` and `wkv` states."""
         before, att = token_shift(x, packing, initial_state=state and state.att)
         d, d_value = self.config.d_model, self.config.d_value
-        fused = native.usable(x, before) and self.output.weight.dtype in native.DTYPES
+        fused = native.usable(x, before) and dtype_of(self.output) in native.DTYPES
         if fused:
             log_w, k, v, kk, a = self._written_fused(x, before, v_first)
         else:
@@ -199,7 +200,7 @@ class TimeMix(nn.Module):
 
     def _mixed(self, x: Tensor, change: Tensor, name: str) -> Tensor:
         """x and the token before it, in the parts that `mix` says, in the dtype of the matrix products."""
-        return torch.addcmul(x, change, self.mix[name].float()).to(self.output.weight.dtype)
+        return torch.addcmul(x, change, self.mix[name].float()).to(dtype_of(self.output))
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.config.n_heads, -1))
@@ -226,7 +227,7 @@ class TimeMix(nn.Module):
         parameters = [p.float() for p in biases if p is not None]
         for start in range(0, n, TILE):
             rows = slice(start, start + TILE)
-            x_w, x_a, x_k, x_v = kernels.mix(x[rows], before[rows], mixes, self.output.weight.dtype)
+            x_w, x_a, x_k, x_v = kernels.mix(x[rows], before[rows], mixes, dtype_of(self.output))
             products = (self.lora_w.product(x_w), self.lora_a.product(x_a), self.key(x_k))
             blend = None
             if self.lora_v is not None and self.lora_v.bias is not None and v_first is not None:
@@ -236,13 +237,13 @@ class TimeMix(nn.Module):
 
     def _read_fused(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
         """As `_read`, with a native kernel."""
-        (x_g,) = kernels.mix(x, before, self.mix["g"].float()[None], self.output.weight.dtype)
+        (x_g,) = kernels.mix(x, before, self.mix["g"].float()[None], dtype_of(self.output))
         gate, weight, bias = self.lora_g.product(x_g), self.norm.weight.float(), self.norm.bias.float()
         return (self.output(kernels.read(y, r, k, v, self.r_k.float(), gate, weight, bias, self.norm.eps)),)
 
     def _receptance(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
-        if native.usable(x, before) and self.output.weight.dtype in native.DTYPES:
-            (x_r,) = kernels.mix(x, before, self.mix["r"].float()[None], self.output.weight.dtype)
+        if native.usable(x, before) and dtype_of(self.output) in native.DTYPES:
+            (x_r,) = kernels.mix(x, before, self.mix["r"].float()[None], dtype_of(self.output))
             return (self.receptance(x_r),)
         return (self.receptance(self._mixed(x, before - x, "r")).float(),)
 
@@ -252,7 +253,7 @@ class TimeMix(nn.Module):
         bonus = torch.linalg.vecdot(self._by_head(r * k), self.r_k.float())
         y = torch.addcmul(self._by_head(y), bonus[..., None], self._by_head(v)).flatten(1)
         gate = self.lora_g(self._mixed(x, before - x, "g"))
-        return (self.output((y * gate).to(self.output.weight.dtype)),)
+        return (self.output((y * gate).to(dtype_of(self.output))),)
 
 
 class ChannelMix(nn.Module):
@@ -275,10 +276,10 @@ class ChannelMix(nn.Module):
         return out, ffn
 
     def _mixed(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
-        if native.usable(x, before) and self.key.weight.dtype in native.DTYPES:
-            (mixed,) = kernels.mix(x, before, self.mix.float()[None], self.key.weight.dtype)
+        if native.usable(x, before) and dtype_of(self.key) in native.DTYPES:
+            (mixed,) = kernels.mix(x, before, self.mix.float()[None], dtype_of(self.key))
             return (self.value(kernels.relu_square_(self.key(mixed))),)
-        inner = self.key(torch.addcmul(x, before - x, self.mix.float()).to(self.key.weight.dtype))
+        inner = self.key(torch.addcmul(x, before - x, self.mix.float()).to(dtype_of(self.key)))
         inner = inner.relu_()
         return (self.value(inner.square() if torch.is_grad_enabled() else inner.square_()),)
 

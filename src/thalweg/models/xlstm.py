@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Norm, add_projected, project, silu_multiply
+from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply
 from thalweg.native.mlstm import head_norm_gate
 from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
 from thalweg.ops.mlstm_native import side_by_side
@@ -103,7 +103,7 @@ class MLSTMLayer(nn.Module):
     ) -> tuple[Tensor, MLSTMState]:
         """x (N, D) float32 -> (N or M, d_v), what `out_proj` takes, and the layer's next state."""
         i, f = self._gates(x)
-        x = x.to(self.q.weight.dtype)
+        x = x.to(dtype_of(self.q))
         q, k, v = (project(linear, x).unflatten(1, (self.config.n_heads, -1)) for linear in (self.q, self.k, self.v))
         y, new_state = mlstm(
             q,
@@ -126,7 +126,7 @@ class MLSTMLayer(nn.Module):
             weight, bias = (torch.cat([self.i.weight, self.f.weight]), torch.cat([self.i.bias, self.f.bias]))
             raw = F.linear(x, weight.float(), bias.float())
         else:  # an adapter: its weight is not the whole map
-            raw = torch.cat([gate(x.to(gate.weight.dtype)).float() for gate in (self.i, self.f)], dim=1)
+            raw = torch.cat([gate(x.to(dtype_of(gate))).float() for gate in (self.i, self.f)], dim=1)
         i, f = (cap * torch.tanh(raw / cap)).chunk(2, dim=1)
         return i, f
 

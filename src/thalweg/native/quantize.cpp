@@ -1,0 +1,112 @@
+// Products with 8-bit weights: rows to integers before the product, and back to numbers after it.
+#include "common.hpp"
+
+namespace {
+
+// ---- a row to 8 bits ----------------------------------------------------------------------------------------------------
+
+// The row times signs, rotated (see ops/quantized.py), over its largest magnitude: 128 + round(127 v / max).
+template <typename T>
+INLINE void quantize_row(const T* x, const float* signs, std::uint8_t* q, float* scale, float* row, std::int64_t width,
+                         std::int64_t block) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) row[i] = load(x[i]) * signs[i];
+    // Elements a stride apart are mixed, so that each butterfly is over contiguous runs.
+    for (std::int64_t run = width / block; run < width; run *= 2) {
+        for (std::int64_t at = 0; at < width; at += 2 * run) {
+            float* first = row + at;
+            float* second = first + run;
+#pragma omp simd
+            for (std::int64_t i = 0; i < run; i++) {
+                float a = first[i], b = second[i];
+                first[i] = a + b;
+                second[i] = a - b;
+            }
+        }
+    }
+    float largest = 0, poison = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
+    for (std::int64_t i = 0; i < width; i++) {
+        float magnitude = row[i] < 0.0f ? -row[i] : row[i];
+        largest = magnitude > largest ? magnitude : largest;
+        poison += row[i] * 0.0f;  // NaN where anything is not finite: then so is all that follows
+    }
+    float factor = largest > 0.0f ? 127.0f / largest : 0.0f;
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: the sum's lowest byte is the rounded number
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) {
+        float shifted = row[i] * factor + ROUND;
+        std::uint32_t bits;
+        std::memcpy(&bits, &shifted, 4);
+        q[i] = std::uint8_t(bits + 128);
+    }
+    *scale = largest / (127.0f * std::sqrt(float(block))) + poison;
+}
+
+CLONES void quantize_rows(const float* x, const float* signs, std::uint8_t* q, float* scale, float* row,
+                          std::int64_t width, std::int64_t block) {
+    quantize_row(x, signs, q, scale, row, width, block);
+}
+CLONES void quantize_rows(const bf16* x, const float* signs, std::uint8_t* q, float* scale, float* row,
+                          std::int64_t width, std::int64_t block) {
+    quantize_row(x, signs, q, scale, row, width, block);
+}
+
+template <typename T>
+void quantize(const T* x, std::int64_t stride, const float* signs, std::uint8_t* q, float* scales, std::int64_t rows,
+              std::int64_t width, std::int64_t block) {
+#pragma omp parallel
+    {
+        float* row = new float[width];
+#pragma omp for schedule(static)
+        for (std::int64_t m = 0; m < rows; m++)
+            quantize_rows(x + m * stride, signs, q + m * width, scales + m, row, width, block);
+        delete[] row;
+    }
+}
+
+// ---- a product's rows times their scales ----------------------------------------------------------------------------------
+
+template <typename T>
+INLINE void scale_row(const float* x, float factor, const float* bias, T* out, std::int64_t width) {
+    if (bias) {
+#pragma omp simd
+        for (std::int64_t i = 0; i < width; i++) store(out[i], x[i] * factor + bias[i]);
+    } else {
+#pragma omp simd
+        for (std::int64_t i = 0; i < width; i++) store(out[i], x[i] * factor);
+    }
+}
+
+CLONES void scale_rows(const float* x, float factor, const float* bias, float* out, std::int64_t width) {
+    scale_row(x, factor, bias, out, width);
+}
+CLONES void scale_rows(const float* x, float factor, const float* bias, bf16* out, std::int64_t width) {
+    scale_row(x, factor, bias, out, width);
+}
+
+template <typename T>
+void scale(const float* x, const float* scales, const float* bias, T* out, std::int64_t stride, std::int64_t rows,
+           std::int64_t width) {
+    PARALLEL_FOR
+    for (std::int64_t m = 0; m < rows; m++) scale_rows(x + m * width, scales[m], bias, out + m * stride, width);
+}
+
+}  // namespace
+
+EXPORT thalweg_quantize_rows_float32(const float* x, std::int64_t stride, const float* signs, std::uint8_t* q,
+                                     float* scales, std::int64_t rows, std::int64_t width, std::int64_t block) {
+    quantize(x, stride, signs, q, scales, rows, width, block);
+}
+EXPORT thalweg_quantize_rows_bfloat16(const bf16* x, std::int64_t stride, const float* signs, std::uint8_t* q,
+                                      float* scales, std::int64_t rows, std::int64_t width, std::int64_t block) {
+    quantize(x, stride, signs, q, scales, rows, width, block);
+}
+EXPORT thalweg_scale_rows_float32(const float* x, const float* scales, const float* bias, float* out,
+                                  std::int64_t stride, std::int64_t rows, std::int64_t width) {
+    scale(x, scales, bias, out, stride, rows, width);
+}
+EXPORT thalweg_scale_rows_bfloat16(const float* x, const float* scales, const float* bias, bf16* out,
+                                   std::int64_t stride, std::int64_t rows, std::int64_t width) {
+    scale(x, scales, bias, out, stride, rows, width);
+}
