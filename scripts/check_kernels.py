@@ -55,6 +55,7 @@ def run_all(library: str) -> None:
     from tests.ops.registry import OPS
 
     from thalweg import native
+    from thalweg.ops.quantized import Int8, int8_linear
     from thalweg.packing import Packing
 
     loaded = ctypes.CDLL(library)
@@ -79,6 +80,11 @@ def run_all(library: str) -> None:
                 for rows in (None, (packing.n_tokens - 1,)):
                     model.to(dtype)(tokens, packing, model.init_state(packing.n_initial), rows)
                     runs += 1
+    for rows, inputs, outputs in ((1, 1, 1), (37, 33, 17), (300, 40, 5)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, out = torch.randn(rows, inputs, dtype=dtype), torch.empty(rows, outputs, dtype=dtype)
+            int8_linear(x, [(Int8(torch.randn(outputs, inputs)), torch.randn(outputs), out)])
+            runs += 1
     print(f"{runs} runs, nothing found")
 
 

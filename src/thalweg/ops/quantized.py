@@ -98,9 +98,12 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) -> (N, K) int8 levels and (N,) float32 scales of W R."""
-    rotated = rotate(weight)
-    scales = rotated.abs().amax(1) / TOP
-    return rotated.div_(scales.clamp_min(1e-30)[:, None]).round_().to(torch.int8), scales
+    levels, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    for tile in _tiles(len(weight), OUTPUTS):  # in float32 there is never more than a tile
+        rotated = rotate(weight[tile])
+        scales[tile] = rotated.abs().amax(1) / TOP
+        levels[tile] = rotated.div_(scales[tile].clamp_min(1e-30)[:, None]).round_()
+    return levels, scales
 
 
 def int8_linear_reference(
@@ -149,8 +152,7 @@ class Int8:
                 q, 1.0, ZERO_POINT, self.levels, self.scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
         x, out = q.float() - ZERO_POINT, torch.empty(len(q), self.n_outputs)
-        for start in range(0, self.n_outputs, OUTPUTS):
-            tile = slice(start, start + OUTPUTS)
+        for tile in _tiles(self.n_outputs, OUTPUTS):
             torch.mm(x, self.levels[tile].float().t(), out=out[:, tile])
         return out.mul_(self.scales)
 
@@ -161,16 +163,26 @@ class WeightOnly:
     def __init__(self, weight: Tensor, bits: int) -> None:
         self.n_outputs, self.n_inputs = weight.shape
         self.bits = bits
-        groups = weight.float().unflatten(1, (-1, block_size(self.n_inputs, GROUP)))
-        low, high = groups.aminmax(dim=2, keepdim=True)
-        self.low = low.bfloat16()
-        top = 2**bits - 1
-        self.scales = ((high - self.low.float()).clamp_min_(1e-30) / top).bfloat16()
-        levels = groups.sub(self.low.float()).div_(self.scales.float()).round_().clamp_(0, top).to(torch.uint8)
-        if bits == 4:
+        size = block_size(self.n_inputs, GROUP)
+        groups = self.n_inputs // size
+        self.low = torch.empty(self.n_outputs, groups, 1, dtype=torch.bfloat16)
+        self.scales = torch.empty_like(self.low)
+        self.levels = torch.empty(self.n_outputs, groups, size * bits // 8, dtype=torch.uint8)
+        for tile in _tiles(self.n_outputs, OUTPUTS):
+            self._pack(tile, weight[tile].float().unflatten(1, (groups, size)))
+
+    def _pack(self, outputs: slice, weight: Tensor) -> None:
+        """weight (n, K / g, g) float32; levels are of the scales as they are stored."""
+        top = 2**self.bits - 1
+        low, high = weight.aminmax(dim=2, keepdim=True)
+        self.low[outputs] = low
+        low = self.low[outputs].float()
+        self.scales[outputs] = (high - low).clamp_min_(1e-30) / top
+        levels = weight.sub(low).div_(self.scales[outputs].float()).round_().clamp_(0, top).to(torch.uint8)
+        if self.bits == 4:
             first, second = levels.chunk(2, dim=2)
             levels = first | (second << 4)
-        self.levels = levels
+        self.levels[outputs] = levels
 
     @property
     def nbytes(self) -> int:
@@ -190,8 +202,7 @@ class WeightOnly:
 
     def multiply(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """(M, K) by this, plus bias (N,), to `out` (M, N), whose rows may lie apart."""
-        for start in range(0, self.n_outputs, OUTPUTS):
-            tile = slice(start, start + OUTPUTS)
+        for tile in _tiles(self.n_outputs, OUTPUTS):
             torch.mm(x, self.unpack(tile).to(x.dtype).t(), out=out[:, tile])
         if bias is not None:
             out += bias
@@ -199,7 +210,7 @@ class WeightOnly:
 
 def int8_linear(x: Tensor, matrices: Sequence[tuple[Int8, Tensor | None, Tensor]]) -> None:
     """x (M, K) by every matrix, plus its bias, to its output (M, N); the rows are quantised once for all of them."""
-    for rows in _tiles(len(x)):
+    for rows in _tiles(len(x), ROWS):
         tile = x[rows]
         short = -len(tile) % STEP
         q, scales = quantize_rows(torch.cat([tile, tile.new_zeros(short, tile.shape[1])]) if short else tile)
@@ -207,5 +218,5 @@ def int8_linear(x: Tensor, matrices: Sequence[tuple[Int8, Tensor | None, Tensor]
             matrix.multiply(q, scales, bias, out[rows])
 
 
-def _tiles(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
+def _tiles(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
