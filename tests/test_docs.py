@@ -19,6 +19,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [
     "evaluation.md",
     "integrations.md",
+    "quantization.md",
     "sentence-transformers.md",
     "synthetic-data.md",
     "training.md",

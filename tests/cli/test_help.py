@@ -24,7 +24,7 @@ def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> Non
     [
         ("embed", ["INPUT...", "--out", "--sections", "--resume", "--strict", "--glob", "130 interrupted", ".npy"]),
         ("search", ["OUT", "QUERY", "--json", "-k", "--model"]),
-        ("info", ["MODEL", "--revision", "--dtype"]),
+        ("info", ["MODEL", "--revision", "--dtype", "--quantize"]),
         ("export", ["MODEL", "DIR", "--format", "stock", "--dtype", "--overwrite", "Example:"]),
         ("mine", ["DATA", "--out", "--corpus", "--range-max", "--library", "Example: thalweg mine"]),
         ("demo", ["QUESTION", "-k"]),

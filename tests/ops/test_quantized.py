@@ -45,7 +45,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def data(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of very different size, with an outlier in each, weights and bias."""
     generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, inputs, generator=generator) * torch.logspace(-3, 3, rows)[:, None]
+    x = torch.randn(rows, inputs, generator=generator) * torch.logspace(-3, 1, rows)[:, None]
     x[:, inputs // 2] *= 40
     return x, torch.randn(outputs, inputs, generator=generator), torch.randn(outputs, generator=generator)
 

@@ -11,7 +11,7 @@ Legend: M rows, K inputs, N outputs, R a rotation of the inputs, g inputs of a g
 
 R flips the sign of some inputs and then mixes them, in blocks, by a Hadamard matrix over the square root of its size.
 That is orthogonal, so nothing is lost, and one large input no longer takes the digits of all the others: on the model
-that ships with thalweg it makes the error of a vector 18 times smaller (docs/quantization.md).
+that ships with thalweg it makes the error of a vector four times smaller (docs/quantization.md).
 
 The integer product is oneDNN's, through PyTorch. It takes rows as unsigned numbers, hence the zero point of 128. Where
 the CPU has no instructions for it the same numbers are multiplied in float32: the same results, at less speed.
