@@ -47,8 +47,11 @@ def missing() -> str:
     """Why integer products are replaced by float32 ones, or ""."""
     if not torch.backends.mkldnn.is_available():
         return "this build of PyTorch has no oneDNN"
-    # Without VNNI oneDNN adds pairs of products in 16 bits, which overflow.
-    return "" if torch.cpu._is_vnni_supported() else "this CPU has no VNNI instructions"
+    told = getattr(torch.cpu, "_is_vnni_supported", None)
+    if told is None:
+        return "this version of PyTorch does not say whether the CPU has VNNI instructions"
+    # Without them oneDNN adds pairs of products in 16 bits, which overflow.
+    return "" if told() else "this CPU has no VNNI instructions"
 
 
 def block_size(width: int, most: int) -> int:
