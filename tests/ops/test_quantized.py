@@ -124,12 +124,17 @@ def test_the_rotation_loses_nothing(inputs: int) -> None:
 
 
 def test_the_rotation_keeps_one_large_input_from_taking_the_digits_of_all_others() -> None:
-    x, weight, _ = data(50, 384, 64)
-    plain = (x / x.abs().amax(1, keepdim=True) * 127).round() * x.abs().amax(1, keepdim=True) / 127
+    x, weight = torch.randn(50, 384, generator=torch.Generator().manual_seed(0)), data(50, 384, 64)[1]
+    x[:, 100] = 40
+
+    def rounded(t: Tensor) -> Tensor:
+        scale = t.abs().amax(1, keepdim=True) / 127
+        return (t / scale).round() * scale
+
     exact = x @ weight.t()
     rotated_error = (apply(x, weight) - exact).norm(dim=1)
-    plain_error = (plain @ weight.t() - exact).norm(dim=1)
-    assert (rotated_error < 0.4 * plain_error).all()
+    plain_error = (rounded(x) @ rounded(weight).t() - exact).norm(dim=1)
+    assert (rotated_error < 0.5 * plain_error).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
