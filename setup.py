@@ -14,7 +14,7 @@ setup(
     ext_modules=[
         Extension(
             "thalweg.native._kernels",
-            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "rwkv7")],
+            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "rwkv7", "ssd")],
             depends=["src/thalweg/native/common.hpp"],
             extra_compile_args=[*FLAGS, *(["-fopenmp"] if sys.platform == "linux" else [])],
             language="c++",

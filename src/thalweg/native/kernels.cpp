@@ -131,159 +131,6 @@ CLONES void conv_rows(const bf16* x, std::int64_t stride, std::int64_t inside, c
     conv_row(x, stride, inside, carried, taps, bias, out, channels, width, with_silu);
 }
 
-// ---- state space duality: the parts of one block between its products -----------------------------------------------
-
-// One block of q tokens: prefix sums of the log decays and what follows from them (see ssd_steps in __init__.py).
-CLONES void ssd_steps_block(const float* delta, const float* log_decay, double* sums, float* into, float* out_of,
-                            float* through, std::int64_t q, std::int64_t enters, std::int64_t leaves,
-                            std::int64_t heads) {
-    for (std::int64_t i = 0; i < q; i++) {
-        double* here = sums + i * heads;
-        const double* before = here - heads;
-        const float* decay = log_decay + i * heads;
-        if (i == 0) {
-#pragma omp simd
-            for (std::int64_t h = 0; h < heads; h++) here[h] = decay[h];
-        } else {
-#pragma omp simd
-            for (std::int64_t h = 0; h < heads; h++) here[h] = before[h] + double(decay[h]);
-        }
-        float* to = into + i * heads;
-        if (i < enters) {
-#pragma omp simd
-            for (std::int64_t h = 0; h < heads; h++) to[h] = decayed(here[h]);
-        } else {
-            for (std::int64_t h = 0; h < heads; h++) to[h] = 0.0f;
-        }
-    }
-    const double* total = sums + (q - 1) * heads;
-#pragma omp simd
-    for (std::int64_t h = 0; h < heads; h++) through[h] = decayed(total[h]);
-    for (std::int64_t i = 0; i < q; i++) {
-        float* to = out_of + i * heads;
-        if (i >= q - leaves) {
-#pragma omp simd
-            for (std::int64_t h = 0; h < heads; h++)
-                to[h] = delta[i * heads + h] * decayed(total[h] - sums[i * heads + h]);
-        } else {
-            for (std::int64_t h = 0; h < heads; h++) to[h] = 0.0f;
-        }
-    }
-}
-
-// One head: weights[i, j] = scores[i, j] * exp(sums[i] - sums[j]) * delta[j] for first[i] <= j <= i, else 0; then the skip
-// on the diagonal.
-template <typename T>
-INLINE void ssd_weights_head(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
-                             float skip, T* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
-    for (std::int64_t j = 0; j < q; j++) {
-        at[j] = sums[j * heads];
-        step[j] = delta[j * heads];
-    }
-    for (std::int64_t i = 0; i < q; i++) {
-        T* row = weights + i * q;
-        const float* score = scores + i * q;
-        double here = at[i];
-        // Whole vectors: what lies outside [first, i] is computed with them and replaced by 0.
-        std::int64_t start = first[i] / VECTOR * VECTOR, stop = i / VECTOR * VECTOR + VECTOR;
-        stop = stop < q ? stop : q;
-        for (std::int64_t j = 0; j < start; j++) store(row[j], 0.0f);
-        std::int32_t from = first[i], to = std::int32_t(i);
-#pragma omp simd
-        for (std::int64_t j = start; j < stop; j++) {
-            float exponent = float(here - at[j]);
-            float value = score[j] * exponential(exponent) * step[j];
-            bool seen = std::int32_t(j) >= from && std::int32_t(j) <= to && exponent >= NOTHING;
-            store(row[j], seen ? value : 0.0f);
-        }
-        for (std::int64_t j = stop; j < q; j++) store(row[j], 0.0f);
-        store(row[i], score[i] * step[i] + skip);
-    }
-}
-
-CLONES void ssd_weights_heads(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
-                              float skip, float* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
-    ssd_weights_head(scores, sums, delta, first, skip, weights, q, heads, at, step);
-}
-CLONES void ssd_weights_heads(const float* scores, const double* sums, const float* delta, const std::int32_t* first,
-                              float skip, bf16* weights, std::int64_t q, std::int64_t heads, double* at, float* step) {
-    ssd_weights_head(scores, sums, delta, first, skip, weights, q, heads, at, step);
-}
-
-// One token: y[h, :] = inside[h, token, :] + past[h, :] * into[h]. past may be null.
-template <typename T>
-INLINE void ssd_combine_row(const T* inside, const T* past, const float* into, T* y, std::int64_t token, std::int64_t q,
-                            std::int64_t heads, std::int64_t width) {
-    for (std::int64_t h = 0; h < heads; h++) {
-        const T* own = inside + (h * q + token) * width;
-        const T* before = past + h * width;
-        T* out = y + h * width;
-        float decay = into[h];
-#pragma omp simd
-        for (std::int64_t p = 0; p < width; p++) store(out[p], load(own[p]) + load(before[p]) * decay);
-    }
-}
-
-CLONES void ssd_combine_rows(const float* inside, const float* past, const float* into, float* y, std::int64_t token,
-                             std::int64_t q, std::int64_t heads, std::int64_t width) {
-    ssd_combine_row(inside, past, into, y, token, q, heads, width);
-}
-CLONES void ssd_combine_rows(const bf16* inside, const bf16* past, const float* into, bf16* y, std::int64_t token,
-                             std::int64_t q, std::int64_t heads, std::int64_t width) {
-    ssd_combine_row(inside, past, into, y, token, q, heads, width);
-}
-
-// One token: out[h, :] = x[h, :] * factor[h].
-template <typename T>
-INLINE void scale_row(const T* x, const float* factor, T* out, std::int64_t heads, std::int64_t width) {
-    for (std::int64_t h = 0; h < heads; h++) {
-        float by = factor[h];
-#pragma omp simd
-        for (std::int64_t p = 0; p < width; p++) store(out[h * width + p], load(x[h * width + p]) * by);
-    }
-}
-
-CLONES void scale_rows(const float* x, const float* factor, float* out, std::int64_t heads, std::int64_t width) {
-    scale_row(x, factor, out, heads, width);
-}
-CLONES void scale_rows(const bf16* x, const float* factor, bf16* out, std::int64_t heads, std::int64_t width) {
-    scale_row(x, factor, out, heads, width);
-}
-
-// One row (of the K state rows): state[h, :] = added[h, :] + through[h] * before[h, :], and its copy in T. before may be
-// null, and so may copy.
-template <typename T>
-INLINE void carry_row(const T* added, const float* through, const float* before, float* state, T* copy,
-                      std::int64_t heads, std::int64_t width) {
-    for (std::int64_t h = 0; h < heads; h++) {
-        const T* own = added + h * width;
-        float* out = state + h * width;
-        if (before) {
-            const float* past = before + h * width;
-            float by = through[h];
-#pragma omp simd
-            for (std::int64_t p = 0; p < width; p++) out[p] = load(own[p]) + by * past[p];
-        } else {
-#pragma omp simd
-            for (std::int64_t p = 0; p < width; p++) out[p] = load(own[p]);
-        }
-        if (copy) {
-            T* to = copy + h * width;
-#pragma omp simd
-            for (std::int64_t p = 0; p < width; p++) store(to[p], out[p]);
-        }
-    }
-}
-
-CLONES void carry_rows(const float* added, const float* through, const float* before, float* state, float* copy,
-                       std::int64_t heads, std::int64_t width) {
-    carry_row(added, through, before, state, copy, heads, width);
-}
-CLONES void carry_rows(const bf16* added, const float* through, const float* before, float* state, bf16* copy,
-                       std::int64_t heads, std::int64_t width) {
-    carry_row(added, through, before, state, copy, heads, width);
-}
-
 // ---- selective scan: some neighbouring channels through one segment --------------------------------------------------
 
 constexpr std::int64_t LANES = 32;  // channels treated together: their states stay in the first-level cache
@@ -380,36 +227,9 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
     }
 }
 
-template <typename T>
-void ssd_weights(const float* scores, const double* sums, const float* delta, const std::int32_t* first, const float* skip,
-                 T* weights, std::int64_t q, std::int64_t heads, std::int64_t groups) {
-#pragma omp parallel
-    {
-        double* at = new double[q];
-        float* step = new float[q];
-#pragma omp for schedule(static)
-        for (std::int64_t h = 0; h < heads; h++)
-            ssd_weights_heads(scores + (h * groups / heads) * q * q, sums + h, delta + h, first, skip ? skip[h] : 0.0f,
-                              weights + h * q * q, q, heads, at, step);
-        delete[] at;
-        delete[] step;
-    }
-}
-
 }  // namespace
 
 // ---- what Python calls: T is float or bf16 -------------------------------------------------------------------------
-
-EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::int64_t* blocks, double* sums, float* into,
-                         float* out_of, float* through, std::int64_t n_blocks, std::int64_t heads) {
-#pragma omp parallel for schedule(static)
-    for (std::int64_t b = 0; b < n_blocks; b++) {
-        const std::int64_t* block = blocks + 4 * b;  // start, stop, enters, leaves
-        std::int64_t at = block[0] * heads;
-        ssd_steps_block(delta + at, log_decay + at, sums + at, into + at, out_of + at, through + b * heads,
-                        block[1] - block[0], block[2], block[3], heads);
-    }
-}
 
 #define FOR_DTYPE(T, SUFFIX)                                                                                           \
     EXPORT thalweg_rms_norm_##SUFFIX(const float* x, const float* weight, T* out, std::int64_t rows,                   \
@@ -444,22 +264,6 @@ EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::
                       channels, width, with_silu != 0);                                                                \
         }                                                                                                              \
     }                                                                                                                  \
-    EXPORT thalweg_ssd_weights_##SUFFIX(const float* scores, const double* sums, const float* delta,                   \
-                                        const std::int32_t* first, const float* skip, T* weights, std::int64_t q,      \
-                                        std::int64_t heads, std::int64_t groups) {                                     \
-        ssd_weights(scores, sums, delta, first, skip, weights, q, heads, groups);                                      \
-    }                                                                                                                  \
-    EXPORT thalweg_ssd_combine_##SUFFIX(const T* inside, const T* past, const float* into, T* y, std::int64_t q,       \
-                                        std::int64_t heads, std::int64_t width) {                                      \
-        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < q; i++)                              \
-            ssd_combine_rows(inside, past + i * heads * width, into + i * heads, y + i * heads * width, i, q, heads,   \
-                             width);                                                                                   \
-    }                                                                                                                  \
-    EXPORT thalweg_scale_##SUFFIX(const T* x, std::int64_t stride, const float* factor, T* out, std::int64_t rows,     \
-                                  std::int64_t heads, std::int64_t width) {                                            \
-        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
-            scale_rows(x + i * stride, factor + i * heads, out + i * heads * width, heads, width);                     \
-    }                                                                                                                  \
     EXPORT thalweg_selective_scan_##SUFFIX(                                                                            \
         const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates, const float* B,    \
         const float* C, const float* bias, const float* skip, std::int64_t with_softplus, const std::int64_t* bounds,  \
@@ -467,14 +271,6 @@ EXPORT thalweg_ssd_steps(const float* delta, const float* log_decay, const std::
         float* final, std::int64_t channels, std::int64_t width) {                                                     \
         selective_scan(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus != 0, bounds, final_rows,    \
                        n_segments, carried, n_carried, y, final, channels, width);                                     \
-    }                                                                                                                  \
-    EXPORT thalweg_carry_##SUFFIX(const T* added, const float* through, const float* before, float* state, T* copy,    \
-                                  std::int64_t rows, std::int64_t heads, std::int64_t width) {                         \
-        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++) {                         \
-            std::int64_t at = i * heads * width;                                                                       \
-            carry_rows(added + at, through, before ? before + at : nullptr, state + at, copy ? copy + at : nullptr,    \
-                       heads, width);                                                                                  \
-        }                                                                                                              \
     }
 
 FOR_DTYPE(float, float32)

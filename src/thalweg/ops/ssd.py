@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.ops.ssd_native import native_ssd
+from thalweg.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
@@ -212,7 +212,7 @@ def fused_ssd(
     rows: Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`chunkwise_ssd` with native kernels between the products (ssd_native.py): where `native.usable(x, B, C)` only."""
+    """`chunkwise_ssd` as one native kernel: where `native.usable(x, B, C)` only."""
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
     return native_ssd(
         x,
