@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from thalweg import native
 from thalweg.errors import InvalidInputError
 from thalweg.models.layers import PRODUCT_ROWS, TILE, Conv, Norm, add_projected, linear, project
-from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.ssd import default_chunk_size, ssd
+from thalweg.native.ssd import Convolution, Gate
+from thalweg.ops.causal_conv import causal_conv, last_columns
+from thalweg.ops.ssd import default_chunk_size, fused_ssd, ssd
 from thalweg.packing import Packing
 
 
@@ -100,30 +101,36 @@ class Mamba2Mixer(nn.Module):
         """(N, D) -> (N or M, d_inner), what `out_proj` takes, and the layer's next state."""
         c = self.config
         z, xBC, dt = self._project(u, rows)
-        xBC, conv = causal_conv(
-            xBC, self.conv.weight, self.conv.bias, packing, initial_state=state and state.conv, silu=True
-        )
-        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
-        y, ssm = ssd(
-            x.unflatten(1, (c.n_heads, c.head_dim)),
-            dt,
-            -torch.exp(self.A_log),
-            B.unflatten(1, (c.n_groups, c.d_state)),
-            C.unflatten(1, (c.n_groups, c.d_state)),
-            packing,
-            D=self.D,
-            dt_bias=self.dt_bias,
-            dt_limit=c.time_step_limit,
-            initial_state=state and state.ssm,
-            rows=rows,
-            chunk_size=self.chunk_size,
-        )
+        options = {
+            "D": self.D,
+            "dt_bias": self.dt_bias,
+            "dt_limit": c.time_step_limit,
+            "initial_state": state and state.ssm,
+            "rows": rows,
+            "chunk_size": self.chunk_size,
+        }
+        columns = state and state.conv
+        if native.usable(z, xBC):
+            conv = last_columns(xBC, packing, c.d_conv - 1, columns)
+            around = {
+                "convolution": Convolution(self.conv.weight, self.conv.bias, columns),
+                "gate": Gate(z, self.norm.weight, self.norm.groups, self.norm.eps),
+            }
+            gated, ssm = fused_ssd(*self._scanned(xBC, dt), packing, **options, **around)
+            return gated.flatten(1), Mamba2LayerState(conv, ssm)
+        xBC, conv = causal_conv(xBC, self.conv.weight, self.conv.bias, packing, initial_state=columns, silu=True)
+        y, ssm = ssd(*self._scanned(xBC, dt), packing, **options)
         return self._gate(y.flatten(1), z), Mamba2LayerState(conv, ssm)
+
+    def _scanned(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x (N, H, P), dt (N, H), A (H,), B and C (N, G, K): the first arguments of the scan."""
+        c = self.config
+        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
+        B, C = (t.unflatten(1, (c.n_groups, c.d_state)) for t in (B, C))
+        return x.unflatten(1, (c.n_heads, c.head_dim)), dt, -torch.exp(self.A_log), B, C
 
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:
         """(M, d_inner) twice -> (M, d_inner): the gate, then the norm, rounded once at the end."""
-        if native.usable(y, z) and y.shape[1] <= native.WIDEST_GATE:
-            return native.gate_norm(y, z, self.norm.weight, self.norm.groups, self.norm.eps)
         if torch.is_grad_enabled() or y.device.type != "cpu":
             return self.norm(y.float() * F.silu(z.float())).to(y.dtype)
         out = torch.empty_like(y)

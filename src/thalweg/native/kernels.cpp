@@ -1,5 +1,5 @@
 // Fused CPU kernels: what lies between the matrix products of a layer, in one pass over memory each.
-#include "common.hpp"
+#include "rows.hpp"
 
 namespace {
 
@@ -26,33 +26,15 @@ CLONES void rms_norm_rows(const float* x, const float* w, bf16* out, std::int64_
 
 constexpr std::int64_t WIDEST = 32768;  // channels of a gated row that are kept in float32 on the stack
 
-template <typename T>
-INLINE void gate_norm_row(const T* y, const T* z, const float* weight, T* out, std::int64_t width, std::int64_t groups,
-                          float eps) {
-    float gated[WIDEST];
-    std::int64_t part = width / groups;
-    for (std::int64_t g = 0; g < groups; g++) {
-        std::int64_t at = g * part;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (std::int64_t i = 0; i < part; i++) {
-            float value = load(y[at + i]) * silu(load(z[at + i]));
-            gated[i] = value;
-            sum += value * value;
-        }
-        float scale = 1.0f / std::sqrt(sum / float(part) + eps);
-#pragma omp simd
-        for (std::int64_t i = 0; i < part; i++) store(out[at + i], gated[i] * scale * weight[at + i]);
-    }
-}
-
 CLONES void gate_norm_rows(const float* y, const float* z, const float* w, float* out, std::int64_t width,
                            std::int64_t groups, float eps) {
-    gate_norm_row(y, z, w, out, width, groups, eps);
+    float gated[WIDEST];
+    gate_norm_row(y, z, w, out, width, groups, eps, gated);
 }
 CLONES void gate_norm_rows(const bf16* y, const bf16* z, const float* w, bf16* out, std::int64_t width,
                            std::int64_t groups, float eps) {
-    gate_norm_row(y, z, w, out, width, groups, eps);
+    float gated[WIDEST];
+    gate_norm_row(y, z, w, out, width, groups, eps, gated);
 }
 
 // ---- a row added to a row of the residual stream ----------------------------------------------------------------------
@@ -78,49 +60,6 @@ CLONES void silu_multiply_rows(float* gate, const float* up, std::int64_t width)
 CLONES void silu_multiply_rows(bf16* gate, const bf16* up, std::int64_t width) { silu_multiply_row(gate, up, width); }
 
 // ---- causal convolution of one row ------------------------------------------------------------------------------------
-
-// x: the row itself, earlier rows of its segment lie before it; `inside` of them do. Columns further back are the last of
-// `carried` (width - 1, channels), or zero where that is null.
-template <typename T>
-INLINE void conv_row(const T* x, std::int64_t stride, std::int64_t inside, const T* carried, const float* taps,
-                     const float* bias, T* out, std::int64_t channels, std::int64_t width, bool with_silu) {
-    constexpr std::int64_t PART = 512;
-    float sum[PART];
-    for (std::int64_t start = 0; start < channels; start += PART) {
-        std::int64_t n = channels - start < PART ? channels - start : PART;
-        if (width == 4 && inside >= 3 && bias && with_silu) {  // the tokens of every public model, bar a text's first three
-            const T* x0 = x - 3 * stride + start;
-            const T* x1 = x0 + stride;
-            const T* x2 = x1 + stride;
-            const T* x3 = x2 + stride;
-            const float* tap = taps + start;
-#pragma omp simd
-            for (std::int64_t i = 0; i < n; i++) {
-                float value = bias[start + i] + load(x0[i]) * tap[i] + load(x1[i]) * tap[channels + i];
-                value += load(x2[i]) * tap[2 * channels + i] + load(x3[i]) * tap[3 * channels + i];
-                store(out[start + i], silu(value));
-            }
-            continue;
-        }
-        for (std::int64_t i = 0; i < n; i++) sum[i] = bias ? bias[start + i] : 0.0f;
-        for (std::int64_t k = 0; k < width; k++) {
-            std::int64_t back = width - 1 - k;
-            if (back > inside && !carried) continue;
-            const T* from = back <= inside ? x - back * stride : carried + (width - 1 + inside - back) * channels;
-            from += start;
-            const float* tap = taps + k * channels + start;
-#pragma omp simd
-            for (std::int64_t i = 0; i < n; i++) sum[i] += load(from[i]) * tap[i];
-        }
-        if (with_silu) {
-#pragma omp simd
-            for (std::int64_t i = 0; i < n; i++) store(out[start + i], silu(sum[i]));
-        } else {
-#pragma omp simd
-            for (std::int64_t i = 0; i < n; i++) store(out[start + i], sum[i]);
-        }
-    }
-}
 
 CLONES void conv_rows(const float* x, std::int64_t stride, std::int64_t inside, const float* carried, const float* taps,
                       const float* bias, float* out, std::int64_t channels, std::int64_t width, bool with_silu) {

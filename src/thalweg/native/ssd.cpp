@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "common.hpp"
+#include "rows.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define HAS_PAIRS 1
@@ -125,36 +125,46 @@ INLINE void multiply(Tile<M>& tile, const typename M::Number* left, const typena
 
 // ---- the scan ------------------------------------------------------------------------------------------------------
 
+// A run of N tokens. The kernel takes x, B and C, or what a convolution makes them of; it gives y, or y gated and normed.
 template <typename T>
 struct Run {
-    const T *x, *B, *C;                 // the token's row of a tensor that may be wider
+    const T *x, *B, *C;                  // a row for each token: (H, P), (G, K), (G, K)
     Index x_stride, B_stride, C_stride;
-    const float *delta, *log_decay;     // (N, H)
-    const float* skip;                  // (H,), or null
-    const Index* blocks;                // (b, FIELDS)
-    const Index* first;                 // (N,): where the token's segment begins
-    const std::uint8_t* wanted;         // (N,): whether y of the token is, or null for all
-    const float* carried;               // (S_in, K, H, P), or null for zeros
-    T* y;                               // (N, H, P)
-    float* final;                       // (S_out, K, H, P)
+    const float *taps, *bias;            // (taps, E) and (E,) or null, E = H P + 2 G K; taps null: no convolution
+    Index n_taps;
+    const T* columns;                    // (S_in, taps - 1, E) before the run, or null for zeros
+    const float *delta, *log_decay;      // (N, H)
+    const float* skip;                   // (H,), or null
+    const Index* blocks;                 // (b, FIELDS)
+    const Index *segments, *first;       // (N,): the token's segment, and where that begins
+    Index n_initial;
+    const Index* rows;                   // (N,): where y of the token is written, -1 for nowhere; null: y of all
+    const float* carried;                // (S_in, K, H, P), or null for zeros
+    const T* z;                          // (M, H P), or null: no gate and no norm
+    Index z_stride;
+    const float* weight;                 // (H P,), of the norm
+    Index norm_groups;
+    float eps;
+    T* y;                                // (M, H P)
+    float* final;                        // (S_out, K, H, P)
     Index heads, groups, K, P;
-    Index q;                            // tokens of the largest block
+    Index q;                             // tokens of the largest block
 };
 
 template <typename T>
 INLINE bool any_wanted(const Run<T>& run, Index start, Index stop) {
-    if (!run.wanted) return true;
+    if (!run.rows) return true;
     for (Index t = start; t < stop; t++)
-        if (run.wanted[t]) return true;
+        if (run.rows[t] >= 0) return true;
     return false;
 }
 
-// Elements of the operands of a block and group that all heads of the group share, and of what a head needs beside them.
+// Of a block.
 template <typename M>
 struct Sizes {
-    Index rows, steps;          // tokens of a block as rows of tiles, and as steps
-    Index state_rows, inner;    // K as rows of tiles, and as steps
-    Index panels;               // of COLUMNS channels
+    Index rows, steps;        // its tokens as rows of tiles, and as steps
+    Index state_rows, inner;  // K as rows of tiles, and as steps
+    Index panels;             // of COLUMNS channels of a head
     Sizes(Index q, Index K, Index P)
         : rows(up(q, M::ROWS)),
           steps(up(q, M::STEPS)),
@@ -163,38 +173,106 @@ struct Sizes {
           panels(up(P, M::COLUMNS) / M::COLUMNS) {}
 };
 
-// Of one block and group: queries (tiles of tokens, step K), keys (tiles of K, step token), and scores C_i . B_j, (tiles of
-// i, step j), where j <= i.
+// What threads hand each other of some neighbouring blocks: for each block, and head or group.
+template <typename M>
+struct Shared {
+    using Number = typename M::Number;
+    const Index* blocks;
+    Index n_blocks;
+    Index of_values, of_bc, of_queries, of_keys, of_scores, of_y;  // elements of a block
+    std::unique_ptr<Number[]> values;                              // (H, panels, step token, COLUMNS)
+    std::unique_ptr<float[]> bc;                                   // (token, 2, G, K)
+    std::unique_ptr<Number[]> queries;                             // (G, tiles of tokens, step K)
+    std::unique_ptr<Number[]> keys;                                // (G, tiles of K, step token)
+    std::unique_ptr<float[]> scores;                               // (G, tiles of tokens, step token)
+    std::unique_ptr<float[]> y;                                    // (token, H P)
+    template <typename T>
+    Shared(const Run<T>& run, const Sizes<M>& size, Index most)
+        : of_values(run.heads * size.panels * size.steps * M::COLUMNS),
+          of_bc(run.q * 2 * run.groups * run.K),
+          of_queries(run.groups * size.rows * size.inner),
+          of_keys(run.groups * size.state_rows * size.steps),
+          of_scores(run.groups * size.rows * size.steps),
+          of_y(run.q * run.heads * run.P),
+          values(new Number[most * of_values]),
+          bc(new float[most * of_bc]),
+          queries(new Number[most * of_queries]),
+          keys(new Number[most * of_keys]),
+          scores(new float[most * of_scores]),
+          y(new float[most * of_y]) {}
+};
+
+// Tokens from .. to of block b: x, B and C to where the next steps find them. row: room for x, B and C of a token.
 template <typename M, typename T>
-INLINE void prepare(const Run<T>& run, const Index* block, Index group, typename M::Number* queries,
-                    typename M::Number* keys, float* scores, typename M::Number* right) {
+INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {
+    constexpr Index W = M::COLUMNS;
+    const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
+    Index q = block[1] - block[0], width = run.heads * run.P, shared_width = run.groups * run.K;
+    typename M::Number* values = shared.values.get() + b * shared.of_values;
+    for (Index j = from; j < to && j < up(q, M::STEPS); j++) {
+        Index t = block[0] + j;
+        if (j >= q) {
+            for (Index i = 0; i < width; i++) row[i] = 0.0f;
+        } else if (run.taps) {
+            Index channels = width + 2 * shared_width, segment = run.segments[t];
+            bool past = run.columns && segment < run.n_initial;
+            conv_row(run.x + t * run.x_stride, run.x_stride, t - run.first[t],
+                     past ? run.columns + segment * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
+                     run.n_taps, true);
+        } else {
+            for (Index i = 0; i < width; i++) row[i] = load(run.x[t * run.x_stride + i]);
+            for (Index i = 0; i < shared_width; i++) row[width + i] = load(run.B[t * run.B_stride + i]);
+            for (Index i = 0; i < shared_width; i++) row[width + shared_width + i] = load(run.C[t * run.C_stride + i]);
+        }
+        if (j < q)
+            std::memcpy(shared.bc.get() + b * shared.of_bc + j * 2 * shared_width, row + width,
+                        std::size_t(2 * shared_width) * sizeof(float));
+        for (Index h = 0; h < run.heads; h++)
+            for (Index p = 0; p < size.panels; p++) {
+                typename M::Number* to = values + (h * size.panels + p) * size.steps * W;
+                const float* x = row + h * run.P + p * W;
+                Index n = run.P - p * W < W ? run.P - p * W : W;
+                if (n == W) {
+                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], x[c]);
+                } else {
+                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], c < n ? x[c] : 0.0f);
+                }
+            }
+    }
+}
+
+// Of block b and one group: queries, keys, and scores C_i . B_j where j <= i. right: room for a right operand.
+template <typename M, typename T>
+INLINE void prepare(const Run<T>& run, const Shared<M>& shared, Index b, Index group, typename M::Number* right) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
     const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
     Index start = block[0], q = block[1] - start, leaves = block[3], K = run.K;
-    Index steps = up(q, M::STEPS), inner = size.inner;
-    const T* B = run.B + start * run.B_stride + group * K;
-    const T* C = run.C + start * run.C_stride + group * K;
-    if (leaves) {
+    Index steps = up(q, M::STEPS), inner = size.inner, stride = 2 * run.groups * K;
+    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
+    const float* C = B + run.groups * K;
+    typename M::Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * inner;
+    typename M::Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
+    float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
+    if (leaves)
         for (Index k0 = 0; k0 < size.state_rows; k0 += R)
             for (Index j = 0; j < steps; j++)
                 for (Index r = 0; r < R; r++)
-                    store(keys[k0 * size.steps + packed<M>(r, j, R)],
-                          j < q && k0 + r < K ? load(B[j * run.B_stride + k0 + r]) : 0.0f);
-    }
+                    store(keys[k0 * size.steps + packed<M>(r, j, R)], j < q && k0 + r < K ? B[j * stride + k0 + r] : 0.0f);
     for (Index j0 = 0; j0 < q; j0 += W) {
         if (!any_wanted(run, start + j0, start + q)) continue;
         Index n = q - j0 < W ? q - j0 : W;
         for (Index c = 0; c < W; c++)
             for (Index k = 0; k < inner; k++)
-                store(right[packed<M>(c, k, W)], c < n && k < K ? load(B[(j0 + c) * run.B_stride + k]) : 0.0f);
+                store(right[packed<M>(c, k, W)], c < n && k < K ? B[(j0 + c) * stride + k] : 0.0f);
         for (Index i0 = j0 / R * R; i0 < q; i0 += R) {
             if (!any_wanted(run, start + i0, start + (i0 + R < q ? i0 + R : q))) continue;
             typename M::Number* left = queries + i0 * inner;
             if (j0 == 0)
                 for (Index r = 0; r < R; r++)
                     for (Index k = 0; k < inner; k++)
-                        store(left[packed<M>(r, k, R)],
-                              i0 + r < q && k < K ? load(C[(i0 + r) * run.C_stride + k]) : 0.0f);
+                        store(left[packed<M>(r, k, R)], i0 + r < q && k < K ? C[(i0 + r) * stride + k] : 0.0f);
             if (run.first[start + i0] - start >= j0 + W) continue;  // sees none of these tokens
             Tile<M> tile;
             clear(tile);
@@ -212,20 +290,22 @@ INLINE void prepare(const Run<T>& run, const Index* block, Index group, typename
 template <typename M>
 struct Scratch {
     std::vector<double> sums;                       // log decay from the block's start to the token
-    std::vector<float> delta, into, out_of, far, near;
+    std::vector<float> delta, into, out_of, far;
     std::vector<typename M::Number> weights;        // (tiles of i, step j)
-    std::vector<typename M::Number> values, written, state;  // (step, COLUMNS) each
-    explicit Scratch(const Sizes<M>& size)
+    std::vector<typename M::Number> written, state;           // (step, COLUMNS) each
+    std::vector<typename M::Number> right;
+    std::vector<float> row;
+    Scratch(const Sizes<M>& size, Index channels)
         : sums(size.rows + size.steps),
           delta(size.rows + size.steps),
           into(size.rows),
           out_of(size.steps),
           far(size.steps),
-          near(size.rows),
           weights(size.rows * size.steps),
-          values(size.steps * M::COLUMNS),
           written(size.steps * M::COLUMNS),
-          state(size.inner * M::COLUMNS) {}
+          state(size.inner * M::COLUMNS),
+          right(size.inner * M::COLUMNS),
+          row(channels) {}
 };
 
 constexpr double HALF_NOTHING = -40.0;  // factors of a decay are cut here: their product is then no denormal number
@@ -275,19 +355,6 @@ INLINE void weigh(const Run<T>& run, Index h, Index start, Index q, const float*
     }
 }
 
-// What the heads of a group share of some neighbouring blocks: see `prepare`.
-template <typename M>
-struct Shared {
-    const Index* blocks;
-    Index n_blocks;
-    std::unique_ptr<typename M::Number[]> queries, keys;
-    std::unique_ptr<float[]> scores;
-    Shared(const Sizes<M>& size, Index most)
-        : queries(new typename M::Number[most * size.rows * size.inner]),
-          keys(new typename M::Number[most * size.state_rows * size.steps]),
-          scores(new float[most * size.rows * size.steps]) {}
-};
-
 // The decays of one head and block.
 template <typename M, typename T>
 INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& work) {
@@ -313,52 +380,37 @@ INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& 
 // One head through some blocks. state: (panels, K as rows of tiles, COLUMNS), what the block before left and the last
 // leaves.
 template <typename M, typename T>
-INLINE void head(const Run<T>& run, Index h, const Shared<M>& shared, float* state, Scratch<M>& work) {
+INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
+    using Number = typename M::Number;
     const Sizes<M> size(run.q, run.K, run.P);
-    Index group = h * run.groups / run.heads;
+    Index group = h * run.groups / run.heads, width = run.heads * run.P;
+    Number *weights = work.weights.data(), *written = work.written.data();
     for (Index b = 0; b < shared.n_blocks; b++) {
         const Index* block = shared.blocks + b * FIELDS;
         Index start = block[0], q = block[1] - start, enters = block[2], leaves = block[3], initial = block[4];
-        Index steps = up(q, M::STEPS), slot = b * run.groups + group;
-        const typename M::Number* queries = shared.queries.get() + slot * size.rows * size.inner;
-        const typename M::Number* keys = shared.keys.get() + slot * size.state_rows * size.steps;
+        Index steps = up(q, M::STEPS);
+        const Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * size.inner;
+        const Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
+        const float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
         bool seen = any_wanted(run, start, start + q);
         bool past = initial >= 0 ? run.carried != nullptr : enters > 0;
         float through = decays(run, h, block, work);
-        if (seen) weigh(run, h, start, q, shared.scores.get() + slot * size.rows * size.steps, size, work);
+        if (seen) weigh(run, h, start, q, scores, size, work);
         for (Index p = 0; p < size.panels; p++) {
             float* own = state + p * size.state_rows * W;
-            Index at = h * run.P + p * W, width = run.heads * run.P;
-            Index columns = run.P - p * W < W ? run.P - p * W : W;
-            typename M::Number *values = work.values.data(), *written = work.written.data();
+            Index at = h * run.P + p * W, columns = run.P - p * W < W ? run.P - p * W : W;
+            const Number* values = shared.values.get() + b * shared.of_values + (h * size.panels + p) * size.steps * W;
             if (initial >= 0 && past)
                 for (Index k = 0; k < size.state_rows; k++)
                     for (Index c = 0; c < W; c++)
                         own[k * W + c] = k < run.K && c < columns ? run.carried[(initial * run.K + k) * width + at + c] : 0.0f;
-            for (Index j = 0; j < steps; j++) {
-                const T* x = run.x + (start + j) * run.x_stride + at;
-                float by = work.out_of[j];
-                if (j < q && columns == W) {
-#pragma omp simd
-                    for (Index c = 0; c < W; c++) {
-                        store(values[packed<M>(c, j, W)], load(x[c]));
-                        store(written[packed<M>(c, j, W)], load(x[c]) * by);
-                    }
-                } else {
-                    for (Index c = 0; c < W; c++) {
-                        float value = j < q && c < columns ? load(x[c]) : 0.0f;
-                        store(values[packed<M>(c, j, W)], value);
-                        store(written[packed<M>(c, j, W)], value * by);
-                    }
-                }
-            }
             if (seen) {
-                const typename M::Number* before;
+                const Number* before;
                 if constexpr (M::STEPS == 1) {
                     before = own;
                 } else {
-                    if (past && enters)
+                    if (past)
                         for (Index k = 0; k < size.inner; k++)
                             for (Index c = 0; c < W; c++) store(work.state[packed<M>(c, k, W)], own[k * W + c]);
                     before = work.state.data();
@@ -375,23 +427,26 @@ INLINE void head(const Run<T>& run, Index h, const Shared<M>& shared, float* sta
                     Index from = run.first[start + i0] - start;
                     from = (from < 0 ? 0 : from) / M::STEPS * M::STEPS;
                     Index stop = i0 + R < steps ? i0 + R : steps;
-                    multiply(tile, work.weights.data() + i0 * size.steps + from * R, values + from * W, stop - from);
+                    multiply(tile, weights + i0 * size.steps + from * R, values + from * W, stop - from);
+                    float* y = shared.y.get() + b * shared.of_y + i0 * width + at;
+                    if (n == R && columns == W) {
+                        write_tile(tile, y, width);
+                        continue;
+                    }
                     float found[R * W];
                     write_tile(tile, found, W);
-                    for (Index r = 0; r < n; r++) {
-                        T* y = run.y + (start + i0 + r) * width + at;
-                        if (columns == W) {
-#pragma omp simd
-                            for (Index c = 0; c < W; c++) store(y[c], found[r * W + c]);
-                        } else {
-                            for (Index c = 0; c < columns; c++) store(y[c], found[r * W + c]);
-                        }
-                    }
+                    for (Index r = 0; r < n; r++)
+                        for (Index c = 0; c < columns; c++) y[r * width + c] = found[r * W + c];
                 }
             }
             if (!leaves) continue;
             bool keep = past && enters == q && leaves == q;
             Index begin = (q - leaves) / M::STEPS * M::STEPS;
+            for (Index j = begin; j < steps; j++) {
+                float by = work.out_of[j];
+                for (Index c = 0; c < W; c++)
+                    store(written[packed<M>(c, j, W)], load(values[packed<M>(c, j, W)]) * by);
+            }
             for (Index k0 = 0; k0 < size.state_rows; k0 += R) {
                 Tile<M> tile;
                 if (keep)
@@ -408,9 +463,38 @@ INLINE void head(const Run<T>& run, Index h, const Shared<M>& shared, float* sta
     }
 }
 
+// y of tokens from .. to of block b to where it is wanted.
+template <typename M, typename T>
+INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {
+    Index start = shared.blocks[b * FIELDS], stop = shared.blocks[b * FIELDS + 1], width = run.heads * run.P;
+    for (Index j = from; j < to && start + j < stop; j++) {
+        Index row = run.rows ? run.rows[start + j] : start + j;
+        if (row < 0) continue;
+        float* y = shared.y.get() + b * shared.of_y + j * width;
+        T* out = run.y + row * width;
+        if (run.z) {
+            gate_norm_row(y, run.z + row * run.z_stride, run.weight, out, width, run.norm_groups, run.eps, y);
+        } else {
+            for (Index i = 0; i < width; i++) store(out[i], y[i]);
+        }
+    }
+}
+
 // ---- for each kind of machine and each dtype ---------------------------------------------------------------------------
 
-#define BUILD(M, T, TARGET)                                                                                               TARGET void prepare_for(const Run<T>& run, const Index* block, Index group, M::Number* queries, M::Number* keys,                              float* scores, M::Number* right, M) {                                                             prepare<M>(run, block, group, queries, keys, scores, right);                                                      }                                                                                                                     TARGET void head_for(const Run<T>& run, Index h, const Shared<M>& shared, float* state, Scratch<M>& work) {               head<M>(run, h, shared, state, work);                                                                             }
+#define BUILD(M, T, TARGET)                                                                                           \
+    TARGET void take_in_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {   \
+        take_in<M>(run, shared, b, from, to, row);                                                                    \
+    }                                                                                                                 \
+    TARGET void prepare_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, M::Number* right) {      \
+        prepare<M>(run, shared, b, group, right);                                                                     \
+    }                                                                                                                 \
+    TARGET void head_on(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {        \
+        head<M>(run, shared, h, state, work);                                                                         \
+    }                                                                                                                 \
+    TARGET void give_out_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {              \
+        give_out<M>(run, shared, b, from, to);                                                                        \
+    }
 
 BUILD(Narrow, float, CLONES)
 BUILD(Narrow, bf16, CLONES)
@@ -421,21 +505,20 @@ BUILD(Paired, bf16, CLONES)
 BUILD(PairedByHardware, bf16, __attribute__((target("arch=x86-64-v4"))))
 #endif
 
-constexpr Index SHARED = 1 << 19;  // elements, about, of what heads share that are kept at a time: they should stay in cache
+constexpr Index TOKENS = 256;  // taken at a time: what they hand from step to step nearly stays in cache
+constexpr Index PART = 16;     // tokens of a block that one thread takes in or gives out
 
 template <typename M, typename T>
 void scan(const Run<T>& run, Index n_blocks) {
     const Sizes<M> size(run.q, run.K, run.P);
-    Index of_block = run.groups * (size.rows * size.inner + size.state_rows * size.steps + size.rows * size.steps);
-    Index most = SHARED / of_block > 1 ? SHARED / of_block : 1;
+    Index most = TOKENS / run.q > 1 ? TOKENS / run.q : 1;
     most = most < n_blocks ? most : n_blocks;
-    Index of_state = size.panels * size.state_rows * M::COLUMNS;
-    Shared<M> shared(size, most * run.groups);
+    Index of_state = size.panels * size.state_rows * M::COLUMNS, parts = (size.steps + PART - 1) / PART;
+    Shared<M> shared(run, size, most);
     std::unique_ptr<float[]> states(new float[run.heads * of_state]);
 #pragma omp parallel
     {
-        Scratch<M> work(size);
-        std::unique_ptr<typename M::Number[]> right(new typename M::Number[size.inner * M::COLUMNS]);
+        Scratch<M> work(size, run.heads * run.P + 2 * run.groups * run.K);
         for (Index begin = 0; begin < n_blocks; begin += most) {
 #pragma omp single
             {
@@ -443,13 +526,16 @@ void scan(const Run<T>& run, Index n_blocks) {
                 shared.n_blocks = n_blocks - begin < most ? n_blocks - begin : most;
             }
 #pragma omp for schedule(static)
-            for (Index i = 0; i < shared.n_blocks * run.groups; i++)
-                prepare_for(run, shared.blocks + i / run.groups * FIELDS, i % run.groups,
-                            shared.queries.get() + i * size.rows * size.inner,
-                            shared.keys.get() + i * size.state_rows * size.steps,
-                            shared.scores.get() + i * size.rows * size.steps, right.get(), M{});
+            for (Index i = 0; i < shared.n_blocks * parts; i++)
+                take_in_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART, work.row.data());
 #pragma omp for schedule(static)
-            for (Index h = 0; h < run.heads; h++) head_for(run, h, shared, states.get() + h * of_state, work);
+            for (Index i = 0; i < shared.n_blocks * run.groups; i++)
+                prepare_on(run, shared, i / run.groups, i % run.groups, work.right.data());
+#pragma omp for schedule(static)
+            for (Index h = 0; h < run.heads; h++) head_on(run, shared, h, states.get() + h * of_state, work);
+#pragma omp for schedule(static)
+            for (Index i = 0; i < shared.n_blocks * parts; i++)
+                give_out_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART);
         }
     }
 }
@@ -484,13 +570,15 @@ void scan_on(const Run<bf16>& run, Index n_blocks, Index machine) {
 
 #define FOR_DTYPE(T, SUFFIX)                                                                                           \
     EXPORT thalweg_ssd_##SUFFIX(                                                                                       \
-        const T* x, std::int64_t x_stride, const T* B, std::int64_t B_stride, const T* C, std::int64_t C_stride,       \
-        const float* delta, const float* log_decay, const float* skip, const std::int64_t* blocks,                     \
-        std::int64_t n_blocks, std::int64_t q, const std::int64_t* first, const std::uint8_t* wanted,                  \
-        const float* carried, T* y, float* final, std::int64_t heads, std::int64_t groups, std::int64_t K,             \
-        std::int64_t P, std::int64_t machine) {                                                                        \
-        scan_on(Run<T>{x, B, C, x_stride, B_stride, C_stride, delta, log_decay, skip, blocks, first, wanted, carried,  \
-                       y, final, heads, groups, K, P, q},                                                              \
+        const T* x, Index x_stride, const T* B, Index B_stride, const T* C, Index C_stride, const float* taps,         \
+        const float* bias, Index n_taps, const T* columns, const float* delta, const float* log_decay,                 \
+        const float* skip, const Index* blocks, Index n_blocks, Index q, const Index* segments, const Index* first,    \
+        Index n_initial, const Index* rows, const float* carried, const T* z, Index z_stride, const float* weight,     \
+        Index norm_groups, float eps, T* y, float* final, Index heads, Index groups, Index K, Index P,                 \
+        Index machine) {                                                                                               \
+        scan_on(Run<T>{x, B, C, x_stride, B_stride, C_stride, taps, bias, n_taps, columns, delta, log_decay, skip,     \
+                       blocks, segments, first, n_initial, rows, carried, z, z_stride, weight, norm_groups, eps, y,    \
+                       final, heads, groups, K, P, q},                                                                 \
                 n_blocks, machine);                                                                                    \
     }
 

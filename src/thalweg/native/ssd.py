@@ -1,8 +1,12 @@
-"""The kernel of ssd.cpp: the scan of Mamba2, its matrix products included. Letters: ops/ssd.py."""
+"""The kernel of ssd.cpp: the scan of Mamba2, matrix products included, alone or with what surrounds it.
+
+Letters: ops/ssd.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +15,25 @@ from thalweg.native import call
 from thalweg.packing import Packing
 
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}
-"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16 (for bfloat16 only); they run
-everywhere. "best": what this machine has."""
+"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16 (for bfloat16 only). All run
+everywhere; "best" is what suits this machine."""
+
+
+class Convolution(NamedTuple):
+    """weight (E, W), bias (E,) or None, and the columns before the run, (S_in, W - 1, E) or None for zeros."""
+
+    weight: Tensor
+    bias: Tensor | None
+    columns: Tensor | None
+
+
+class Gate(NamedTuple):
+    """z (N or M, H * P), and the norm's weight (H * P,), groups and eps."""
+
+    z: Tensor
+    weight: Tensor
+    groups: int
+    eps: float
 
 
 def ssd(
@@ -27,26 +48,41 @@ def ssd(
     initial_state: Tensor | None,
     rows: Sequence[int] | None,
     chunk_size: int,
+    convolution: Convolution | None = None,
+    gate: Gate | None = None,
     machine: str = "best",
 ) -> tuple[Tensor, Tensor]:
     """As `ops.ssd`, from delta and log_decay (N, H) float32; x (N, H, P), B, C (N, G, K) as `native.usable` asks.
 
-    Accumulates in float32; in bfloat16 "paired" rounds what it multiplies: decayed scores, states and steps times x.
+    With a `convolution` x, B and C are neighbours in one tensor, (N, E), and become silu(causal_conv) of it first. With
+    a `gate` y becomes its norm of y * silu(z). Everything is summed in float32 and rounded once at the end; "paired"
+    also rounds what is multiplied.
     """
     x, B, C = (t if t.stride(1) == t.shape[2] else t.contiguous() for t in (x, B, C))
     n, heads, width = x.shape
     groups, state_width = B.shape[1:]
-    wanted = None
+    targets = None
     if rows is not None:
-        wanted = torch.zeros(n, dtype=torch.uint8)
-        wanted[list(rows)] = 1
+        targets = torch.full((n,), -1)
+        targets[list(rows)] = torch.arange(len(rows))
+    taps = bias = columns = z = weight = None
+    n_taps = z_stride = norm_groups = 0
+    eps = 0.0
+    if convolution is not None:
+        taps, n_taps = convolution.weight.t().float().contiguous(), convolution.weight.shape[1]
+        bias = None if convolution.bias is None else convolution.bias.float()
+        columns = None if convolution.columns is None else convolution.columns.to(x.dtype).contiguous()
+    if gate is not None:
+        z, weight, norm_groups, eps = gate.z, gate.weight.float(), gate.groups, float(gate.eps)
+        z_stride = z.stride(0)
     blocks = packing.block_table(chunk_size)
-    y = torch.empty(n, heads, width, dtype=x.dtype)
+    y = torch.empty(n if rows is None else len(rows), heads, width, dtype=x.dtype)
     final = torch.empty(len(packing.final), state_width, heads, width)
     call(
-        "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), delta.contiguous(), log_decay.contiguous(),
-        None if D is None else D.float(), blocks, len(blocks), min(n, chunk_size), packing.first_seen, wanted,
-        None if initial_state is None else initial_state.contiguous(), y, final, heads, groups, state_width, width,
-        MACHINES[machine],
+        "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), taps, bias, n_taps, columns,
+        delta.contiguous(), log_decay.contiguous(), None if D is None else D.float(), blocks, len(blocks),
+        min(n, chunk_size), packing.segment_ids, packing.first_seen, packing.n_initial, targets,
+        None if initial_state is None else initial_state.contiguous(), z, z_stride, weight, norm_groups, eps,
+        y, final, heads, groups, state_width, width, MACHINES[machine],
     )  # fmt: skip
-    return y if rows is None else y[list(rows)], final
+    return y, final

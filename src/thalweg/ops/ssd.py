@@ -20,6 +20,7 @@ from torch import Tensor
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.native.ssd import Convolution, Gate
 from thalweg.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
@@ -211,8 +212,11 @@ def fused_ssd(
     initial_state: Tensor | None = None,
     rows: Sequence[int] | None = None,
     chunk_size: int | None = None,
+    convolution: Convolution | None = None,
+    gate: Gate | None = None,
+    machine: str = "best",
 ) -> tuple[Tensor, Tensor]:
-    """`chunkwise_ssd` as one native kernel: where `native.usable(x, B, C)` only."""
+    """`ssd` as one native kernel, where `native.usable(x, B, C)` only; the last three as in native/ssd.py."""
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
     return native_ssd(
         x,
@@ -225,7 +229,11 @@ def fused_ssd(
         initial_state=initial_state,
         rows=rows,
         chunk_size=chunk_size or default_chunk_size(x.dtype),
+        convolution=convolution,
+        gate=gate,
+        machine=machine,
     )
+
 
 
 MIN_LOG_DECAY = -120.0
