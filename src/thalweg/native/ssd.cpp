@@ -10,9 +10,10 @@
 #include "rows.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define HAS_PAIRS 1
+#define HAS_WIDE 1
+#define WIDE_TARGET __attribute__((target("arch=x86-64-v4")))
 #else
-#define HAS_PAIRS 0
+#define HAS_WIDE 0
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -102,7 +103,7 @@ INLINE void add_products(Vector& sum, float a, Vector b, Paired) {
     sum += second * (Vector)(pairs & 0xffff0000u);
 }
 
-#if HAS_PAIRS
+#if HAS_WIDE
 INLINE void add_products(Vector& sum, float a, Vector b, PairedByHardware) {
     std::uint32_t pair;
     std::memcpy(&pair, &a, sizeof pair);
@@ -242,24 +243,33 @@ INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index f
     }
 }
 
-// Of block b and one group: queries, keys, and scores C_i . B_j where j <= i. right: room for a right operand.
+// Of block b and one group: keys.
 template <typename M, typename T>
-INLINE void prepare(const Run<T>& run, const Shared<M>& shared, Index b, Index group, typename M::Number* right) {
+INLINE void pack_keys(const Run<T>& run, const Shared<M>& shared, Index b, Index group) {
+    constexpr Index R = M::ROWS;
+    const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
+    Index q = block[1] - block[0], K = run.K, stride = 2 * run.groups * K;
+    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
+    typename M::Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
+    if (!block[3]) return;  // no state leaves it
+    for (Index k0 = 0; k0 < size.state_rows; k0 += R)
+        for (Index j = 0; j < up(q, M::STEPS); j++)
+            for (Index r = 0; r < R; r++)
+                store(keys[k0 * size.steps + packed<M>(r, j, R)], j < q && k0 + r < K ? B[j * stride + k0 + r] : 0.0f);
+}
+
+// Of block b and one group: queries, and scores C_i . B_j where j <= i. right: room for a right operand.
+template <typename M, typename T>
+INLINE void score(const Run<T>& run, const Shared<M>& shared, Index b, Index group, typename M::Number* right) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
     const Sizes<M> size(run.q, run.K, run.P);
     const Index* block = shared.blocks + b * FIELDS;
-    Index start = block[0], q = block[1] - start, leaves = block[3], K = run.K;
-    Index steps = up(q, M::STEPS), inner = size.inner, stride = 2 * run.groups * K;
+    Index start = block[0], q = block[1] - start, K = run.K, inner = size.inner, stride = 2 * run.groups * K;
     const float* B = shared.bc.get() + b * shared.of_bc + group * K;
     const float* C = B + run.groups * K;
     typename M::Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * inner;
-    typename M::Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
     float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
-    if (leaves)
-        for (Index k0 = 0; k0 < size.state_rows; k0 += R)
-            for (Index j = 0; j < steps; j++)
-                for (Index r = 0; r < R; r++)
-                    store(keys[k0 * size.steps + packed<M>(r, j, R)], j < q && k0 + r < K ? B[j * stride + k0 + r] : 0.0f);
     for (Index j0 = 0; j0 < q; j0 += W) {
         if (!any_wanted(run, start + j0, start + q)) continue;
         Index n = q - j0 < W ? q - j0 : W;
@@ -486,8 +496,9 @@ INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index 
     TARGET void take_in_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {   \
         take_in<M>(run, shared, b, from, to, row);                                                                    \
     }                                                                                                                 \
-    TARGET void prepare_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, M::Number* right) {      \
-        prepare<M>(run, shared, b, group, right);                                                                     \
+    TARGET void prepare_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, bool keys,               \
+                           M::Number* right) {                                                                        \
+        keys ? pack_keys<M>(run, shared, b, group) : score<M>(run, shared, b, group, right);                          \
     }                                                                                                                 \
     TARGET void head_on(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {        \
         head<M>(run, shared, h, state, work);                                                                         \
@@ -498,14 +509,14 @@ INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index 
 
 BUILD(Narrow, float, CLONES)
 BUILD(Narrow, bf16, CLONES)
-BUILD(Wide, float, CLONES)
-BUILD(Wide, bf16, CLONES)
-BUILD(Paired, bf16, CLONES)
-#if HAS_PAIRS
-BUILD(PairedByHardware, bf16, __attribute__((target("arch=x86-64-v4"))))
+#if HAS_WIDE
+BUILD(Wide, float, WIDE_TARGET)
+BUILD(Wide, bf16, WIDE_TARGET)
+BUILD(Paired, bf16, WIDE_TARGET)
+BUILD(PairedByHardware, bf16, WIDE_TARGET)
 #endif
 
-constexpr Index TOKENS = 256;  // taken at a time: what they hand from step to step nearly stays in cache
+constexpr Index TOKENS = 64;  // taken at a time, at least a block: what they hand from step to step stays in cache
 constexpr Index PART = 16;     // tokens of a block that one thread takes in or gives out
 
 template <typename M, typename T>
@@ -529,8 +540,8 @@ void scan(const Run<T>& run, Index n_blocks) {
             for (Index i = 0; i < shared.n_blocks * parts; i++)
                 take_in_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART, work.row.data());
 #pragma omp for schedule(static)
-            for (Index i = 0; i < shared.n_blocks * run.groups; i++)
-                prepare_on(run, shared, i / run.groups, i % run.groups, work.right.data());
+            for (Index i = 0; i < shared.n_blocks * run.groups * 2; i++)
+                prepare_on(run, shared, i / 2 / run.groups, i / 2 % run.groups, i % 2, work.right.data());
 #pragma omp for schedule(static)
             for (Index h = 0; h < run.heads; h++) head_on(run, shared, h, states.get() + h * of_state, work);
 #pragma omp for schedule(static)
@@ -542,28 +553,30 @@ void scan(const Run<T>& run, Index n_blocks) {
 
 enum Machine : Index { BEST = -1, NARROW, WIDE, PAIRED };
 
+#if HAS_WIDE
 bool is_wide() {
-#if defined(__x86_64__) && defined(__GNUC__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
-#else
-    return false;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
 #endif
+
+void scan_on(const Run<float>& run, Index n_blocks, [[maybe_unused]] Index machine) {
+#if HAS_WIDE
+    if (is_wide() && machine != NARROW) return scan<Wide>(run, n_blocks);
+#endif
+    scan<Narrow>(run, n_blocks);
 }
 
-void scan_on(const Run<float>& run, Index n_blocks, Index machine) {
-    bool wide = machine == BEST ? is_wide() : machine == WIDE;
-    wide ? scan<Wide>(run, n_blocks) : scan<Narrow>(run, n_blocks);
-}
-
-void scan_on(const Run<bf16>& run, Index n_blocks, Index machine) {
-#if HAS_PAIRS
-    if (machine == BEST && is_wide() && __builtin_cpu_supports("avx512bf16"))
-        return scan<PairedByHardware>(run, n_blocks);
+void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machine) {
+#if HAS_WIDE
+    if (is_wide()) {
+        bool by_hardware = __builtin_cpu_supports("avx512bf16");
+        if (by_hardware && (machine == BEST || machine == PAIRED)) return scan<PairedByHardware>(run, n_blocks);
+        if (machine == PAIRED) return scan<Paired>(run, n_blocks);
+        if (machine != NARROW) return scan<Wide>(run, n_blocks);
+    }
 #endif
-    if (machine == PAIRED) return scan<Paired>(run, n_blocks);
-    bool wide = machine == BEST ? is_wide() : machine == WIDE;
-    wide ? scan<Wide>(run, n_blocks) : scan<Narrow>(run, n_blocks);
+    scan<Narrow>(run, n_blocks);
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ from thalweg.native import call
 from thalweg.packing import Packing
 
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}
-"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16 (for bfloat16 only). All run
-everywhere; "best" is what suits this machine."""
+"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16. A machine that has no registers of
+16 takes "narrow" for all of them."""
 
 
 class Convolution(NamedTuple):
