@@ -55,6 +55,8 @@ def run_all(library: str) -> None:
     from tests.ops.registry import OPS
 
     from thalweg import native
+    from thalweg.native.ssd import MACHINES
+    from thalweg.ops.ssd import fused_ssd
     from thalweg.packing import Packing
 
     loaded = ctypes.CDLL(library)
@@ -64,6 +66,13 @@ def run_all(library: str) -> None:
     runs = 0
     for lengths in LENGTHS:
         packing = Packing(lengths, n_initial=len(lengths) // 2, final=range(0, len(lengths), 2))
+        for machine, op in ((m, op) for m in MACHINES for op in OPS if op.name.startswith("ssd")):
+            inputs, state = case(op, packing, 0)
+            for dtype in (torch.float32, torch.bfloat16):
+                low = {key: t.to(dtype) if key in ("x", "B", "C") else t.float() for key, t in inputs.items()}
+                for rows in (None, (packing.n_tokens - 1,)):
+                    fused_ssd(**low, packing=packing, initial_state=state.float(), rows=rows, machine=machine)
+                    runs += 1
         for op in OPS:
             inputs, state = case(op, packing, 0)
             name = "dispatched" if "dispatched" in op.fast else "packed"
@@ -93,6 +102,9 @@ def models() -> list[object]:
         XLSTM(XLSTMConfig(vocab_size=20, d_model=17, n_layers=2, n_heads=3, d_qk=15, d_v=21, d_ffn=37)).eval(),
         RWKV7(RWKV7Config(vocab_size=20, d_model=33, n_layers=2, head_dim=11, d_value=39, d_ffn=41, **ranks)).eval(),
         Mamba2(Mamba2Config(vocab_size=20, d_model=17, n_layers=2, n_heads=3, head_dim=7, d_state=5)).eval(),
+        Mamba2(
+            Mamba2Config(20, 17, 2, n_heads=4, head_dim=37, d_state=9, n_groups=2, d_conv=3, conv_bias=False)
+        ).eval(),
     ]
 
 

@@ -225,11 +225,16 @@ class Mamba2(nn.Module):
         c = self.config
         width = self.embeddings.weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32 and what is added; and
-        # what a product takes.
-        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + c.d_model) + 4 * c.d_model
+        # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y; and what a
+        # product takes.
+        per_token = width * (c.d_model + projected + c.d_inner) + 4 * (c.d_model + 4 * c.n_heads)
         product = width * min(n_tokens, PRODUCT_ROWS) * c.d_inner
-        if width == 2 and native.missing():
+        if not native.missing():
+            chunk = default_chunk_size(self.embeddings.weight.dtype, fused=True)
+            shared = c.n_groups * (3 * c.d_state + chunk)
+            return n_tokens * per_token + product + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
+        per_token += width * (c.conv_dim + c.d_inner)  # the convolved xBC, y
+        if width == 2:
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
         chunk = default_chunk_size(self.embeddings.weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)

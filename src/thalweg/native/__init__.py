@@ -23,8 +23,6 @@ from thalweg.packing import Packing
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 DTYPES = frozenset(_SUFFIX)
 """What the kernels compute in."""
-WIDEST_GATE = 32768
-"""Channels of a row that `gate_norm` takes; public models have at most 10,240."""
 
 
 @functools.cache
@@ -88,14 +86,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=dtype)
     call("rms_norm", dtype, x, weight.float(), out, len(x), x.shape[1], float(eps))
-    return out
-
-
-def gate_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
-    """(M, D) twice -> (M, D): y * silu(z), each of `groups` equal parts by its root mean square, times weight (D,)."""
-    out = torch.empty(y.shape, dtype=y.dtype)
-    rows, width = y.shape
-    call("gate_norm", y.dtype, y, y.stride(0), z, z.stride(0), weight.float(), out, rows, width, groups, float(eps))
     return out
 
 

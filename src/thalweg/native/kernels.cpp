@@ -22,21 +22,6 @@ CLONES void rms_norm_rows(const float* x, const float* w, bf16* out, std::int64_
     rms_norm_row(x, w, out, width, eps);
 }
 
-// ---- gate, then RMS norm by groups --------------------------------------------------------------------------------
-
-constexpr std::int64_t WIDEST = 32768;  // channels of a gated row that are kept in float32 on the stack
-
-CLONES void gate_norm_rows(const float* y, const float* z, const float* w, float* out, std::int64_t width,
-                           std::int64_t groups, float eps) {
-    float gated[WIDEST];
-    gate_norm_row(y, z, w, out, width, groups, eps, gated);
-}
-CLONES void gate_norm_rows(const bf16* y, const bf16* z, const float* w, bf16* out, std::int64_t width,
-                           std::int64_t groups, float eps) {
-    float gated[WIDEST];
-    gate_norm_row(y, z, w, out, width, groups, eps, gated);
-}
-
 // ---- a row added to a row of the residual stream ----------------------------------------------------------------------
 
 template <typename T>
@@ -184,12 +169,6 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
                                           std::int64_t rows, std::int64_t width) {                                     \
         PARALLEL_FOR for (std::int64_t i = 0; i < rows; i++)                                                           \
             silu_multiply_rows(gate + i * gate_stride, up + i * up_stride, width);                                     \
-    }                                                                                                                  \
-    EXPORT thalweg_gate_norm_##SUFFIX(const T* y, std::int64_t y_stride, const T* z, std::int64_t z_stride,            \
-                                      const float* weight, T* out, std::int64_t rows, std::int64_t width,              \
-                                      std::int64_t groups, float eps) {                                                \
-        _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++)                           \
-            gate_norm_rows(y + i * y_stride, z + i * z_stride, weight, out + i * width, width, groups, eps);           \
     }                                                                                                                  \
     EXPORT thalweg_causal_conv_##SUFFIX(const T* x, std::int64_t stride, const std::int64_t* segments,                 \
                                         const std::int64_t* starts, const T* carried, std::int64_t n_carried,          \

@@ -15,8 +15,8 @@ from thalweg.native import call
 from thalweg.packing import Packing
 
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}
-"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16. A machine that has no registers of
-16 takes "narrow" for all of them."""
+"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16. Where a machine has no registers
+of 16 it is "narrow" for all of them."""
 
 
 class Convolution(NamedTuple):

@@ -25,9 +25,12 @@ from thalweg.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
-def default_chunk_size(dtype: torch.dtype) -> int:
-    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them."""
-    return 128 if dtype.itemsize == 2 else 64
+def default_chunk_size(dtype: torch.dtype, *, fused: bool = False) -> int:
+    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them.
+
+    fused: of the native kernel, where next to nothing lies between them.
+    """
+    return 64 if fused or dtype.itemsize != 2 else 128
 
 
 def ssd(
@@ -228,12 +231,11 @@ def fused_ssd(
         D=D,
         initial_state=initial_state,
         rows=rows,
-        chunk_size=chunk_size or default_chunk_size(x.dtype),
+        chunk_size=chunk_size or default_chunk_size(x.dtype, fused=True),
         convolution=convolution,
         gate=gate,
         machine=machine,
     )
-
 
 
 MIN_LOG_DECAY = -120.0
