@@ -11,6 +11,7 @@ best built from its sources, for the instructions of the machine:
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +32,9 @@ from throughput import ours
 
 MICRO_BATCH = 512
 """Tokens that llama.cpp computes at a time; its default."""
-TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "Q8_0": torch.bfloat16}
-"""llama.cpp's type of the matrices, and ours beside it."""
+TYPES = {"F32": ("float32",), "BF16": ("bfloat16", "float32"), "Q8_0": ("bfloat16", "float32")}
+"""llama.cpp's type of the matrices, and what we compute in beside it; the first is also the dtype of our weights.
+bfloat16 is slow where a machine has no instructions for it."""
 
 
 def mamba2_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -176,29 +178,35 @@ def quiet(level: int, text: bytes, data: Any) -> None:
 
 
 def measure(family: str, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    name = FAMILIES[family][0]
-    model = recurrent_model(SHAPES[name], TYPES[kind], vocabulary=args.vocabulary)
+    name, dtypes = FAMILIES[family][0], TYPES[kind]
+    model = recurrent_model(SHAPES[name], getattr(torch, dtypes[0]), vocabulary=args.vocabulary)
     ids = np.random.default_rng(0).integers(0, args.vocabulary, args.tokens)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         write(model, family, kind, path)
         peer = theirs(path, ids, torch.get_num_threads())
-        own = ours(model, ids, Schedule().vertical_chunk_size)
-        a, b = own(), peer()
-        turns = [(seconds(own), seconds(peer)) for _ in range(args.repeat)]
-    found = {
-        "cosine": float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)),
-        "tokens_per_s": spread([args.tokens / x for x, _ in turns]),
-        "theirs": spread([args.tokens / y for _, y in turns]),
-        "ours_over_theirs": spread([y / x for x, y in turns]),
-    }
-    print(
-        f"{family}, {kind}: {found['tokens_per_s']['median']:,.0f} of ours ({TYPES[kind]}), "
-        f"{found['theirs']['median']:,.0f} tokens/s of llama.cpp, {found['ours_over_theirs']['median']:.2f} times, "
-        f"cosine {found['cosine']:.6f}",
-        flush=True,
-    )
+        models = {dtype: copy.deepcopy(model).to(getattr(torch, dtype)) for dtype in dtypes}
+        runs = {dtype: ours(each, ids, Schedule().vertical_chunk_size) for dtype, each in models.items()}
+        vector, vectors = peer(), {dtype: run() for dtype, run in runs.items()}
+        turns = [(seconds(peer), {dtype: seconds(run) for dtype, run in runs.items()}) for _ in range(args.repeat)]
+    found: dict[str, Any] = {"theirs": spread([args.tokens / taken for taken, _ in turns])}
+    for dtype in dtypes:
+        found[dtype] = {
+            "tokens_per_s": spread([args.tokens / own[dtype] for _, own in turns]),
+            "ours_over_theirs": spread([taken / own[dtype] for taken, own in turns]),
+            "cosine": cosine(vector, vectors[dtype]),
+        }
+        print(
+            f"{family}: {found[dtype]['tokens_per_s']['median']:,.0f} tokens/s of ours in {dtype}, "
+            f"{found['theirs']['median']:,.0f} of llama.cpp in {kind}, "
+            f"{found[dtype]['ours_over_theirs']['median']:.2f} times, cosine {found[dtype]['cosine']:.6f}",
+            flush=True,
+        )
     return found
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def main() -> None:

@@ -18,7 +18,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-O1", "-g", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-sanitize-recover=undefined"]
+FLAGS = [
+    "-O1",
+    "-g1",
+    "-std=c++17",
+    "-Wno-psabi",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-sanitize-recover=undefined",
+]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=alignment"]
 MISSING = 77
 LENGTHS = ([1], [37, 1, 5, 130, 2])
@@ -43,7 +52,8 @@ def main() -> int:
             command = [compiler, *FLAGS, *SANITIZERS, "-fopenmp", "-DCLONES=", "-c", str(source), "-o", objects[-1]]
             subprocess.run(command, check=True)
         subprocess.run([compiler, "-shared", *SANITIZERS, *objects, "-o", str(library)], check=True)
-        settings = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+        settings = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": path}
         child = [sys.executable, __file__, str(library)]
         return subprocess.run(child, env={**os.environ, **settings}, check=False).returncode
 

@@ -16,9 +16,6 @@
 #define HAS_WIDE 0
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // how vectors are passed to functions: all of these are inlined
-#endif
 
 namespace {
 
