@@ -228,7 +228,7 @@ class Mamba2(nn.Module):
         # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y; and what a
         # product takes.
         per_token = width * (c.d_model + projected + c.d_inner) + 4 * (c.d_model + 4 * c.n_heads)
-        product = width * min(n_tokens, PRODUCT_ROWS) * c.d_inner
+        product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
         if not native.missing():
             chunk = default_chunk_size(self.embeddings.weight.dtype, fused=True)
             shared = c.n_groups * (3 * c.d_state + chunk)
