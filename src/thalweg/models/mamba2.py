@@ -225,17 +225,19 @@ class Mamba2(nn.Module):
         c = self.config
         width = self.embeddings.weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y; and what a
-        # product takes.
-        per_token = width * (c.d_model + projected + c.d_inner) + 4 * (c.d_model + 4 * c.n_heads)
+        # The residual stream and the steps in float32; the layer's input, z, xBC and dt. After that either what a product
+        # takes, half precision the sums of its rows, or the gated y.
+        per_token = width * (c.d_model + projected) + 4 * (c.d_model + 4 * c.n_heads)
+        gated = n_tokens * width * c.d_inner
         product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
+        peak = product + gated if width == 4 else max(product, gated)
         if not native.missing():
             chunk = default_chunk_size(self.embeddings.weight.dtype, fused=True)
             shared = c.n_groups * (3 * c.d_state + chunk)
-            return n_tokens * per_token + product + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
+            return n_tokens * per_token + peak + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
         per_token += width * (c.conv_dim + c.d_inner)  # the convolved xBC, y
         if width == 2:
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
         chunk = default_chunk_size(self.embeddings.weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
-        return n_tokens * per_token + product + per_block
+        return n_tokens * per_token + product + gated + per_block
