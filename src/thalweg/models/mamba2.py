@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ class Mamba2Mixer(nn.Module):
         """(N, D) -> (N or M, d_inner), what `out_proj` takes, and the layer's next state."""
         c = self.config
         z, xBC, dt = self._project(u, rows)
-        options = {
+        options: dict[str, Any] = {
             "D": self.D,
             "dt_bias": self.dt_bias,
             "dt_limit": c.time_step_limit,
@@ -112,7 +112,7 @@ class Mamba2Mixer(nn.Module):
         columns = state and state.conv
         if native.usable(z, xBC):
             conv = last_columns(xBC, packing, c.d_conv - 1, columns)
-            around = {
+            around: dict[str, Any] = {
                 "convolution": Convolution(self.conv.weight, self.conv.bias, columns),
                 "gate": Gate(z, self.norm.weight, self.norm.groups, self.norm.eps),
             }
@@ -223,21 +223,22 @@ class Mamba2(nn.Module):
     def activation_bytes(self, n_tokens: int) -> int:
         """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # The residual stream and the steps in float32; the layer's input, z, xBC and dt. After that either what a product
-        # takes, half precision the sums of its rows, or the gated y.
+        # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y and what a product
+        # takes, for half precision the sums of its rows and not both at once.
         per_token = width * (c.d_model + projected) + 4 * (c.d_model + 4 * c.n_heads)
         gated = n_tokens * width * c.d_inner
         product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
         peak = product + gated if width == 4 else max(product, gated)
-        if not native.missing():
-            chunk = default_chunk_size(self.embeddings.weight.dtype, fused=True)
+        if weight.device.type == "cpu" and weight.dtype in native.DTYPES and not native.missing():
+            chunk = default_chunk_size(weight.dtype, fused=True)
             shared = c.n_groups * (3 * c.d_state + chunk)
             return n_tokens * per_token + peak + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
         per_token += width * (c.conv_dim + c.d_inner)  # the convolved xBC, y
         if width == 2:
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
-        chunk = default_chunk_size(self.embeddings.weight.dtype)
+        chunk = default_chunk_size(weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
         return n_tokens * per_token + product + gated + per_block
