@@ -9,13 +9,14 @@ import sys
 from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+FLAGS += ["-Wno-psabi"]  # how vectors are passed to functions: those that take any are inlined
 
 setup(
     ext_modules=[
         Extension(
             "thalweg.native._kernels",
-            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "quantize", "rwkv7")],
-            depends=["src/thalweg/native/common.hpp"],
+            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "quantize", "rwkv7", "ssd")],
+            depends=["src/thalweg/native/common.hpp", "src/thalweg/native/rows.hpp"],
             extra_compile_args=[*FLAGS, *(["-fopenmp"] if sys.platform == "linux" else [])],
             language="c++",
             optional=True,

@@ -18,7 +18,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-O1", "-g", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-sanitize-recover=undefined"]
+FLAGS = [
+    "-O1",
+    "-g1",
+    "-std=c++17",
+    "-Wno-psabi",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-sanitize-recover=undefined",
+]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=alignment"]
 MISSING = 77
 LENGTHS = ([1], [37, 1, 5, 130, 2])
@@ -43,7 +52,8 @@ def main() -> int:
             command = [compiler, *FLAGS, *SANITIZERS, "-fopenmp", "-DCLONES=", "-c", str(source), "-o", objects[-1]]
             subprocess.run(command, check=True)
         subprocess.run([compiler, "-shared", *SANITIZERS, *objects, "-o", str(library)], check=True)
-        settings = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+        settings = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": path}
         child = [sys.executable, __file__, str(library)]
         return subprocess.run(child, env={**os.environ, **settings}, check=False).returncode
 
@@ -55,7 +65,9 @@ def run_all(library: str) -> None:
     from tests.ops.registry import OPS
 
     from thalweg import native
+    from thalweg.native.ssd import MACHINES
     from thalweg.ops.quantized import Int8, int8_linear
+    from thalweg.ops.ssd import fused_ssd
     from thalweg.packing import Packing
 
     loaded = ctypes.CDLL(library)
@@ -65,6 +77,13 @@ def run_all(library: str) -> None:
     runs = 0
     for lengths in LENGTHS:
         packing = Packing(lengths, n_initial=len(lengths) // 2, final=range(0, len(lengths), 2))
+        for machine, op in ((m, op) for m in MACHINES for op in OPS if op.name.startswith("ssd")):
+            inputs, state = case(op, packing, 0)
+            for dtype in (torch.float32, torch.bfloat16):
+                low = {key: t.to(dtype) if key in ("x", "B", "C") else t.float() for key, t in inputs.items()}
+                for rows in (None, (packing.n_tokens - 1,)):
+                    fused_ssd(**low, packing=packing, initial_state=state.float(), rows=rows, machine=machine)
+                    runs += 1
         for op in OPS:
             inputs, state = case(op, packing, 0)
             name = "dispatched" if "dispatched" in op.fast else "packed"
@@ -99,6 +118,9 @@ def models() -> list[object]:
         XLSTM(XLSTMConfig(vocab_size=20, d_model=17, n_layers=2, n_heads=3, d_qk=15, d_v=21, d_ffn=37)).eval(),
         RWKV7(RWKV7Config(vocab_size=20, d_model=33, n_layers=2, head_dim=11, d_value=39, d_ffn=41, **ranks)).eval(),
         Mamba2(Mamba2Config(vocab_size=20, d_model=17, n_layers=2, n_heads=3, head_dim=7, d_state=5)).eval(),
+        Mamba2(
+            Mamba2Config(20, 17, 2, n_heads=4, head_dim=37, d_state=9, n_groups=2, d_conv=3, conv_bias=False)
+        ).eval(),
     ]
 
 

@@ -96,6 +96,11 @@ class Packing:
         lengths = torch.tensor(self.lengths, device=self.device)
         return torch.repeat_interleave(torch.arange(self.n_segments, device=self.device), lengths)
 
+    @cached_property
+    def first_seen(self) -> Tensor:
+        """(N,) int64: where the segment of each token begins."""
+        return self.starts[self.segment_ids]
+
     def conv_halo(self, width: int) -> ConvHalo:
         """What a causal convolution of `width` taps must know about the starts of segments."""
         if width not in self._halos:
@@ -114,10 +119,11 @@ class Packing:
         return self._plans[key]
 
     def block_table(self, chunk_size: int) -> Tensor:
-        """(b, 4) int64: start, stop, enters and leaves of every block."""
+        """(b, 6) int64: start, stop, enters, leaves, initial and final of every block."""
         if chunk_size not in self._tables:
             blocks = _cut_blocks(self, chunk_size)
-            self._tables[chunk_size] = torch.tensor([(b.start, b.stop, b.enters, b.leaves) for b in blocks])
+            fields = [(b.start, b.stop, b.enters, b.leaves, b.initial, b.final) for b in blocks]
+            self._tables[chunk_size] = torch.tensor(fields)
         return self._tables[chunk_size]
 
 
@@ -297,12 +303,6 @@ class BlockGroup:
         segments = self.take(self.segment_ids)
         i = torch.arange(self.size, device=self.device)
         return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
-
-    @cached_property
-    def first_seen(self) -> Tensor:
-        """(q,) int32, groups of one block: the first token of the block that token i may look at."""
-        segments = self.take(self.segment_ids)[0]
-        return torch.searchsorted(segments, segments).to(torch.int32)
 
     @cached_property
     def enters(self) -> Tensor:

@@ -77,7 +77,11 @@ def ssd_op(
     return Op(
         name=name,
         sequential=partial(sequential_ssd, **options),
-        fast={"dispatched": partial(ssd, **options), **chunkwise},
+        fast={
+            "dispatched": partial(ssd, **options),
+            "dispatched, Q=7": partial(ssd, chunk_size=7, **options),
+            **chunkwise,
+        },
         per_token=("x", "dt", "B", "C"),
         inputs=inputs,
         initial_state=lambda s, generator: normal(generator, s, state_width, heads, width),
@@ -268,6 +272,7 @@ OPS = [
     conv_op(4, silu=False, bias=False),
     ssd_op("ssd"),
     ssd_op("ssd-one-group", heads=3, groups=1, width=5, state_width=7, skip=False),
+    ssd_op("ssd-wide-heads", heads=2, groups=1, width=67, state_width=19),
     ssd_op("ssd-limits", dt_limit=(0.05, 0.4)),
     ssd_op("ssd-strong-decay", decay=(20.0, 400.0)),
     ssd_op("ssd-hardly-any-decay", decay=(1e-6, 1e-4)),

@@ -18,6 +18,7 @@ from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
 from thalweg.native import mlstm as mlstm_kernels
 from thalweg.native import rwkv7 as rwkv7_kernels
+from thalweg.ops.ssd import fused_ssd
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing
 
@@ -99,6 +100,10 @@ def test_norm_and_residual(dtype: torch.dtype, width: int, bias: bool) -> None:
 
 RANKS = {f"rank_{name}": 3 for name in "wavg"}
 MODELS = {
+    "mamba2": lambda: Mamba2(Mamba2Config(20, d_model=17, n_layers=3, n_heads=3, head_dim=7, d_state=5)),
+    "mamba2 with groups, without biases": lambda: Mamba2(
+        Mamba2Config(20, 17, 2, n_heads=6, head_dim=33, d_state=19, n_groups=3, d_conv=3, conv_bias=False)
+    ),
     "xlstm": lambda: XLSTM(XLSTMConfig(20, d_model=17, n_layers=3, n_heads=3, d_qk=15, d_v=21, d_ffn=37)),
     "xlstm with biases": lambda: XLSTM(XLSTMConfig(20, 17, 2, n_heads=3, d_qk=15, d_v=21, d_ffn=37, bias=True)),
     "rwkv7": lambda: RWKV7(RWKV7Config(20, d_model=33, n_layers=3, head_dim=11, d_value=39, d_ffn=41, **RANKS)),
@@ -167,25 +172,50 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(0)
     model = Mamba2(Mamba2Config(vocab_size=32, d_model=64, n_layers=2, n_heads=4, head_dim=32, d_state=16)).eval()
     packing = Packing([301, 40, 2], n_initial=1, final=(0,))
+    state = model.init_state(1)[0]
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             generator = torch.Generator().manual_seed(0)
-            x, B = torch.randn(343, 4, 32, generator=generator), torch.randn(343, 1, 16, generator=generator)
-            mixer = model.layers[0].mixer
+            x = torch.randn(343, 4, 32, generator=generator)
             with torch.no_grad():
                 conv = native.causal_conv(x.flatten(1), torch.ones(128, 4), torch.ones(128), packing, None, True)
-                gated = mixer._gate(x.flatten(1), conv)
-                decays = native.ssd_steps(x[..., 0].abs(), -x[..., 1].abs(), packing.block_table(64))
-                scaled = native.scale(x, B[:, 0, :4])
+                gated = native.silu_multiply_(conv.clone(), x.flatten(1))
+                mixers = model.layers[0].mixer(torch.randn(343, 64, generator=generator), packing, state, None)
                 normed = mlstm_kernels.head_norm_gate(x, conv, torch.ones(128), None, 1e-6)
                 unit, rate = torch.nn.functional.normalize(x, dim=2), x.sigmoid()
                 scanned = rwkv7_kernels.wkv7(x, -0.6 * rate, x, x, unit, rate, packing, None, None)
                 mixed = rwkv7_kernels.mix(conv, gated, torch.rand(2, 128, generator=generator), torch.bfloat16)
-            results.append((conv, gated, *decays, scaled, normed, *scanned, mixed))
+            results.append((conv, gated, mixers[0], mixers[1].ssm, normed, *scanned, mixed))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op", [op for op in OPS if op.name.startswith("ssd")], ids=lambda op: op.name)
+def test_ssd_for_every_kind_of_machine(op: Op, dtype: torch.dtype) -> None:
+    """The kernel has code for registers of three kinds; all of it that can run here gives the same."""
+    packing = Packing([150, 1, 2, 70, 131, 5], n_initial=3, final=(0, 4))
+    inputs, state = case(op, packing, 0)
+    rows = (0, 3, 149, 150, 200, packing.n_tokens - 1)
+    y, final = op.sequential(**inputs, packing=packing, initial_state=state)
+    low = {name: t.to(dtype) if name in ("x", "B", "C") else t.float() for name, t in inputs.items()}
+    options = op.sequential.keywords  # type: ignore[attr-defined]
+    for machine in ("narrow", "wide", "paired"):
+        for chunk_size in (1, 33, 64):
+            for wanted in (None, rows):
+                with torch.no_grad():
+                    got, got_final = fused_ssd(
+                        **low, **options, packing=packing, initial_state=state.float(), rows=wanted,
+                        chunk_size=chunk_size, machine=machine,
+                    )  # fmt: skip
+                want = y if wanted is None else y[list(wanted)]
+                if dtype == torch.float32:
+                    assert max(relative_error(got, want), relative_error(got_final, final)) < 1e-5
+                else:
+                    assert max(distance(got, want), distance(got_final, final)) < 0.01

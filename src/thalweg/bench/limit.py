@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg import native
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
 from thalweg.models.layers import dtype_of, linear
 from thalweg.models.mamba import MambaConfig
@@ -30,7 +31,8 @@ def inner_chunk(model: Any) -> int:
         return int(given)
     match model.config:
         case Mamba2Config():
-            return ssd.default_chunk_size(_dtype(model))
+            fused = model.device.type == "cpu" and not native.missing()
+            return ssd.default_chunk_size(_dtype(model), fused=fused)
         case MambaConfig(d_inner=channels, d_state=width):
             return selective_scan.default_chunk_size(channels * width)
         case RWKV7Config():

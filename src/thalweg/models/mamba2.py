@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,9 @@ from thalweg.models.layers import (
     project,
     project_part,
 )
-from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.ssd import default_chunk_size, ssd
+from thalweg.native.ssd import Convolution, Gate
+from thalweg.ops.causal_conv import causal_conv, last_columns
+from thalweg.ops.ssd import default_chunk_size, fused_ssd, ssd
 from thalweg.packing import Packing
 
 
@@ -111,30 +112,36 @@ class Mamba2Mixer(nn.Module):
         """(N, D) -> (N or M, d_inner), what `out_proj` takes, and the layer's next state."""
         c = self.config
         z, xBC, dt = self._project(u, rows)
-        xBC, conv = causal_conv(
-            xBC, self.conv.weight, self.conv.bias, packing, initial_state=state and state.conv, silu=True
-        )
-        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
-        y, ssm = ssd(
-            x.unflatten(1, (c.n_heads, c.head_dim)),
-            dt,
-            -torch.exp(self.A_log),
-            B.unflatten(1, (c.n_groups, c.d_state)),
-            C.unflatten(1, (c.n_groups, c.d_state)),
-            packing,
-            D=self.D,
-            dt_bias=self.dt_bias,
-            dt_limit=c.time_step_limit,
-            initial_state=state and state.ssm,
-            rows=rows,
-            chunk_size=self.chunk_size,
-        )
+        options: dict[str, Any] = {
+            "D": self.D,
+            "dt_bias": self.dt_bias,
+            "dt_limit": c.time_step_limit,
+            "initial_state": state and state.ssm,
+            "rows": rows,
+            "chunk_size": self.chunk_size,
+        }
+        columns = state and state.conv
+        if native.usable(z, xBC):
+            conv = last_columns(xBC, packing, c.d_conv - 1, columns)
+            around: dict[str, Any] = {
+                "convolution": Convolution(self.conv.weight, self.conv.bias, columns),
+                "gate": Gate(z, self.norm.weight, self.norm.groups, self.norm.eps),
+            }
+            gated, ssm = fused_ssd(*self._scanned(xBC, dt), packing, **options, **around)
+            return gated.flatten(1), Mamba2LayerState(conv, ssm)
+        xBC, conv = causal_conv(xBC, self.conv.weight, self.conv.bias, packing, initial_state=columns, silu=True)
+        y, ssm = ssd(*self._scanned(xBC, dt), packing, **options)
         return self._gate(y.flatten(1), z), Mamba2LayerState(conv, ssm)
+
+    def _scanned(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x (N, H, P), dt (N, H), A (H,), B and C (N, G, K): the first arguments of the scan."""
+        c = self.config
+        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
+        B, C = (t.unflatten(1, (c.n_groups, c.d_state)) for t in (B, C))
+        return x.unflatten(1, (c.n_heads, c.head_dim)), dt, -torch.exp(self.A_log), B, C
 
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:
         """(M, d_inner) twice -> (M, d_inner): the gate, then the norm, rounded once at the end."""
-        if native.usable(y, z) and y.shape[1] <= native.WIDEST_GATE:
-            return native.gate_norm(y, z, self.norm.weight, self.norm.groups, self.norm.eps)
         if torch.is_grad_enabled() or y.device.type != "cpu":
             return self.norm(y.float() * F.silu(z.float())).to(y.dtype)
         out = torch.empty_like(y)
@@ -225,14 +232,22 @@ class Mamba2(nn.Module):
     def activation_bytes(self, n_tokens: int) -> int:
         """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # z, xBC and dt; the convolved xBC; y and gated; the residual stream in float32 and what is added; and
-        # what a product takes.
-        per_token = width * (projected + c.conv_dim + 2 * c.d_inner + c.d_model) + 4 * c.d_model
-        product = width * min(n_tokens, PRODUCT_ROWS) * c.d_inner
-        if width == 2 and native.missing():
+        # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y and what a product
+        # takes, for half precision the sums of its rows and not both at once.
+        per_token = width * (c.d_model + projected) + 4 * (c.d_model + 4 * c.n_heads)
+        gated = n_tokens * width * c.d_inner
+        product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
+        peak = product + gated if width == 4 else max(product, gated)
+        if weight.device.type == "cpu" and weight.dtype in native.DTYPES and not native.missing():
+            chunk = default_chunk_size(weight.dtype, fused=True)
+            shared = c.n_groups * (3 * c.d_state + chunk)
+            return n_tokens * per_token + peak + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
+        per_token += width * (c.conv_dim + c.d_inner)  # the convolved xBC, y
+        if width == 2:
             per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
-        chunk = default_chunk_size(self.embeddings.weight.dtype)
+        chunk = default_chunk_size(weight.dtype)
         per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
-        return n_tokens * per_token + product + per_block
+        return n_tokens * per_token + product + gated + per_block

@@ -23,8 +23,6 @@ from thalweg.packing import Packing
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 DTYPES = frozenset(_SUFFIX)
 """What the kernels compute in."""
-WIDEST_GATE = 32768
-"""Channels of a row that `gate_norm` takes; public models have at most 10,240."""
 
 
 @functools.cache
@@ -91,14 +89,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return out
 
 
-def gate_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
-    """(M, D) twice -> (M, D): y * silu(z), each of `groups` equal parts by its root mean square, times weight (D,)."""
-    out = torch.empty(y.shape, dtype=y.dtype)
-    rows, width = y.shape
-    call("gate_norm", y.dtype, y, y.stride(0), z, z.stride(0), weight.float(), out, rows, width, groups, float(eps))
-    return out
-
-
 def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, carried: Tensor | None, silu: bool
 ) -> Tensor:
@@ -124,63 +114,6 @@ def silu_multiply_(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, (N, F) each, written to gate."""
     call("silu_multiply", gate.dtype, gate, gate.stride(0), up, up.stride(0), *gate.shape)
     return gate
-
-
-def ssd_steps(delta: Tensor, log_decay: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the decays of every block of a run come to; delta, log_decay (N, H) float32, blocks (b, 4) int64.
-
-    Of each block: start, stop, enters, leaves (`packing.Block`). Returns
-    sums (N, H) float64: log decay from the block's start to the token;
-    into (N, H) float32: that decay, 0 where the token has no past before the block;
-    out_of (N, H) float32: delta times the decay from the token to the block's end, 0 where nothing goes on;
-    through (b, H) float32: decay over the whole block.
-    """
-    n, heads = delta.shape
-    sums = torch.empty(n, heads, dtype=torch.float64)
-    into, out_of, through = torch.empty(n, heads), torch.empty(n, heads), torch.empty(len(blocks), heads)
-    call("ssd_steps", None, delta, log_decay, blocks, sums, into, out_of, through, len(blocks), heads)
-    return sums, into, out_of, through
-
-
-def ssd_weights(
-    scores: Tensor, sums: Tensor, delta: Tensor, first: Tensor, skip: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """What token j of a block gives token i: scores * exp(sums_i - sums_j) * delta_j where first_i <= j <= i, else 0.
-
-    scores (G, q, q) float32, sums (q, H) float64, delta (q, H) float32, first (q,) int32, skip (H,) float32 or None,
-    added on the diagonal -> (H, q, q) `dtype`.
-    """
-    q, heads = sums.shape
-    out = torch.empty(heads, q, q, dtype=dtype)
-    call("ssd_weights", dtype, scores, sums, delta, first, skip, out, q, heads, len(scores))
-    return out
-
-
-def ssd_combine(inside: Tensor, past: Tensor, into: Tensor, out: Tensor) -> None:
-    """inside (H, q, P), past (q, H * P), into (q, H) float32 -> out (q, H, P): inside + past * into."""
-    heads, q, width = inside.shape
-    call("ssd_combine", inside.dtype, inside, past, into, out, q, heads, width)
-
-
-def scale(x: Tensor, factor: Tensor) -> Tensor:
-    """(q, H, P) * (q, H) float32 -> (q, H * P) in x's dtype."""
-    q, heads, width = x.shape
-    out = torch.empty(q, heads * width, dtype=x.dtype)
-    call("scale", x.dtype, x, x.stride(0), factor, out, q, heads, width)
-    return out
-
-
-def carry(added: Tensor, through: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """added + through * before: (K, H * P) of any dtype, (H,) and (K, H, P) float32 or None for zeros.
-
-    Returns the state after, (K, H, P), in float32 and in added's dtype.
-    """
-    rows, heads = len(added), len(through)
-    width = added.shape[1] // heads
-    state = torch.empty(rows, heads, width)
-    copy = None if added.dtype == torch.float32 else torch.empty(rows, heads, width, dtype=added.dtype)
-    call("carry", added.dtype, added, through, before, state, copy, rows, heads, width)
-    return state, state if copy is None else copy
 
 
 def selective_scan(

@@ -102,6 +102,8 @@ INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
 constexpr std::int64_t VECTOR = 16;  // floats of the widest registers
 constexpr float NOTHING = -60.0f;    // e^-60 is nothing beside 1, and its products are no denormals
 
+constexpr std::int64_t FIELDS = 6;   // of a block: start, stop, enters, leaves, initial, final (packing.Block)
+
 INLINE float decayed(double sum) { return sum < double(NOTHING) ? 0.0f : exponential(float(sum)); }
 
 }  // namespace

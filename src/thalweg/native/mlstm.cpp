@@ -4,8 +4,6 @@
 
 namespace {
 
-constexpr std::int64_t FIELDS = 6;  // of a block: start, stop, enters, leaves, initial, final (packing.Block)
-
 // One head of a segment: a and g of its tokens (see ops/mlstm.py), exp(-m), and m of its last token.
 double gates_of_segment(const float* i, const float* log_forget, std::int64_t n, std::int64_t heads, double m0, double* a,
                         double* g, float* floors) {

@@ -47,7 +47,7 @@ def causal_conv(
     _check(x, weight, bias, packing, initial_state)
     if native.usable(x):
         y = native.causal_conv(x, weight, bias, packing, initial_state, silu)
-        return y, _last_columns(x, packing, weight.shape[1] - 1, initial_state)
+        return y, last_columns(x, packing, weight.shape[1] - 1, initial_state)
     return packed_causal_conv(x, weight, bias, packing, initial_state=initial_state, silu=silu)
 
 
@@ -96,7 +96,7 @@ def packed_causal_conv(
     edge = torch.cat([x.new_zeros(1, channels), carried])
     taps = weight.t().to(torch.promote_types(x.dtype, torch.float32))
     y = _run_taps(x, taps, bias, silu)
-    final = _last_columns(x, packing, width - 1, initial_state)
+    final = last_columns(x, packing, width - 1, initial_state)
     if width == 1:
         return y, final
 
@@ -109,7 +109,7 @@ def packed_causal_conv(
     return y.index_copy_(0, halo.rows, (F.silu(heads) if silu else heads).to(y.dtype)), final
 
 
-def _last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | None) -> Tensor:
+def last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | None) -> Tensor:
     """(S_out, pad, C): the last columns of every segment whose state is wanted, those before it among them."""
     tails = []
     for segment in packing.final:

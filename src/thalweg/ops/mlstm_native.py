@@ -38,13 +38,13 @@ def native_mlstm(
     _, heads, key_width = q.shape
     log_scale = -0.5 * math.log(key_width)
     blocks = [group.blocks[0] for group in packing.block_groups(chunk_size, 1)]
-    table = torch.tensor([(b.start, b.stop, b.enters, b.leaves, b.initial, b.final) for b in blocks])
+    table = packing.block_table(chunk_size)
     carried, m0 = None, None
     if initial_state is not None:
         C, n, m0 = (t.float().contiguous() for t in initial_state)
         carried = native.Memory(C, n)
     gates = native.gates(i.float().contiguous(), f.float().contiguous(), packing, m0, log_scale, table)
-    first = packing.starts[packing.segment_ids]
+    first = packing.first_seen
     shape = (heads, key_width, v.shape[2])
     state = native.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
     n_final = len(packing.final)

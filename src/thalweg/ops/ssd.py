@@ -20,13 +20,17 @@ from torch import Tensor
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.ops.ssd_native import native_ssd
+from thalweg.native.ssd import Convolution, Gate
+from thalweg.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
-def default_chunk_size(dtype: torch.dtype) -> int:
-    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them."""
-    return 128 if dtype.itemsize == 2 else 64
+def default_chunk_size(dtype: torch.dtype, *, fused: bool = False) -> int:
+    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them.
+
+    fused: of the native kernel, where next to nothing lies between them.
+    """
+    return 64 if fused or dtype.itemsize != 2 else 128
 
 
 def ssd(
@@ -211,8 +215,11 @@ def fused_ssd(
     initial_state: Tensor | None = None,
     rows: Sequence[int] | None = None,
     chunk_size: int | None = None,
+    convolution: Convolution | None = None,
+    gate: Gate | None = None,
+    machine: str = "best",
 ) -> tuple[Tensor, Tensor]:
-    """`chunkwise_ssd` with native kernels between the products (ssd_native.py): where `native.usable(x, B, C)` only."""
+    """`ssd` as one native kernel, where `native.usable(x, B, C)` only; the last three as in native/ssd.py."""
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
     return native_ssd(
         x,
@@ -224,7 +231,10 @@ def fused_ssd(
         D=D,
         initial_state=initial_state,
         rows=rows,
-        chunk_size=chunk_size or default_chunk_size(x.dtype),
+        chunk_size=chunk_size or default_chunk_size(x.dtype, fused=True),
+        convolution=convolution,
+        gate=gate,
+        machine=machine,
     )
 
 

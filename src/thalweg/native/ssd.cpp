@@ -1,0 +1,599 @@
+// The scan of Mamba2 as one kernel: a head goes through the blocks of a run with its state in cache. Letters: ops/ssd.py.
+//
+// Its matrix products are made of tiles: ROWS x COLUMNS sums in registers, to which a row of the left and a row of the right
+// operand are multiplied, step by step. Operands are packed for that: of the left ROWS elements of a step lie side by side,
+// of the right COLUMNS. Where a machine multiplies pairs of bfloat16, two steps lie side by side.
+
+#include <memory>
+#include <vector>
+
+#include "rows.hpp"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define HAS_WIDE 1
+#define WIDE_TARGET __attribute__((target("arch=x86-64-v4")))
+#else
+#define HAS_WIDE 0
+#endif
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+using Index = std::int64_t;
+typedef float Vector __attribute__((vector_size(4 * VECTOR)));
+
+INLINE Vector read(const float* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+INLINE void write(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+
+INLINE Index up(Index n, Index to) { return (n + to - 1) / to * to; }
+
+// ---- tiles ---------------------------------------------------------------------------------------------------------
+
+struct Wide {  // 32 registers of 16 floats
+    using Number = float;
+    static constexpr Index ROWS = 8, VECTORS = 2, COLUMNS = VECTORS * VECTOR, STEPS = 1;
+};
+
+struct Narrow {  // 16 registers of 8 floats, or 32 of 4
+    using Number = float;
+    static constexpr Index ROWS = 6, VECTORS = 1, COLUMNS = VECTORS * VECTOR, STEPS = 1;
+};
+
+struct Paired {  // as Wide; elements are bfloat16, two steps at a time
+    using Number = bf16;
+    static constexpr Index ROWS = 8, VECTORS = 2, COLUMNS = VECTORS * VECTOR, STEPS = 2;
+};
+
+struct PairedByHardware : Paired {};
+
+template <typename M>
+struct Tile {
+    Vector sum[M::ROWS][M::VECTORS];
+};
+
+// Where the element of row or column i and step k lies in a packed operand of that many rows or columns.
+template <typename M>
+INLINE Index packed(Index i, Index k, Index width) {
+    return (k / M::STEPS * width + i) * M::STEPS + k % M::STEPS;
+}
+
+template <typename M>
+INLINE void clear(Tile<M>& tile) {
+    UNROLL for (Index r = 0; r < M::ROWS; r++) UNROLL for (Index v = 0; v < M::VECTORS; v++) tile.sum[r][v] = Vector{};
+}
+
+// Reads or writes ROWS x COLUMNS floats; rows lie `stride` apart.
+template <typename M>
+INLINE void read_tile(Tile<M>& tile, const float* from, Index stride, float by) {
+    UNROLL for (Index r = 0; r < M::ROWS; r++)
+        UNROLL for (Index v = 0; v < M::VECTORS; v++) tile.sum[r][v] = by * read(from + r * stride + v * VECTOR);
+}
+
+template <typename M>
+INLINE void write_tile(const Tile<M>& tile, float* to, Index stride) {
+    UNROLL for (Index r = 0; r < M::ROWS; r++)
+        UNROLL for (Index v = 0; v < M::VECTORS; v++) write(to + r * stride + v * VECTOR, tile.sum[r][v]);
+}
+
+// Row r of the tile times by[r]; 0 where that is 0, whatever was there.
+template <typename M>
+INLINE void scale_tile(Tile<M>& tile, const float* by) {
+    UNROLL for (Index r = 0; r < M::ROWS; r++)
+        UNROLL for (Index v = 0; v < M::VECTORS; v++)
+            tile.sum[r][v] = by[r] == 0.0f ? Vector{} : by[r] * tile.sum[r][v];
+}
+
+INLINE void add_products(Vector& sum, float a, Vector b, Narrow) { sum += a * b; }
+INLINE void add_products(Vector& sum, float a, Vector b, Wide) { sum += a * b; }
+
+// a: a pair of bfloat16; b: 16 of them. The first of a pair lies in the lower half of its 32 bits.
+typedef std::uint32_t Bits __attribute__((vector_size(4 * VECTOR)));
+
+INLINE void add_products(Vector& sum, float a, Vector b, Paired) {
+    std::uint32_t pair;
+    std::memcpy(&pair, &a, sizeof pair);
+    Bits pairs = (Bits)b;
+    float first = load(bf16(pair)), second = load(bf16(pair >> 16));
+    sum += first * (Vector)(pairs << 16);
+    sum += second * (Vector)(pairs & 0xffff0000u);
+}
+
+#if HAS_WIDE
+INLINE void add_products(Vector& sum, float a, Vector b, PairedByHardware) {
+    std::uint32_t pair;
+    std::memcpy(&pair, &a, sizeof pair);
+    Bits pairs = pair + Bits{};
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(pairs), "v"(b));  // no name for it is the same in all compilers
+}
+#endif
+
+// tile += left times right, n steps.
+template <typename M>
+INLINE void multiply(Tile<M>& tile, const typename M::Number* left, const typename M::Number* right, Index n) {
+    const float *a = reinterpret_cast<const float*>(left), *b = reinterpret_cast<const float*>(right);
+    for (Index k = 0; k < n / M::STEPS; k++, a += M::ROWS, b += M::COLUMNS) {
+        Vector row[M::VECTORS];
+        UNROLL for (Index v = 0; v < M::VECTORS; v++) row[v] = read(b + v * VECTOR);
+        UNROLL for (Index r = 0; r < M::ROWS; r++)
+            UNROLL for (Index v = 0; v < M::VECTORS; v++) add_products(tile.sum[r][v], a[r], row[v], M{});
+    }
+}
+
+// ---- the scan ------------------------------------------------------------------------------------------------------
+
+// A run of N tokens. The kernel takes x, B and C, or what a convolution makes them of; it gives y, or y gated and normed.
+template <typename T>
+struct Run {
+    const T *x, *B, *C;                  // a row for each token: (H, P), (G, K), (G, K)
+    Index x_stride, B_stride, C_stride;
+    const float *taps, *bias;            // (taps, E) and (E,) or null, E = H P + 2 G K; taps null: no convolution
+    Index n_taps;
+    const T* columns;                    // (S_in, taps - 1, E) before the run, or null for zeros
+    const float *delta, *log_decay;      // (N, H)
+    const float* skip;                   // (H,), or null
+    const Index* blocks;                 // (b, FIELDS)
+    const Index *segments, *first;       // (N,): the token's segment, and where that begins
+    Index n_initial;
+    const Index* rows;                   // (N,): where y of the token is written, -1 for nowhere; null: y of all
+    const float* carried;                // (S_in, K, H, P), or null for zeros
+    const T* z;                          // (M, H P), or null: no gate and no norm
+    Index z_stride;
+    const float* weight;                 // (H P,), of the norm
+    Index norm_groups;
+    float eps;
+    T* y;                                // (M, H P)
+    float* final;                        // (S_out, K, H, P)
+    Index heads, groups, K, P;
+    Index q;                             // tokens of the largest block
+};
+
+template <typename T>
+INLINE bool any_wanted(const Run<T>& run, Index start, Index stop) {
+    if (!run.rows) return true;
+    for (Index t = start; t < stop; t++)
+        if (run.rows[t] >= 0) return true;
+    return false;
+}
+
+// Of a block.
+template <typename M>
+struct Sizes {
+    Index rows, steps;        // its tokens as rows of tiles, and as steps
+    Index state_rows, inner;  // K as rows of tiles, and as steps
+    Index panels;             // of COLUMNS channels of a head
+    Sizes(Index q, Index K, Index P)
+        : rows(up(q, M::ROWS)),
+          steps(up(q, M::STEPS)),
+          state_rows(up(K, M::ROWS)),
+          inner(up(K, M::STEPS)),
+          panels(up(P, M::COLUMNS) / M::COLUMNS) {}
+};
+
+// What threads hand each other of some neighbouring blocks: for each block, and head or group.
+template <typename M>
+struct Shared {
+    using Number = typename M::Number;
+    const Index* blocks;
+    Index n_blocks;
+    Index of_values, of_bc, of_queries, of_keys, of_scores, of_y;  // elements of a block
+    std::unique_ptr<Number[]> values;                              // (H, panels, step token, COLUMNS)
+    std::unique_ptr<float[]> bc;                                   // (token, 2, G, K)
+    std::unique_ptr<Number[]> queries;                             // (G, tiles of tokens, step K)
+    std::unique_ptr<Number[]> keys;                                // (G, tiles of K, step token)
+    std::unique_ptr<float[]> scores;                               // (G, tiles of tokens, step token)
+    std::unique_ptr<float[]> y;                                    // (token, H P)
+    template <typename T>
+    Shared(const Run<T>& run, const Sizes<M>& size, Index most)
+        : of_values(run.heads * size.panels * size.steps * M::COLUMNS),
+          of_bc(run.q * 2 * run.groups * run.K),
+          of_queries(run.groups * size.rows * size.inner),
+          of_keys(run.groups * size.state_rows * size.steps),
+          of_scores(run.groups * size.rows * size.steps),
+          of_y(run.q * run.heads * run.P),
+          values(new Number[most * of_values]),
+          bc(new float[most * of_bc]),
+          queries(new Number[most * of_queries]),
+          keys(new Number[most * of_keys]),
+          scores(new float[most * of_scores]),
+          y(new float[most * of_y]) {}
+};
+
+// Tokens from .. to of block b: x, B and C to where the next steps find them. row: room for x, B and C of a token.
+template <typename M, typename T>
+INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {
+    constexpr Index W = M::COLUMNS;
+    const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
+    Index q = block[1] - block[0], width = run.heads * run.P, shared_width = run.groups * run.K;
+    typename M::Number* values = shared.values.get() + b * shared.of_values;
+    for (Index j = from; j < to && j < up(q, M::STEPS); j++) {
+        Index t = block[0] + j;
+        if (j >= q) {
+            for (Index i = 0; i < width; i++) row[i] = 0.0f;
+        } else if (run.taps) {
+            Index channels = width + 2 * shared_width, segment = run.segments[t];
+            bool past = run.columns && segment < run.n_initial;
+            conv_row(run.x + t * run.x_stride, run.x_stride, t - run.first[t],
+                     past ? run.columns + segment * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
+                     run.n_taps, true);
+        } else {
+            for (Index i = 0; i < width; i++) row[i] = load(run.x[t * run.x_stride + i]);
+            for (Index i = 0; i < shared_width; i++) row[width + i] = load(run.B[t * run.B_stride + i]);
+            for (Index i = 0; i < shared_width; i++) row[width + shared_width + i] = load(run.C[t * run.C_stride + i]);
+        }
+        if (j < q)
+            std::memcpy(shared.bc.get() + b * shared.of_bc + j * 2 * shared_width, row + width,
+                        std::size_t(2 * shared_width) * sizeof(float));
+        for (Index h = 0; h < run.heads; h++)
+            for (Index p = 0; p < size.panels; p++) {
+                typename M::Number* to = values + (h * size.panels + p) * size.steps * W;
+                const float* x = row + h * run.P + p * W;
+                Index n = run.P - p * W < W ? run.P - p * W : W;
+                if (n == W) {
+                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], x[c]);
+                } else {
+                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], c < n ? x[c] : 0.0f);
+                }
+            }
+    }
+}
+
+// Of block b and one group: keys.
+template <typename M, typename T>
+INLINE void pack_keys(const Run<T>& run, const Shared<M>& shared, Index b, Index group) {
+    constexpr Index R = M::ROWS;
+    const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
+    Index q = block[1] - block[0], K = run.K, stride = 2 * run.groups * K;
+    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
+    typename M::Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
+    if (!block[3]) return;  // no state leaves it
+    for (Index k0 = 0; k0 < size.state_rows; k0 += R)
+        for (Index j = 0; j < up(q, M::STEPS); j++)
+            for (Index r = 0; r < R; r++)
+                store(keys[k0 * size.steps + packed<M>(r, j, R)], j < q && k0 + r < K ? B[j * stride + k0 + r] : 0.0f);
+}
+
+// Of block b and one group: queries, and scores C_i . B_j where j <= i. right: room for a right operand.
+template <typename M, typename T>
+INLINE void score(const Run<T>& run, const Shared<M>& shared, Index b, Index group, typename M::Number* right) {
+    constexpr Index R = M::ROWS, W = M::COLUMNS;
+    const Sizes<M> size(run.q, run.K, run.P);
+    const Index* block = shared.blocks + b * FIELDS;
+    Index start = block[0], q = block[1] - start, K = run.K, inner = size.inner, stride = 2 * run.groups * K;
+    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
+    const float* C = B + run.groups * K;
+    typename M::Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * inner;
+    float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
+    for (Index j0 = 0; j0 < q; j0 += W) {
+        if (!any_wanted(run, start + j0, start + q)) continue;
+        Index n = q - j0 < W ? q - j0 : W;
+        for (Index c = 0; c < W; c++)
+            for (Index k = 0; k < inner; k++)
+                store(right[packed<M>(c, k, W)], c < n && k < K ? B[(j0 + c) * stride + k] : 0.0f);
+        for (Index i0 = j0 / R * R; i0 < q; i0 += R) {
+            if (!any_wanted(run, start + i0, start + (i0 + R < q ? i0 + R : q))) continue;
+            typename M::Number* left = queries + i0 * inner;
+            if (j0 == 0)
+                for (Index r = 0; r < R; r++)
+                    for (Index k = 0; k < inner; k++)
+                        store(left[packed<M>(r, k, R)], i0 + r < q && k < K ? C[(i0 + r) * stride + k] : 0.0f);
+            if (run.first[start + i0] - start >= j0 + W) continue;  // sees none of these tokens
+            Tile<M> tile;
+            clear(tile);
+            multiply(tile, left, right, inner);
+            float found[R * W];
+            write_tile(tile, found, W);
+            Index last = j0 + W < i0 + R ? j0 + W : i0 + R;
+            for (Index j = j0; j < (last < q ? last : q); j++)
+                for (Index r = 0; r < R; r++) scores[i0 * size.steps + j * R + r] = found[r * W + j - j0];
+        }
+    }
+}
+
+// What a thread needs of its own.
+template <typename M>
+struct Scratch {
+    std::vector<double> sums;                       // log decay from the block's start to the token
+    std::vector<float> delta, into, out_of, far;
+    std::vector<typename M::Number> weights;        // (tiles of i, step j)
+    std::vector<typename M::Number> written, state;           // (step, COLUMNS) each
+    std::vector<typename M::Number> right;
+    std::vector<float> row;
+    Scratch(const Sizes<M>& size, Index channels)
+        : sums(size.rows + size.steps),
+          delta(size.rows + size.steps),
+          into(size.rows),
+          out_of(size.steps),
+          far(size.steps),
+          weights(size.rows * size.steps),
+          written(size.steps * M::COLUMNS),
+          state(size.inner * M::COLUMNS),
+          right(size.inner * M::COLUMNS),
+          row(channels) {}
+};
+
+constexpr double HALF_NOTHING = -40.0;  // factors of a decay are cut here: their product is then no denormal number
+
+// weights: what token j of the block gives token i, 0 where i may not see j. The decay from j to an i of a later tile is
+// that to the tile's first token times that from there: an exponential for each j of a tile instead of each i and j.
+template <typename M, typename T>
+INLINE void weigh(const Run<T>& run, Index h, Index start, Index q, const float* scores, const Sizes<M>& size,
+                  Scratch<M>& work) {
+    constexpr Index R = M::ROWS;
+    const double* sums = work.sums.data();
+    const float* delta = work.delta.data();
+    float* far = work.far.data();
+    for (Index i0 = 0; i0 < q; i0 += R) {
+        if (!any_wanted(run, start + i0, start + (i0 + R < q ? i0 + R : q))) continue;
+        Index from = run.first[start + i0] - start;
+        from = (from < 0 ? 0 : from) / M::STEPS * M::STEPS;
+        const float* score = scores + i0 * size.steps;
+        typename M::Number* weight = work.weights.data() + i0 * size.steps;
+        double here = sums[i0];
+        float near[R];
+#pragma omp simd
+        for (Index r = 0; r < R; r++) near[r] = sums[i0 + r] - here < HALF_NOTHING ? 0.0f : exponential(float(sums[i0 + r] - here));
+#pragma omp simd
+        for (Index j = from; j < i0; j++) far[j] = here - sums[j] < HALF_NOTHING ? 0.0f : exponential(float(here - sums[j]));
+        constexpr float LEAST = 8.75651076e-27f;  // e^NOTHING
+        for (Index j = from; j < i0; j++) {
+            float by = far[j], step = delta[j];
+#pragma omp simd
+            for (Index r = 0; r < R; r++) {
+                float decay = by * near[r];
+                store(weight[packed<M>(r, j, R)], decay < LEAST ? 0.0f : score[j * R + r] * (decay * step));
+            }
+        }
+        for (Index j = i0; j < i0 + R && j < up(q, M::STEPS); j++) {
+            float decay[R];
+#pragma omp simd
+            for (Index r = 0; r < R; r++) decay[r] = decayed(sums[i0 + r] - sums[j]);
+            for (Index r = 0; r < R; r++) {
+                bool seen = j < q && j <= i0 + r;
+                float value = seen ? score[j * R + r] * decay[r] * delta[j] : 0.0f;
+                store(weight[packed<M>(r, j, R)], value + (run.skip && j == i0 + r ? run.skip[h] : 0.0f));
+            }
+        }
+        for (Index r = 0; r < R && i0 + r < q; r++)  // tokens of earlier segments
+            for (Index j = from; j < run.first[start + i0 + r] - start; j++) store(weight[packed<M>(r, j, R)], 0.0f);
+    }
+}
+
+// The decays of one head and block.
+template <typename M, typename T>
+INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& work) {
+    Index start = block[0], q = block[1] - start, enters = block[2], leaves = block[3];
+    double sum = 0;
+    for (Index t = 0; t < q; t++) {
+        sum += double(run.log_decay[(start + t) * run.heads + h]);
+        work.sums[t] = sum;
+        work.delta[t] = run.delta[(start + t) * run.heads + h];
+    }
+    for (Index t = q; t < Index(work.sums.size()); t++) work.sums[t] = sum, work.delta[t] = 0.0f;
+    const double* sums = work.sums.data();
+    const float* delta = work.delta.data();
+    float *into = work.into.data(), *out_of = work.out_of.data();
+#pragma omp simd
+    for (Index t = 0; t < Index(work.into.size()); t++) into[t] = t < enters ? decayed(sums[t]) : 0.0f;
+#pragma omp simd
+    for (Index t = 0; t < Index(work.out_of.size()); t++)
+        out_of[t] = t >= q - leaves && t < q ? delta[t] * decayed(sum - sums[t]) : 0.0f;
+    return decayed(sum);
+}
+
+// One head through some blocks. state: (panels, K as rows of tiles, COLUMNS), what the block before left and the last
+// leaves.
+template <typename M, typename T>
+INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {
+    constexpr Index R = M::ROWS, W = M::COLUMNS;
+    using Number = typename M::Number;
+    const Sizes<M> size(run.q, run.K, run.P);
+    Index group = h * run.groups / run.heads, width = run.heads * run.P;
+    Number *weights = work.weights.data(), *written = work.written.data();
+    for (Index b = 0; b < shared.n_blocks; b++) {
+        const Index* block = shared.blocks + b * FIELDS;
+        Index start = block[0], q = block[1] - start, enters = block[2], leaves = block[3], initial = block[4];
+        Index steps = up(q, M::STEPS);
+        const Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * size.inner;
+        const Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
+        const float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
+        bool seen = any_wanted(run, start, start + q);
+        bool past = initial >= 0 ? run.carried != nullptr : enters > 0;
+        float through = decays(run, h, block, work);
+        if (seen) weigh(run, h, start, q, scores, size, work);
+        for (Index p = 0; p < size.panels; p++) {
+            float* own = state + p * size.state_rows * W;
+            Index at = h * run.P + p * W, columns = run.P - p * W < W ? run.P - p * W : W;
+            const Number* values = shared.values.get() + b * shared.of_values + (h * size.panels + p) * size.steps * W;
+            if (initial >= 0 && past)
+                for (Index k = 0; k < size.state_rows; k++)
+                    for (Index c = 0; c < W; c++)
+                        own[k * W + c] = k < run.K && c < columns ? run.carried[(initial * run.K + k) * width + at + c] : 0.0f;
+            if (seen) {
+                const Number* before;
+                if constexpr (M::STEPS == 1) {
+                    before = own;
+                } else {
+                    if (past)
+                        for (Index k = 0; k < size.inner; k++)
+                            for (Index c = 0; c < W; c++) store(work.state[packed<M>(c, k, W)], own[k * W + c]);
+                    before = work.state.data();
+                }
+                for (Index i0 = 0; i0 < q; i0 += R) {
+                    Index n = q - i0 < R ? q - i0 : R;
+                    if (!any_wanted(run, start + i0, start + i0 + n)) continue;
+                    Tile<M> tile;
+                    clear(tile);
+                    if (past && i0 < enters) {
+                        multiply(tile, queries + i0 * size.inner, before, size.inner);
+                        scale_tile(tile, work.into.data() + i0);
+                    }
+                    Index from = run.first[start + i0] - start;
+                    from = (from < 0 ? 0 : from) / M::STEPS * M::STEPS;
+                    Index stop = i0 + R < steps ? i0 + R : steps;
+                    multiply(tile, weights + i0 * size.steps + from * R, values + from * W, stop - from);
+                    float* y = shared.y.get() + b * shared.of_y + i0 * width + at;
+                    if (n == R && columns == W) {
+                        write_tile(tile, y, width);
+                        continue;
+                    }
+                    float found[R * W];
+                    write_tile(tile, found, W);
+                    for (Index r = 0; r < n; r++)
+                        for (Index c = 0; c < columns; c++) y[r * width + c] = found[r * W + c];
+                }
+            }
+            if (!leaves) continue;
+            bool keep = past && enters == q && leaves == q;
+            Index begin = (q - leaves) / M::STEPS * M::STEPS;
+            for (Index j = begin; j < steps; j++) {
+                float by = work.out_of[j];
+                for (Index c = 0; c < W; c++)
+                    store(written[packed<M>(c, j, W)], load(values[packed<M>(c, j, W)]) * by);
+            }
+            for (Index k0 = 0; k0 < size.state_rows; k0 += R) {
+                Tile<M> tile;
+                if (keep)
+                    read_tile(tile, own + k0 * W, W, through);
+                else
+                    clear(tile);
+                multiply(tile, keys + k0 * size.steps + begin * R, written + begin * W, steps - begin);
+                write_tile(tile, own + k0 * W, W);
+            }
+            if (block[5] < 0) continue;
+            for (Index k = 0; k < run.K; k++)
+                for (Index c = 0; c < columns; c++) run.final[(block[5] * run.K + k) * width + at + c] = own[k * W + c];
+        }
+    }
+}
+
+// y of tokens from .. to of block b to where it is wanted.
+template <typename M, typename T>
+INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {
+    Index start = shared.blocks[b * FIELDS], stop = shared.blocks[b * FIELDS + 1], width = run.heads * run.P;
+    for (Index j = from; j < to && start + j < stop; j++) {
+        Index row = run.rows ? run.rows[start + j] : start + j;
+        if (row < 0) continue;
+        float* y = shared.y.get() + b * shared.of_y + j * width;
+        T* out = run.y + row * width;
+        if (run.z) {
+            gate_norm_row(y, run.z + row * run.z_stride, run.weight, out, width, run.norm_groups, run.eps, y);
+        } else {
+            for (Index i = 0; i < width; i++) store(out[i], y[i]);
+        }
+    }
+}
+
+// ---- for each kind of machine and each dtype ---------------------------------------------------------------------------
+
+#define BUILD(M, T, TARGET)                                                                                           \
+    TARGET void take_in_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {   \
+        take_in<M>(run, shared, b, from, to, row);                                                                    \
+    }                                                                                                                 \
+    TARGET void prepare_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, bool keys,               \
+                           M::Number* right) {                                                                        \
+        keys ? pack_keys<M>(run, shared, b, group) : score<M>(run, shared, b, group, right);                          \
+    }                                                                                                                 \
+    TARGET void head_on(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {        \
+        head<M>(run, shared, h, state, work);                                                                         \
+    }                                                                                                                 \
+    TARGET void give_out_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {              \
+        give_out<M>(run, shared, b, from, to);                                                                        \
+    }
+
+BUILD(Narrow, float, CLONES)
+BUILD(Narrow, bf16, CLONES)
+#if HAS_WIDE
+BUILD(Wide, float, WIDE_TARGET)
+BUILD(Wide, bf16, WIDE_TARGET)
+BUILD(Paired, bf16, WIDE_TARGET)
+BUILD(PairedByHardware, bf16, WIDE_TARGET)
+#endif
+
+constexpr Index TOKENS = 64;  // taken at a time, at least a block: what they hand from step to step stays in cache
+constexpr Index PART = 16;     // tokens of a block that one thread takes in or gives out
+
+template <typename M, typename T>
+void scan(const Run<T>& run, Index n_blocks) {
+    const Sizes<M> size(run.q, run.K, run.P);
+    Index most = TOKENS / run.q > 1 ? TOKENS / run.q : 1;
+    most = most < n_blocks ? most : n_blocks;
+    Index of_state = size.panels * size.state_rows * M::COLUMNS, parts = (size.steps + PART - 1) / PART;
+    Shared<M> shared(run, size, most);
+    std::unique_ptr<float[]> states(new float[run.heads * of_state]);
+#pragma omp parallel
+    {
+        Scratch<M> work(size, run.heads * run.P + 2 * run.groups * run.K);
+        for (Index begin = 0; begin < n_blocks; begin += most) {
+#pragma omp single
+            {
+                shared.blocks = run.blocks + begin * FIELDS;
+                shared.n_blocks = n_blocks - begin < most ? n_blocks - begin : most;
+            }
+#pragma omp for schedule(static)
+            for (Index i = 0; i < shared.n_blocks * parts; i++)
+                take_in_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART, work.row.data());
+#pragma omp for schedule(static)
+            for (Index i = 0; i < shared.n_blocks * run.groups * 2; i++)
+                prepare_on(run, shared, i / 2 / run.groups, i / 2 % run.groups, i % 2, work.right.data());
+#pragma omp for schedule(static)
+            for (Index h = 0; h < run.heads; h++) head_on(run, shared, h, states.get() + h * of_state, work);
+#pragma omp for schedule(static)
+            for (Index i = 0; i < shared.n_blocks * parts; i++)
+                give_out_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART);
+        }
+    }
+}
+
+enum Machine : Index { BEST = -1, NARROW, WIDE, PAIRED };
+
+#if HAS_WIDE
+bool is_wide() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+void scan_on(const Run<float>& run, Index n_blocks, [[maybe_unused]] Index machine) {
+#if HAS_WIDE
+    if (is_wide() && machine != NARROW) return scan<Wide>(run, n_blocks);
+#endif
+    scan<Narrow>(run, n_blocks);
+}
+
+void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machine) {
+#if HAS_WIDE
+    if (is_wide()) {
+        bool by_hardware = __builtin_cpu_supports("avx512bf16");
+        if (by_hardware && (machine == BEST || machine == PAIRED)) return scan<PairedByHardware>(run, n_blocks);
+        if (machine == PAIRED) return scan<Paired>(run, n_blocks);
+        if (machine != NARROW) return scan<Wide>(run, n_blocks);
+    }
+#endif
+    scan<Narrow>(run, n_blocks);
+}
+
+}  // namespace
+
+#define FOR_DTYPE(T, SUFFIX)                                                                                           \
+    EXPORT thalweg_ssd_##SUFFIX(                                                                                       \
+        const T* x, Index x_stride, const T* B, Index B_stride, const T* C, Index C_stride, const float* taps,         \
+        const float* bias, Index n_taps, const T* columns, const float* delta, const float* log_decay,                 \
+        const float* skip, const Index* blocks, Index n_blocks, Index q, const Index* segments, const Index* first,    \
+        Index n_initial, const Index* rows, const float* carried, const T* z, Index z_stride, const float* weight,     \
+        Index norm_groups, float eps, T* y, float* final, Index heads, Index groups, Index K, Index P,                 \
+        Index machine) {                                                                                               \
+        scan_on(Run<T>{x, B, C, x_stride, B_stride, C_stride, taps, bias, n_taps, columns, delta, log_decay, skip,     \
+                       blocks, segments, first, n_initial, rows, carried, z, z_stride, weight, norm_groups, eps, y,    \
+                       final, heads, groups, K, P, q},                                                                 \
+                n_blocks, machine);                                                                                    \
+    }
+
+FOR_DTYPE(float, float32)
+FOR_DTYPE(bf16, bfloat16)
