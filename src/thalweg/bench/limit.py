@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
-from thalweg.models.layers import dtype_of, linear
+from thalweg.models.layers import dtype_of, linear, widened
 from thalweg.models.mamba import MambaConfig
 from thalweg.models.mamba2 import Mamba2Config
 from thalweg.models.quantized import QuantizedLinear
@@ -82,8 +82,9 @@ def products(model: Any, n: int) -> Callable[[], None]:
         widths = [layer.in_features for layer in linears]
         rows = [inputs.setdefault(width, _random(n, width, dtype, device)) for width in widths]
         layers.append([call for layer, x in zip(linears, rows, strict=True) for call in _calls(layer, x)])
+    of_scan = torch.float32 if device.type == "cpu" and dtype.itemsize == 2 and widened() else dtype
     scan = [
-        (_random(b, m, k, dtype, device), _random(b, k, p, dtype, device))
+        (_random(b, m, k, of_scan, device), _random(b, k, p, of_scan, device))
         for b, m, k, p in scan_products(model.config, q)
     ]
     blocks = max(n // q, 1) if scan else 0
