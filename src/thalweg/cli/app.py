@@ -17,6 +17,7 @@ from thalweg.cli.eval import evaluate
 from thalweg.cli.export import export
 from thalweg.cli.info import info
 from thalweg.cli.search import search
+from thalweg.cli.train import train
 
 app = typer.Typer(
     help="Embed texts of any length with recurrent language models: linear time, constant memory, nothing truncated.",
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, info, export, demo, bench, compare):
+for command in (embed, search, info, export, demo, bench, compare, train):
     app.command(epilog=EXIT_CODES)(command)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 
