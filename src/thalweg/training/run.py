@@ -47,8 +47,9 @@ Tell = Callable[[Status], None]
 class Summary:
     """What came of a run.
 
-    first: this is the first of the processes; first_step: the step it was resumed from, or 0; counts: rows of each data set, read, kept and left out; scores: on
-    the dev sets, at the end; tokens, cut: trained on, and texts cut to the maximum length, over the whole run.
+    first: this is the first of the processes; first_step: the step it was resumed from, or 0; tokens, cut: trained on,
+    and texts cut to the maximum length, over the whole run; scores: on the dev sets, at the end; counts: rows of each
+    data set, read, kept and left out.
     """
 
     out: Path
