@@ -98,6 +98,7 @@ USES = {
     "haystack": ("import thalweg.integrations.haystack", "haystack"),
     "mteb": ("import thalweg.integrations.mteb", "mteb"),
     "eval": ("from thalweg.evaluation.extras import require_extra; require_extra()", "eval"),
+    "train, data": ("from thalweg.training.data import load_training_data; load_training_data(['a'])", "train"),
     "bench, memory": ("from thalweg.bench import process; process._psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }
