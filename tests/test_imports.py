@@ -99,6 +99,7 @@ USES = {
     "mteb": ("import thalweg.integrations.mteb", "mteb"),
     "eval": ("from thalweg.evaluation.extras import require_extra; require_extra()", "eval"),
     "train": ("from thalweg.training.extras import require_extra; require_extra()", "train"),
+    "train, data": ("from thalweg.training.data import load_training_data; load_training_data(['a'])", "train"),
     "bench, memory": ("from thalweg.bench import process; process._psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }

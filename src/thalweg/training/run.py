@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -24,7 +23,7 @@ from thalweg.checkpoints.layouts import layout_to_write
 from thalweg.corpus.durable import move_durably
 from thalweg.errors import InvalidInputError
 from thalweg.integrations.sentence_transformers import from_embedder
-from thalweg.training.data import TrainingData, load_training_data
+from thalweg.training.data import load_training_data
 from thalweg.training.dev import Evaluators, as_one, dev_evaluators
 from thalweg.training.extras import require_4bit
 from thalweg.training.follow import EVENTS, LOG_FILE, Follow, Status, entries, event_callbacks
@@ -138,8 +137,10 @@ class _Run:
         """All of it."""
         recipe, arguments = self.recipe, self.arguments
         embedder = self._load(model, revision)
-        loaded = load_training_data(self.data, seed=recipe.seed, max_negatives=recipe.negatives)
-        rows = _shares(loaded, recipe.seed)
+        loaded = load_training_data(
+            self.data, seed=recipe.seed, max_negatives=recipe.negatives, instructions=recipe.instructions
+        )
+        rows = DatasetDict(loaded.datasets)
         _check_sizes(rows, recipe, arguments.world_size)
         if arguments.process_index == 0:
             asked = {
@@ -150,7 +151,7 @@ class _Run:
                 "recipe": recipe.to_json(),
             }
             check_same(self.folder, asked)
-        instructions = {name: text for name, text in loaded.prompts.items() if text and recipe.instructions}
+        instructions = {name: text for name, text in loaded.prompts.items() if text}
         arguments.prompts = {name: {"anchor": text} for name, text in instructions.items()}
         embedder.embedding = _tuned(embedder, instructions)
         teacher = None
@@ -360,29 +361,15 @@ def _tuned(embedder: Embedder, instructions: Mapping[str, str]) -> Any:
     return config
 
 
-def _shares(loaded: TrainingData, seed: int) -> DatasetDict:
-    """Of each data set as many rows as its weight says: some of them, or all and some of them again."""
-    shares = {}
-    for name, rows in loaded.datasets.items():
-        weight = loaded.weights[name]
-        whole, rest = divmod(round(weight * len(rows)), len(rows))
-        some = np.random.default_rng(seed).permutation(len(rows))[:rest]
-        chosen = [*range(len(rows))] * whole + sorted(some.tolist())
-        shares[name] = rows if weight == 1 else rows.select(chosen)
-    return DatasetDict(shares)
-
-
 def _check_sizes(rows: Mapping[str, Dataset], recipe: Recipe, n_processes: int) -> None:
     """Several processes drop what does not fill a batch; nothing should be dropped whole without a word.
 
     Raises:
-        InvalidInputError: a data set without rows, or with fewer than a batch that is shared out; or a run that is over
-            before the learning rate is reached.
+        InvalidInputError: a data set with fewer rows than a batch that is shared out; or a run that is over before the
+            learning rate is reached.
     """
     n_steps = 0
     for name, part in rows.items():
-        if not len(part):
-            raise InvalidInputError(f"data set {name!r} has no rows to train on; give it more weight or leave it out")
         if n_processes > 1 and len(part) < recipe.batch_size:
             raise InvalidInputError(
                 f"data set {name!r} has {len(part):,} rows, but a batch of {n_processes} processes takes "
