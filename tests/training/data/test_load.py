@@ -104,7 +104,8 @@ def test_weights_draw_a_share_of_the_rows(tmp_path: Path) -> None:
     path = str(write_rows(tmp_path / "a.jsonl", [*triples(180, 1), *triples(20, 0, start=180)]))
     data = load_training_data([f"{path}@0.25"])
     assert [len(dataset) for dataset in data.datasets.values()] == [45, 5]
-    assert set(data.weights.values()) == {0.25}
+    assert {entry["weight"] for entry in data.manifest()} == {0.25}
+    assert set(data.weights.values()) == {1.0}  # nothing is left to weigh
     assert data.counts["a"] == {"read": 180, "left out by weight": 135, "kept": 45}
     check_counts(data)
     anchors = data.datasets["a"]["anchor"][:]

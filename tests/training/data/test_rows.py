@@ -77,6 +77,17 @@ def test_instructions_of_rows_go_before_the_query_only(tmp_path: Path) -> None:
     assert load_training_data([str(path)], instructions=False).datasets["a"]["anchor"][:] == ["q", "r"]
 
 
+def test_an_instruction_of_all_rows_is_a_prompt(tmp_path: Path) -> None:
+    """And a second one, however late, puts each into its anchor."""
+    rows = [{"task": "Find it", "query": f"q{i}", "positive": "p"} for i in range(2000)]
+    data = load_training_data([str(write_rows(tmp_path / "a.jsonl", rows))])
+    assert data.prompts == {"a": "Instruct: Find it\nQuery: "}
+    assert data.datasets["a"]["anchor"][1999] == "q1999"
+    data = load_training_data([str(write_rows(tmp_path / "b.jsonl", [*rows, {"query": "q", "positive": "p"}]))])
+    assert data.prompts == {"b": ""}
+    assert data.datasets["b"]["anchor"][1999:] == ["Instruct: Find it\nQuery: q1999", "q"]
+
+
 def test_one_of_several_positives_is_drawn(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "positives": [f"a{i}", f"b{i}", "", f"c{i}"]} for i in range(50)]
     path = write_rows(tmp_path / "a.jsonl", rows)

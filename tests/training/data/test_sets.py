@@ -98,7 +98,7 @@ def test_the_public_mix_from_a_local_copy(tmp_path: Path) -> None:
     data = load_training_data([f"e5-mistral-public={echo_data(tmp_path / 'echo')}"], max_negatives=1)
     assert [*data.datasets] == NAMES
     assert all(dataset.column_names == ["anchor", "positive", "negative_1"] for dataset in data.datasets.values())
-    assert set(data.weights.values()) == {1.0}  # the shares of the paper are taken already
+    assert {entry["weight"] for entry in data.manifest()} == {1.0}  # the shares of the paper are taken already
     assert {entry["name"]: entry["share"] for entry in data.manifest() if "share" in entry} == SHARES
     assert data.prompts["msmarco-passage"] == (
         "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
@@ -121,7 +121,7 @@ def test_without_instructions(tmp_path: Path) -> None:
 def test_members_weights_and_what_is_missing(tmp_path: Path) -> None:
     folder = echo_data(tmp_path / "echo")
     data = load_training_data([f"e5-mistral-public/nq={folder}", f"e5-mistral-public/squad={folder}@0.5"])
-    assert {name: (len(d), data.weights[name]) for name, d in data.datasets.items()} == {
+    assert {entry["name"]: (entry["rows"], entry["weight"]) for entry in data.manifest()} == {
         "nq": (4, 1),
         "squad": (2, 0.5),
     }

@@ -27,11 +27,10 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import CorpusError
 from thalweg.integrations.mteb_instructions import paper_instructions
 from thalweg.training.data.extras import require_datasets
 from thalweg.training.data.files import read_rows
-from thalweg.training.data.rows import Example, Place, read_example
+from thalweg.training.data.rows import Example, read_example
 from thalweg.training.data.sources import Source
 
 FORMAT = 1
@@ -75,11 +74,13 @@ class Part(NamedTuple):
 class Built:
     """A source as it lies in the cache.
 
-    parts: those with the most rows first; counts: rows read, and dropped by reason; notes: texts of rows that stayed
-    and were left out, by reason; licences, sources: those that rows state, the most frequent first.
+    parts: those with the most rows first; instruction: of all queries, where they have one in common that is not in the
+    anchors; counts: rows read, and dropped by reason; notes: texts of rows that stayed and were left out, by reason;
+    licences, sources: those that rows state, the most frequent first.
     """
 
     parts: tuple[Part, ...]
+    instruction: str
     counts: dict[str, int]
     notes: dict[str, int]
     licences: list[str]
@@ -103,9 +104,8 @@ def build(source: Source, options: Options) -> Built:
         if not (folder / _SUMMARY).is_file():
             fresh = folder.with_name(f"{folder.name}.tmp")
             shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
-            fresh.mkdir()
             try:
-                _read(source, options, fresh)
+                _read_in_common(source, options, fresh)
                 fresh.rename(folder)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -132,13 +132,29 @@ def _digest(source: Source, options: Options) -> str:
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
 
 
-def _read(source: Source, options: Options, folder: Path) -> None:
+class _Differ(Exception):
+    """Rows have different instructions."""
+
+
+def _read_in_common(source: Source, options: Options, folder: Path) -> None:
+    """Read with one instruction for all rows; as soon as there is a second one, again with each before its query."""
+    folder.mkdir()
+    try:
+        _read(source, options, folder, in_common=options.instructions == "prefix")
+    except _Differ:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        _read(source, options, folder, in_common=False)
+
+
+def _read(source: Source, options: Options, folder: Path, *, in_common: bool) -> None:
+    common: str | None = None
     counts, notes = Counter({READ: 0}), Counter[str]()
     licences, sources = Counter[str](), Counter[str]()
     draw = random.Random(f"{options.seed}/{source.name}")
     with ExitStack() as stack:
         writers: dict[int, _Writer] = {}
-        for number, (place, example) in enumerate(_examples(source)):
+        for number, example in enumerate(_examples(source)):
             counts[READ] += 1
             _count(licences, example.licence)
             _count(sources, example.source)
@@ -152,9 +168,16 @@ def _read(source: Source, options: Options, folder: Path) -> None:
                 with_column = options.instructions == "column"
                 writer = _Writer(folder / f"part-{len(negatives)}.arrow", len(negatives), with_column)
                 writers[len(negatives)] = stack.enter_context(writer)
-            instruction = _instruction(source, example, number, options, place)
+            instruction = _instruction(source, example, number, options)
+            if in_common:
+                if common is not None and common != instruction:
+                    raise _Differ
+                common, instruction = instruction, ""
+            elif options.instructions == "prefix":
+                instruction = query_prompt(instruction)
             writers[len(negatives)].append(example.query, positive, negatives, instruction, key)
     summary = {
+        "instruction": common or "",
         "counts": dict(counts),
         "notes": dict(notes),
         "licences": [name for name, _ in licences.most_common(_NAMES_KEPT)],
@@ -163,10 +186,10 @@ def _read(source: Source, options: Options, folder: Path) -> None:
     (folder / _SUMMARY).write_text(json.dumps(summary, ensure_ascii=False), encoding="utf-8")
 
 
-def _examples(source: Source) -> Iterator[tuple[Place, Example]]:
+def _examples(source: Source) -> Iterator[Example]:
     for file in source.files:
         for place, row in read_rows(file):
-            yield place, read_example(row, place)
+            yield read_example(row, place)
 
 
 def _unusable(example: Example) -> str | None:
@@ -207,19 +230,12 @@ def _negatives(
     return negatives, key
 
 
-def _instruction(source: Source, example: Example, number: int, options: Options, place: Place) -> str:
-    """What is put before the query of a row: its own instruction, else the source's in turn where there are several."""
+def _instruction(source: Source, example: Example, number: int, options: Options) -> str:
+    """That of a row: its own, else the source's, in turn where there are several; "" without one."""
     if options.instructions == "none":
         return ""
     own = example.instruction.strip()
-    several = source.instructions if len(source.instructions) > 1 else ()
-    instruction = own or (several[number % len(several)] if several else "")
-    if own and len(source.instructions) == 1:
-        raise CorpusError(
-            f"{place.file}, {place.unit} {place.number}: the row has an instruction, {own!r:.80}, and so has the data "
-            f"set {source.name!r}; give the file as a data set of its own"
-        )
-    return instruction if options.instructions == "column" else query_prompt(instruction)
+    return own or (source.instructions[number % len(source.instructions)] if source.instructions else "")
 
 
 def query_prompt(instruction: str) -> str:

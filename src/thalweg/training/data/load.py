@@ -30,11 +30,11 @@ class TrainingData:
     datasets: columns anchor, positive, negative_1, …, negative_k, all text and none empty. A source whose rows have
         different numbers of negatives is several data sets: the largest has the source's name, the others have
         " (k negatives)" after it.
-    weights: the share of its rows that was drawn of each. It is in the data sets already: drawing batches in proportion
-        to their sizes gives the mix that was asked for.
+    weights: what a sampler has to draw of each, relative to its size: 1.0, as the shares that the specs ask for are
+        drawn already. Batches in proportion to size are the mix that was asked for; `manifest` states the shares.
     counts: of each data set, rows `read`, rows `kept`, and rows left out by reason; `read` is the sum of the others.
-    prompts: the text to be put before the anchors of each, "" for none. Where rows have instructions of their own,
-        those are in the anchors.
+    prompts: the text to be put before all anchors of each, "" for none. Where rows of a source have different
+        instructions, each is in its anchor.
     notes: texts that were left out of rows that stayed, by reason.
     """
 
@@ -52,7 +52,6 @@ class TrainingData:
                 "name": name,
                 **self.cards[name],
                 "rows": len(dataset),
-                "weight": self.weights[name],
                 "prompt": self.prompts[name],
                 "counts": self.counts[name],
             }
@@ -90,16 +89,15 @@ def load_training_data(
     options = Options(seed, max_negatives, "prefix" if instructions else "none")
     data = TrainingData({}, {}, {}, {})
     for source in resolve_specs(specs):
-        _add(data, source, build(source, options), seed, deduplicate, instructions)
+        _add(data, source, build(source, options), seed, deduplicate)
     return data
 
 
-def _add(data: TrainingData, source: Source, built: Built, seed: int, deduplicate: bool, instructions: bool) -> None:
+def _add(data: TrainingData, source: Source, built: Built, seed: int, deduplicate: bool) -> None:
     dropped = {reason: n for reason, n in built.counts.items() if reason != READ and n}
     if not built.parts:
         told = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()) or "it has no rows"
         raise CorpusError(f"data set {source.name!r} has no row that can be used: {told}")
-    prompt = query_prompt(source.instructions[0]) if instructions and len(source.instructions) == 1 else ""
     for part in built.parts:
         main = part is built.parts[0]
         name = source.name if main else f"{source.name} ({part.n_negatives} negatives)"
@@ -107,9 +105,9 @@ def _add(data: TrainingData, source: Source, built: Built, seed: int, deduplicat
         if main:  # what was dropped when the rows were read belongs to no part
             counts = {**counts, READ: counts[READ] + sum(dropped.values()), **dropped}
         data.datasets[name] = dataset
-        data.weights[name] = source.weight
+        data.weights[name] = 1.0
         data.counts[name] = counts
-        data.prompts[name] = prompt
+        data.prompts[name] = query_prompt(built.instruction)
         data.notes[name] = {reason: n for reason, n in built.notes.items() if n and main}
         data.cards[name] = _card(source, built)
 
@@ -117,11 +115,12 @@ def _add(data: TrainingData, source: Source, built: Built, seed: int, deduplicat
 def _card(source: Source, built: Built) -> dict[str, Any]:
     """What a model card says of a source."""
     named = ", ".join(built.sources[:_SHOWN])
-    more = f" and others" if len(built.sources) > _SHOWN else ""
+    more = " and others" if len(built.sources) > _SHOWN else ""
     card = {
         "source": f"{source.origin} ({named}{more})" if named else source.origin,
         "revision": source.revision or None,
         "licence": source.licence or ", ".join(built.licences) or None,
+        "weight": source.weight,
     }
     return card | ({"share": source.share} if source.share != 1 else {})
 
