@@ -101,7 +101,8 @@ def main_scores(evaluators: Evaluators, metrics: dict[str, Any]) -> dict[str, fl
     """Of each dev set the one number that counts, by the dev set's name, out of all that a trainer logged."""
     scores = {}
     for evaluator in evaluators:
-        value = metrics.get(f"eval_{evaluator.primary_metric}", metrics.get(evaluator.primary_metric))
-        if value is not None:
-            scores[evaluator.name] = float(value)
+        measure = "spearman_cosine" if isinstance(evaluator, EmbeddingSimilarityEvaluator) else "cosine_ndcg@10"
+        name = f"eval_{evaluator.name}_{measure}"
+        if name in metrics:
+            scores[evaluator.name] = float(metrics[name])
     return scores

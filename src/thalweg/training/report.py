@@ -29,7 +29,6 @@ class Facts:
     base: str
     recipe: Recipe
     manifest: Sequence[Mapping[str, Any]]
-    counts: Mapping[str, Mapping[str, int]]
     instructions: Mapping[str, str]
     log: Sequence[Entry]
     n_processes: int
@@ -93,7 +92,7 @@ def _training(facts: Facts) -> list[str]:
     lines = ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
     lines += ["| data | source | licence | rows | weight | left out |", "|---|---|---|---|---|---|"]
     for row in facts.manifest:
-        counts = facts.counts.get(str(row["name"]), {})
+        counts: Mapping[str, int] = row["counts"]
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if reason not in ("read", "kept"))
         cells = (row["name"], row.get("source"), row.get("licence"), f"{row['rows']:,}", row.get("weight"), dropped)
         lines.append(f"| {' | '.join('–' if cell in (None, '') else str(cell) for cell in cells)} |")

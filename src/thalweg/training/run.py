@@ -162,7 +162,7 @@ class _Run:
         self._train(trainer, checkpoint)
         log = entries(trainer.state.log_history, self.evaluators)
         base = Path(embedder.name).resolve().name if Path(embedder.name).exists() else embedder.name
-        facts = Facts(base, recipe, loaded.manifest(), loaded.counts, instructions, log, arguments.world_size)
+        facts = Facts(base, recipe, loaded.manifest(), instructions, log, arguments.world_size)
         if arguments.process_index == 0:
             self.tell(Status("write"))
             self._write(embedder, facts, model, revision)
