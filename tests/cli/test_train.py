@@ -131,14 +131,19 @@ def test_errors_are_told_in_one_line(
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert not files["out"].exists()
+    assert not Path(f"{files['out']}.run").exists()
 
 
 def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str, Path]) -> None:
     arguments: list[Any] = ["train", files["model"], files["pairs"], "-o", files["out"], "--recipe", "tiny", *QUICK]
     folder = Path(f"{files['out']}.run")
     folder.mkdir()
-    assert "holds a run that was broken off; go on with --resume" in thalweg_command(*arguments).stderr
+    (folder / "letters.txt").write_text("dear")
+    assert "is in the way, as it holds no training run" in thalweg_command(*arguments, "--overwrite").stderr
+    (folder / "letters.txt").rename(folder / "run.json")
     (folder / "run.json").write_text(json.dumps({"recipe": {"batch_size": 8}}))
+    assert "holds a run that was broken off; go on with --resume" in thalweg_command(*arguments).stderr
+    (folder / "checkpoint-4").mkdir()
     refused = thalweg_command(*arguments, "--resume")
     assert refused.exit_code == 1
     assert "was begun with" in refused.stderr

@@ -20,7 +20,6 @@ from transformers import PrinterCallback, set_seed
 
 import thalweg
 from thalweg.checkpoints.layouts import layout_to_write
-from thalweg.corpus.durable import move_durably
 from thalweg.errors import InvalidInputError
 from thalweg.integrations.sentence_transformers import from_embedder
 from thalweg.training.data import load_training_data
@@ -34,7 +33,7 @@ from thalweg.training.recipes import RECIPE_FILE, Recipe
 from thalweg.training.report import PLOT_FILE, Facts, edit_card, write_plot
 from thalweg.training.teacher import TeacherCache, TeacherVectors
 from thalweg.training.trainer import Trainer, last_checkpoint
-from thalweg.training.workspace import Mode, check_same, digest, held, run_folder
+from thalweg.training.workspace import Mode, check_same, digest, held, publish, run_folder
 
 if TYPE_CHECKING:
     from thalweg.embedder import Embedder
@@ -222,6 +221,7 @@ class _Run:
     def _trainer(self, student: SentenceTransformer, rows: DatasetDict, teacher: TeacherVectors | None) -> Trainer:
         trainer = Trainer(
             passing=student[0].state_passing,  # type: ignore[arg-type]
+            max_length=self.recipe.max_length,
             model=student,
             args=self.arguments,
             train_dataset=rows,
@@ -257,13 +257,10 @@ class _Run:
         embedder.save(fresh, edit_card=lambda card: edit_card(card, self.out.name, facts))
         (fresh / RECIPE_FILE).write_text(facts.recipe_json(), encoding="utf-8")
         write_plot(fresh / PLOT_FILE, facts)
-        for name in (LOG_FILE, EVENTS):
-            if (self.folder / name).exists():
-                os.replace(self.folder / name, fresh / name)
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        move_durably(fresh, self.out)
-        shutil.rmtree(self.folder)
+        shutil.copy(self.folder / LOG_FILE, fresh)
+        if (self.folder / EVENTS).exists():
+            shutil.copytree(self.folder / EVENTS, fresh / EVENTS)
+        publish(fresh, self.out)
 
     def _unquantized(self, trained: Embedder, model: str | Path | None, revision: str | None) -> Embedder:
         """The model as it was, with the adapters that were trained on its weights in 4 bits."""
@@ -336,7 +333,6 @@ def _student(embedder: Embedder, recipe: Recipe) -> SentenceTransformer:
     """The model as the trainer takes it, with adapters if the recipe wants them."""
     set_seed(recipe.seed)
     student = from_embedder(embedder, checkpointing=recipe.checkpointing(), state_passing=recipe.passing())
-    student.max_seq_length = recipe.max_length
     if recipe.quantize_4bit:
         quantize_4bit(embedder.model)
     if recipe.lora_rank:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ Log = dict[str, Any]
 class Trainer(SentenceTransformerTrainer):
     """The trainer of a run; every step is logged, with the tokens trained on and the texts cut until then."""
 
-    def __init__(self, *, passing: StatePassing | None, **settings: Any) -> None:
+    def __init__(self, *, passing: StatePassing | None, max_length: int | None, **settings: Any) -> None:
+        """max_length: tokens that training texts are cut to; those of dev sets are not."""
         self._passing = passing
+        self._max_length = max_length
         self._batches: Any = None
         self._n_cut = 0
         super().__init__(**settings)
@@ -47,6 +50,12 @@ class Trainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """None: the model card is written at the end, by `report.py`."""
+
+    def get_data_collator(self, model: Any, *args: Any, **options: Any) -> Any:
+        """The library's, which cuts."""
+        collator = super().get_data_collator(model, *args, **options)
+        collator.preprocess_fn = partial(model.preprocess, max_length=self._max_length)
+        return collator
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights of linear layers and embeddings; decay rates, gates, norms and biases are left alone."""

@@ -20,10 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from thalweg.corpus.durable import hold, write_durably
+from thalweg.corpus.durable import hold, move_durably, write_durably
 from thalweg.errors import InvalidInputError
 
 Mode = Literal["new", "resume", "overwrite"]
+
+SETTINGS = "run.json"
+"""Without it a folder holds no run."""
 
 SAMPLES = 256
 
@@ -42,25 +45,53 @@ def held(out: Path, mode: Mode) -> Iterator[Path]:
             trains in it.
     """
     folder = run_folder(out)
-    if out.exists() and not (mode == "overwrite" and (out / "config.json").is_file()):
-        if mode == "overwrite":
-            raise InvalidInputError(f"{out} exists and is no model, so it is not replaced; choose another folder")
+    if out.exists() and mode == "new":
         raise InvalidInputError(f"{out} exists; choose another folder, or --overwrite")
-    if folder.exists() and mode == "new":
+    if out.exists() and not (out / "config.json").is_file():
+        raise InvalidInputError(f"{out} exists and is no model, so it is not replaced; choose another folder")
+    begun = (folder / SETTINGS).is_file()
+    if folder.exists() and not begun and any(path.name != "lock" for path in folder.iterdir()):
+        raise InvalidInputError(f"{folder} is in the way, as it holds no training run; choose another folder to write")
+    if begun and mode == "new":
         raise InvalidInputError(f"{folder} holds a run that was broken off; go on with --resume, or --overwrite it")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = hold(folder / "lock")
     except OSError as error:
         raise InvalidInputError(f"another process trains in {folder}; wait for it, or choose another folder") from error
-    with lock:
-        if mode == "overwrite":
-            for path in folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != "lock":
-                    path.unlink()
-        yield folder
+    try:
+        with lock:
+            if mode == "overwrite" and begun:
+                _empty(folder)
+            yield folder
+    finally:
+        kept = (folder.glob("checkpoint-*"), folder.glob("teacher/*.npz"))
+        if folder.exists() and not any(map(any, kept)):
+            shutil.rmtree(folder)  # it failed before there was anything to resume
+
+
+def _empty(folder: Path) -> None:
+    (folder / SETTINGS).unlink()
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+def publish(fresh: Path, out: Path) -> None:
+    """Have the finished model take its name, in the place of one that is there, and remove the run's folder."""
+    folder, old, done = run_folder(out), out.with_name(f".{out.name}.old"), out.with_name(f".{out.name}.done")
+    for left in (old, done):
+        if left.exists():
+            shutil.rmtree(left)
+    if out.exists():
+        out.rename(old)
+    move_durably(fresh, out)
+    folder.rename(done)  # at once: half a folder would be taken for a run that has just begun
+    for left in (old, done):
+        if left.exists():
+            shutil.rmtree(left)
 
 
 def check_same(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -69,7 +100,7 @@ def check_same(folder: Path, asked: Mapping[str, Any]) -> None:
     Raises:
         InvalidInputError: the run was begun with something else, quoting the first difference.
     """
-    path = folder / "run.json"
+    path = folder / SETTINGS
     flat = _flat(json.loads(json.dumps(asked)))
     if not path.is_file():
         write_durably(path, lambda stream: stream.write(json.dumps(asked, indent=2).encode()))
