@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def test_a_run_and_what_it_leaves(thalweg_command: Command, files: dict[str, Pat
     assert written["recipe"]["batch_size"] == 16
     assert written["data"][0]["rows"] == 32
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "tensorboard").exists() == (importlib.util.find_spec("tensorboard") is not None)
     card = (out / "README.md").read_text()
     for part in ("# out\n", "## Training", "Trained by `thalweg train`", f"{steps[-1]['tokens']:,}", "| sts | ", "32"):
         assert part in card
