@@ -18,8 +18,9 @@ from thalweg.cli.progress import LOG_EVERY, duration
 from thalweg.cli.quiet import libraries_quiet
 
 if TYPE_CHECKING:
+    from thalweg.training.follow import Status
     from thalweg.training.recipes import Recipe
-    from thalweg.training.run import Status, Summary
+    from thalweg.training.run import Summary
     from thalweg.training.workspace import Mode
 
 DATA_PANEL, RECIPE_PANEL, RUN_PANEL = "Data", "Recipe", "Run"

@@ -286,6 +286,7 @@ def _arguments(
     if device not in (None, "cpu", "cuda", "mps"):
         raise InvalidInputError(f"device must be cpu, cuda or mps, got {device!r}; CUDA_VISIBLE_DEVICES chooses a GPU")
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    has_bfloat16 = not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     arguments = SentenceTransformerTrainingArguments(
         str(folder),
@@ -307,7 +308,7 @@ def _arguments(
         warmup_steps=recipe.warmup_steps,
         lr_scheduler_type="linear",
         max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and not on_cpu and device != "mps"),
+        bf16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16),
         save_strategy="steps",
         save_steps=recipe.save_every,
         eval_strategy="steps" if has_dev else "no",

@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 
 from thalweg.corpus.durable import sync_file, sync_folder, write_durably
 from thalweg.errors import CheckpointError, MeasurementError
+from thalweg.integrations.sentence_transformers import StatePassingCallback
 from thalweg.training.passing import StatePassing
 
 TRAINED_FILE, COMPLETE = "trained.safetensors", "complete"
@@ -45,7 +46,7 @@ class Trainer(SentenceTransformerTrainer):
         self._n_cut = 0
         super().__init__(**settings)
         if passing is not None:
-            self.add_callback(_Advance(passing))
+            self.add_callback(StatePassingCallback(passing))
         self.add_callback(_Epoch(lambda: self._batches))
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -135,16 +136,6 @@ class Trainer(SentenceTransformerTrainer):
             write_durably(folder / COMPLETE, lambda stream: None)
             _drop_others(folder)
         self.accelerator.wait_for_everyone()
-
-
-class _Advance(TrainerCallback):
-    """Hands out what state passing has collected after each step."""
-
-    def __init__(self, passing: StatePassing) -> None:
-        self._passing = passing
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._passing.advance()
 
 
 class _Epoch(TrainerCallback):
