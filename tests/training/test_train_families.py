@@ -29,7 +29,10 @@ def write_family(folder: Path, family: str) -> Path:
     size = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size()
     torch.manual_seed(0)
     model = FAMILIES[family]()
-    model = type(model)(replace(model.config, vocab_size=size))
+    config = replace(model.config, vocab_size=size)
+    if family == "rwkv7":  # the format that it is written in knows no other
+        config = replace(config, head_norm_eps=config.head_dim * config.norm_eps)
+    model = type(model)(config)
     embedding = EmbeddingConfig(pooling="last")
     save_checkpoint(model, folder, tokenizer_folder=tokenizer, embedding=embedding, dtype=torch.float32)
     return folder
