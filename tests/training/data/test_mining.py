@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -296,6 +300,35 @@ def test_a_run_killed_while_it_searches_goes_on(tmp_path: Path, model: Any, monk
     mine_hard_negatives(data, out, model, mode="resume")
     assert searched == [32]
     assert out.read_bytes() == whole.read_bytes()
+
+
+KILL = """
+import os, signal, sys
+import datasets, thalweg
+from thalweg.training.data import mine_hard_negatives
+from thalweg.training.data.mining import run, vectors
+run.ROWS, vectors.BLOCK = 16, 10
+data, out, model, cache, *stages = sys.argv[1:]
+datasets.config.HF_DATASETS_CACHE = cache
+def on_status(status):
+    if stages and status.stage == stages[0] and status.done >= 32:
+        os.kill(os.getpid(), signal.SIGKILL)
+mine_hard_negatives(data, out, thalweg.load(model), mode="resume", on_status=on_status)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_kill_9_and_resume(tmp_path: Path, model_folder: Path, model: Any) -> None:
+    data = str(write_rows(tmp_path / "pairs.jsonl", some_pairs(45)))
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    mine_hard_negatives(data, whole, model)
+    arguments = [sys.executable, "-c", KILL, data, str(out), str(model_folder), str(tmp_path / "cache")]
+    for stages, code in ((["documents"], -signal.SIGKILL), (["rows"], -signal.SIGKILL), ([], 0)):
+        done = subprocess.run([*arguments, *stages], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert out.exists() == (code == 0)
+    assert [row["negatives"] for row in read(out)] == [row["negatives"] for row in read(whole)]
+    assert not out.with_name("out.jsonl.parts").exists()
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path: Path, model: Any) -> None:

@@ -28,11 +28,9 @@ class Texts:
 
     def __init__(self, rows: Dataset, passages: Passages) -> None:
         self._rows, self._passages = rows, passages
-        hashes = [
-            (row_hash(instruction, query), row_hash(query), row_hash(positive))
-            for query, positive, instruction in _batched(rows, "anchor", "positive", "instruction")
-        ]
-        keys = np.array(hashes, dtype=np.uint64).reshape(-1, 3)
+        keys = np.empty((len(rows), 3), np.uint64)
+        for i, (query, positive, task) in enumerate(_batched(rows, "anchor", "positive", "instruction")):
+            keys[i] = row_hash(task, query), row_hash(query), row_hash(positive)
         self.query_rows, self.query_of_row = _distinct(keys[:, 0])
         documents = np.concatenate([keys[:, 2], passages.hashes])
         self.document_rows, self.document_of_row = _distinct(documents)
