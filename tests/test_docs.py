@@ -21,6 +21,7 @@ PAGES = [
     "integrations.md",
     "sentence-transformers.md",
     "training.md",
+    "training-data.md",
     "transformers.md",
 ]
 
@@ -28,6 +29,7 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_blocks_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
     namespace: dict[str, Any] = {"__name__": page}

@@ -26,6 +26,7 @@ def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> Non
         ("search", ["OUT", "QUERY", "--json", "-k", "--model"]),
         ("info", ["MODEL", "--revision", "--dtype"]),
         ("export", ["MODEL", "DIR", "--format", "stock", "--dtype", "--overwrite", "Example:"]),
+        ("mine", ["DATA", "--out", "--corpus", "--range-max", "--library", "Example: thalweg mine"]),
         ("demo", ["QUESTION", "-k"]),
         ("bench", ["--quick", "--study", "--shape", "--length", "--report", "Example: thalweg bench"]),
         ("compare", ["A", "[B]", "--texts", "--b", "Example: thalweg compare default --b dtype=bfloat16"]),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from thalweg.errors import CorpusError, InvalidInputError
@@ -205,6 +207,37 @@ def test_a_broken_off_reading_leaves_nothing_behind(tmp_path: Path, cache: Path)
     write_rows(path, pairs(10))
     assert len(load_training_data([str(path)]).datasets["a"]) == 10
     assert not list((cache / "thalweg").glob("*.tmp"))
+
+
+def test_what_a_killed_reading_left_does_not_count(tmp_path: Path, cache: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", pairs(10))
+    load_training_data([str(path)])
+    (folder,) = (entry for entry in (cache / "thalweg").iterdir() if entry.is_dir())
+    folder.rename(folder.with_name(f"{folder.name}.tmp"))
+    (folder.with_name(f"{folder.name}.tmp") / "part-7.arrow").write_bytes(b"half")
+    assert load_training_data([str(path)]).counts == {"a": {"read": 10, "kept": 10}}
+    assert sorted(entry.name for entry in folder.iterdir()) == ["part-0.arrow", "part-0.hashes", "summary.json"]
+
+
+def test_large_files_do_not_go_through_memory(tmp_path: Path) -> None:
+    """Of 60 MB no more is held than a batch of rows, whatever the format."""
+    rows = [{"query": f"question {i}", "positive": f"{i} " * 500} for i in range(600)]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    line = path.read_bytes()
+    with path.open("wb") as file:
+        for _ in range(30):
+            file.write(line)
+    n_bytes = path.stat().st_size
+    assert n_bytes > 40 << 20
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    tracemalloc.start()
+    data = load_training_data([str(path)], deduplicate=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n_bytes // 3
+    assert pool.bytes_allocated() - before < n_bytes // 10
+    assert len(data.datasets["a"]) == 18_000
 
 
 def test_the_manifest_says_what_a_model_card_needs(tmp_path: Path) -> None:

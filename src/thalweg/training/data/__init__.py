@@ -9,9 +9,11 @@
 | `rows.py` | a row, however its columns are called, to checked texts |
 | `build.py` | a source to memory-mapped Arrow files in the cache |
 | `load.py` | `load_training_data`: duplicates, weights, counts, the manifest |
+| `mining/` | `mine_hard_negatives`; its `__init__` has the map |
 | `extras.py` | the optional packages |
 """
 
 from thalweg.training.data.load import TrainingData, load_training_data
+from thalweg.training.data.mining import Mined, MiningStatus, Rule, mine_hard_negatives
 
-__all__ = ["TrainingData", "load_training_data"]
+__all__ = ["Mined", "MiningStatus", "Rule", "TrainingData", "load_training_data", "mine_hard_negatives"]

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from thalweg.integrations.mteb_instructions import paper_instructions
 from thalweg.training.data.extras import require_datasets
 from thalweg.training.data.files import read_rows
-from thalweg.training.data.rows import Example, read_example
+from thalweg.training.data.rows import Example, example_columns, read_example
 from thalweg.training.data.sources import Source
 
 FORMAT = 1
@@ -39,6 +39,8 @@ FORMAT = 1
 READ = "read"
 EMPTY_QUERY, EMPTY_POSITIVE, EMPTY_NEGATIVE = "empty query", "empty positive", "empty negative"
 """Why rows are dropped."""
+
+BEYOND_MAXIMUM = "negatives beyond the maximum"
 
 _SUMMARY = "summary.json"
 _PART = re.compile(r"part-(\d+)\.arrow")
@@ -158,7 +160,7 @@ def _read(source: Source, options: Options, folder: Path, *, in_common: bool) ->
             counts[READ] += 1
             _count(licences, example.licence)
             _count(sources, example.source)
-            reason = _unusable(example)
+            reason = _unusable(example, options)
             if reason is not None:
                 counts[reason] += 1
                 continue
@@ -188,17 +190,20 @@ def _read(source: Source, options: Options, folder: Path, *, in_common: bool) ->
 
 def _examples(source: Source) -> Iterator[Example]:
     for file in source.files:
-        for place, row in read_rows(file):
+        for place, row in read_rows(file, example_columns):
             yield read_example(row, place)
 
 
-def _unusable(example: Example) -> str | None:
-    """Why a row is dropped: a triple with an empty text, as the paper drops them. None: it is not."""
+def _unusable(example: Example, options: Options) -> str | None:
+    """Why a row is dropped: a triple with an empty text, as the paper drops them. None: it is not.
+
+    Where no negatives are wanted at all, an empty one does no harm.
+    """
     if not example.query.strip():
         return EMPTY_QUERY
     if not any(text.strip() for text in example.positives):
         return EMPTY_POSITIVE
-    if example.negatives and not any(text.strip() for text in example.negatives):
+    if options.max_negatives != 0 and example.negatives and not any(text.strip() for text in example.negatives):
         return EMPTY_NEGATIVE
     return None
 
@@ -225,7 +230,7 @@ def _negatives(
     notes["negatives that are positives"] += len(given) - len(negatives)
     key = row_hash(example.instruction, example.query, positive, *keys)
     if options.max_negatives is not None and len(negatives) > options.max_negatives:
-        notes["negatives beyond the maximum"] += len(negatives) - options.max_negatives
+        notes[BEYOND_MAXIMUM] += len(negatives) - options.max_negatives
         negatives = draw.sample(negatives, options.max_negatives)
     return negatives, key
 

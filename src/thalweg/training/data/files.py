@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from thalweg.corpus.inputs import InputFile, discover
 from thalweg.corpus.streams import FileMeter, Meter, damage_reported, opened
 from thalweg.errors import CorpusError
-from thalweg.training.data.rows import Place, find_columns
+from thalweg.training.data.rows import Place
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 """Of the files that are read; `.json` holds JSON lines, as it does on the hub."""
+
+Needed: TypeAlias = Callable[[tuple[str, ...]], Sequence[str] | str]
+"""Names of the columns of a table to those that are needed; a str says what is missing."""
 
 _BATCH = 256
 _SHARD = re.compile(r"-\d{4,}-of-\d{4,}$")
@@ -43,14 +46,14 @@ def group_files(files: Sequence[InputFile], root: Path | None = None) -> dict[st
     return groups
 
 
-def read_rows(file: InputFile) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The rows of a file with their places.
+def read_rows(file: InputFile, needed: Needed) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The rows of a file with their places. Of Parquet only the columns that are `needed` are read.
 
     Raises:
         CorpusError: what is no row, or makes the file unreadable.
     """
     with damage_reported():
-        yield from _read_parquet(file) if file.kind == "parquet" else _read_jsonl(file)
+        yield from _read_parquet(file, needed) if file.kind == "parquet" else _read_jsonl(file)
 
 
 def _as_rows(file: InputFile) -> InputFile:
@@ -91,18 +94,17 @@ def _parsed(line: bytes, place: Place) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(file: InputFile) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _read_parquet(file: InputFile, needed: Needed) -> Iterator[tuple[Place, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         with pq.ParquetFile(file.path) as table:
-            names = table.schema_arrow.names
-            columns = find_columns(tuple(names))
+            columns = needed(tuple(table.schema_arrow.names))
             if isinstance(columns, str):
                 raise CorpusError(f"{file.path}: {columns}")
-            for batch in table.iter_batches(_BATCH, columns=columns.used):
+            for batch in table.iter_batches(_BATCH, columns=list(columns)):
                 for row in batch.to_pylist():
                     number += 1
                     yield Place(file.path, "row", number), row

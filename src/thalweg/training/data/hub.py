@@ -32,9 +32,9 @@ class Repository:
 
     def __init__(self, name: str, revision: str | None = None) -> None:
         self.name, self.revision = name, revision
-        self._folder = self._snapshot([CARD])
-        self.commit = self._folder.name
-        self.card = read_card(self._folder)
+        folder = self._snapshot([CARD], revision)
+        self.commit = folder.name  # of which all files are, also if the branch moves on meanwhile
+        self.card = read_card(folder)
 
     @property
     def licence(self) -> str | None:
@@ -59,7 +59,7 @@ class Repository:
         if not configs:
             if config is not None:
                 raise CorpusError(f"{self.name!r} has no configs, so no {config!r}; leave it out, or name a file")
-            folder = self._snapshot([f"*{suffix}" for suffix in SUFFIXES])
+            folder = self._snapshot([f"*{suffix}" for suffix in SUFFIXES], self.commit)
             paths = choose(self._inferred(folder), split, f"{self.name!r} has no split")
             return Download(tuple(map(Path, paths)), self.commit, self.licence)
         patterns = choose(self._of_config(configs, config), split, f"{self.name!r} has no split")
@@ -85,7 +85,7 @@ class Repository:
         return {str(name): list(paths) for name, paths in (found or {}).items()}
 
     def _download(self, patterns: Sequence[str], what: str) -> Download:
-        folder = self._snapshot(patterns)
+        folder = self._snapshot(patterns, self.commit)
         found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
         files = tuple(sorted(path for path in found if path.name.lower().endswith(SUFFIXES)))
         if not files:
@@ -95,13 +95,11 @@ class Repository:
             )
         return Download(files, self.commit, self.licence)
 
-    def _snapshot(self, patterns: Sequence[str]) -> Path:
+    def _snapshot(self, patterns: Sequence[str], revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = snapshot_download(
-                self.name, repo_type="dataset", revision=self.revision, allow_patterns=list(patterns)
-            )
+            folder = snapshot_download(self.name, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
         except Exception as error:  # "no network" is an exception of another library in each release
             raise CorpusError(f"the data set {self.name!r} {self._reason(error)}") from error
         return Path(folder)
@@ -133,7 +131,7 @@ class LocalCopy(Repository):
         super().__init__(name)
         self.commit = ""
 
-    def _snapshot(self, patterns: Sequence[str]) -> Path:
+    def _snapshot(self, patterns: Sequence[str], revision: str | None) -> Path:
         return self._copy
 
 

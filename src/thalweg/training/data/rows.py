@@ -14,6 +14,7 @@ QUERY = ("anchor", "query", "question")
 POSITIVE = ("positive", "pos", "positives", "positive_passages", "document", "text", "answer", "passage")
 NEGATIVE = ("negative", "neg", "negatives", "hard_negative", "hard_negatives", "negative_passages")
 INSTRUCTION = ("instruction", "task", "prompt")
+PASSAGE = ("text", "passage", "document", "positive", "contents")
 """What columns are called; of several the first counts. Negatives may be in several, and numbered: `negative_1`, …"""
 
 LICENCE = ("licence", "license")
@@ -79,6 +80,34 @@ def find_columns(names: tuple[str, ...]) -> Columns | str:
     negatives = (*(name for name in NEGATIVE if name in names), *(name for _, name in numbered))
     source = "source" if "source" in names else None
     return Columns(query, positive, negatives, first(INSTRUCTION), first(LICENCE), source)
+
+
+def example_columns(names: tuple[str, ...]) -> list[str] | str:
+    """Those of `find_columns` that are used, or what is missing."""
+    found = find_columns(names)
+    return found if isinstance(found, str) else found.used
+
+
+def passage_columns(names: tuple[str, ...]) -> list[str] | str:
+    """The columns of a passage: one of `PASSAGE`, and "title" if there is one."""
+    text = next((name for name in PASSAGE if name in names), None)
+    if text is None:
+        has = ", ".join(map(repr, names)) or "no columns"
+        return f"there is no column for the text; it has {has}: rename one to {' or '.join(map(repr, PASSAGE))}"
+    return [text, *(["title"] if "title" in names and text != "title" else [])]
+
+
+def read_passage(row: Mapping[str, Any], place: Place) -> str:
+    """The text of a row of a corpus, after its title if it has one; "" for an empty one.
+
+    Raises:
+        CorpusError: a column that is missing, or a value that is no text.
+    """
+    columns = passage_columns(tuple(row))
+    if isinstance(columns, str):
+        raise CorpusError(f"{place.file}, {place.unit} {place.number}: {columns}")
+    text, title = (_text(row.get(name), name, place) for name in (columns[0], columns[-1]))
+    return f"{title}\n{text}" if len(columns) > 1 and title.strip() and text.strip() else text
 
 
 def read_example(row: Mapping[str, Any], place: Place) -> Example:
