@@ -2,7 +2,9 @@
 
 The shipped model reads a text that a generator makes as it goes: tokenisation, schedule and pooling are all in. With
 `--family`, two layers of that family at width 768 (random weights) read random tokens. One process per run; peak
-resident memory is the kernel's figure for that process. Lengths take turns, because machines throttle; medians count.
+resident memory is the kernel's figure for that process. Machines throttle and are disturbed, so lengths take turns, and
+what is compared is the median over stretches of 4,096 tokens, long after the first step or right after it; the time of
+the whole run stands beside it.
 
     python benchmarks/length.py [--most 1000000] [--model DIR | --family rwkv7] [--repeat 3]
 """
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 
@@ -28,17 +31,39 @@ from thalweg.bench.subjects import RandomTokens
 from thalweg.bench.weights import RECURRENT, recurrent_model
 from thalweg.engine import Engine
 
+STRETCH = 4096
 
-def text(n_tokens: int, tokens_per_char: float) -> Iterator[str]:
+
+class Clock:
+    """The time of every stretch of a run."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.stamps = [(0.0, self.begun)]
+
+    def tick(self, tokens: float) -> None:
+        """So many tokens are done."""
+        if tokens - self.stamps[-1][0] >= STRETCH:
+            self.stamps.append((tokens, time.perf_counter()))
+
+    def times(self, tokens: int) -> dict[str, float]:
+        """Microseconds a token: of the whole run, and the median of its stretches."""
+        whole = 1e6 * (time.perf_counter() - self.begun) / tokens
+        each = [1e6 * (after - before) / (n - m) for (m, before), (n, after) in pairwise(self.stamps)]
+        return {"us_per_token": statistics.median(each), "us_per_token_whole_run": whole}
+
+
+def text(n_tokens: int, tokens_per_char: float, clock: Clock) -> Iterator[str]:
     """The shipped book over and over, about n_tokens long."""
     source = book().read_text(encoding="utf-8")
-    left = round(n_tokens / tokens_per_char)
-    while left > 0:
-        for start in range(0, len(source), 65536):
-            piece = source[start : min(start + 65536, start + left)]
+    n_chars, done = round(n_tokens / tokens_per_char), 0
+    while done < n_chars:
+        for start in range(0, len(source), 4096):
+            clock.tick(done * tokens_per_char)
+            piece = source[start : min(start + 4096, start + n_chars - done)]
             yield piece
-            left -= len(piece)
-            if left <= 0:
+            done += len(piece)
+            if done >= n_chars:
                 return
 
 
@@ -48,20 +73,21 @@ def measure_text(model_name: str | None, n_tokens: int) -> dict[str, float]:
     sample = book().read_text(encoding="utf-8")[:200_000]
     density = len(model.tokenizer.stream(sample).take_all()) / len(sample)
     list(model.encode_stream(["warm up " * 2000]))
-    begun = time.perf_counter()
-    (embedding,) = model.encode_stream([text(n_tokens, density)])
-    return {"tokens": embedding.n_tokens, "seconds": time.perf_counter() - begun}
+    clock = Clock()
+    (embedding,) = model.encode_stream([text(n_tokens, density, clock)])
+    return {"tokens": embedding.n_tokens, **clock.times(embedding.n_tokens)}
 
 
 def measure_family(family: str, n_tokens: int) -> dict[str, float]:
     """Embed random tokens with two layers of a family."""
     vocab_size = 4096
     shape = next(shape for shape in SHAPES.values() if shape.family == family)
-    engine = Engine(recurrent_model(shape, torch.float32, layers=2, vocabulary=vocab_size), "last")
-    list(engine.run([RandomTokens(5000, vocab_size)]))
-    begun = time.perf_counter()
-    list(engine.run([RandomTokens(n_tokens, vocab_size)]))
-    return {"tokens": n_tokens, "seconds": time.perf_counter() - begun}
+    model = recurrent_model(shape, torch.float32, layers=2, vocabulary=vocab_size)
+    list(Engine(model, "last").run([RandomTokens(5000, vocab_size)]))
+    clock = Clock()
+    run = Engine(model, "last").run([RandomTokens(n_tokens, vocab_size)], on_step=lambda done: clock.tick(done.tokens))
+    list(run)
+    return {"tokens": n_tokens, **clock.times(n_tokens)}
 
 
 def plot(rows: list[dict[str, float]], path: str) -> None:
@@ -105,7 +131,6 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", str(length), *chosen]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             run = json.loads(printed.splitlines()[-1])
-            run["us_per_token"] = 1e6 * run.pop("seconds") / run["tokens"]
             runs[length].append(run)
             print(
                 f"{run['tokens']:>9,} tokens: {run['peak_rss'] / 2**20:,.0f} MiB, {run['us_per_token']:.1f} us a token",

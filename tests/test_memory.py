@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,14 +61,17 @@ plan = plan_memory(model, bounds, "last")
 for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
     pass
 found = {"plan": plan.total, "peak": memory("VmHWM") - before, "whole": memory("VmHWM"), "weights": plan.weights}
-print(json.dumps(found | {"states": plan.states, "activations": plan.activations}))
+print(json.dumps(found | {"states": plan.states, "activations": plan.activations, "room": plan.room}))
 """
 
 
-def measure(family: str, lengths: list[int], bounds: dict[str, int], dtype: str = "float32") -> dict[str, Any]:
-    """The plan and the peak of one process."""
+def measure(
+    family: str, lengths: list[int], bounds: dict[str, int], dtype: str = "float32", holes: bool = True
+) -> dict[str, Any]:
+    """The plan and the peak of one process; without `holes` every larger block is a mapping of its own."""
     command = [sys.executable, "-c", RUN, family, json.dumps(lengths), json.dumps(bounds), dtype]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = os.environ | ({} if holes else {"MALLOC_MMAP_THRESHOLD_": "65536"})
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     result: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return result
 
@@ -75,38 +79,47 @@ def measure(family: str, lengths: list[int], bounds: dict[str, int], dtype: str 
 FAMILIES = ["mamba2", "mamba", "rwkv7", "xlstm", "gated_deltanet"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("bounds", "lengths"),
-    [
-        ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000]),
-        ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [9000] * 8),
-        ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [1200] * 24),
-        ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 170),
-    ],
-    ids=["one document", "activations", "states", "short texts"],
-)
-def test_the_plan_is_within_15_percent_of_the_real_peak(dtype: str, bounds: dict[str, int], lengths: list[int]) -> None:
-    """Runs that fill their steps, each with another part of the plan the largest."""
-    found = measure("mamba2", lengths, bounds, dtype)
-    assert found["plan"] == pytest.approx(found["peak"], rel=0.15), found
+HOLES = 24 << 20
+"""By so much the peaks of two equal processes differ at most (seen), whatever their size: where glibc leaves holes."""
+
+ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000])
+FULL_STEPS = {
+    "one document": ONE_DOCUMENT,
+    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [9000] * 8),
+    "states": ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [800] * 24),
+    "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 100),
+}
+"""Runs that fill their steps, each with another part of the plan the largest."""
+RUNS = [*(("mamba2", *run) for run in FULL_STEPS.values()), *((family, *ONE_DOCUMENT) for family in FAMILIES[1:])]
+NAMES = [*FULL_STEPS, *FAMILIES[1:]]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES[1:])
-def test_the_plan_of_every_family_is_within_15_percent_of_the_real_peak(family: str, dtype: str) -> None:
-    bounds = {"max_tokens_per_step": 2048, "vertical_chunk_size": 1024, "max_in_flight": 2}
-    found = measure(family, [3000, 3000], bounds, dtype)
-    assert found["plan"] == pytest.approx(found["peak"], rel=0.15), found
+@pytest.mark.parametrize(("family", "bounds", "lengths"), RUNS, ids=NAMES)
+def test_the_plan_is_within_15_percent_of_the_real_peak(
+    family: str, bounds: dict[str, int], lengths: list[int], dtype: str
+) -> None:
+    found = measure(family, lengths, bounds, dtype)
+    assert found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + HOLES), found
+
+
+@pytest.mark.parametrize(("family", "bounds", "lengths"), RUNS, ids=NAMES)
+def test_without_holes_the_plan_is_never_exceeded(family: str, bounds: dict[str, int], lengths: list[int]) -> None:
+    """The same at every run. What a plan may have too much: Mamba's temporaries, of one size, cannot follow each other
+    in the same hole, so that twice of what lives is counted."""
+    found = measure(family, lengths, bounds, holes=False)
+    counted = found["plan"] - found["room"]
+    assert 0.6 * counted <= found["peak"] <= counted, found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_peak_is_the_same_at_any_length(family: str) -> None:
-    """Two processes, ten times the text. Were the past kept, it would show: the ids of 60,000 tokens alone are
-    half a megabyte, their vectors 120."""
+    """Two processes, ten times the text. Were the past kept, it would show: the vectors of 30,000 tokens are 60 MB, and
+    their ids alone are 0.1 % of the peak. Without the allocator's holes, which differ by a few percent between
+    processes; `benchmarks/length.py` has them in."""
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
-    short, long = (measure(family, [n], bounds) for n in (6_000, 64_000))
-    assert long["whole"] <= 1.02 * short["whole"], (short, long)
+    short, long = (measure(family, [n], bounds, holes=False) for n in (3_000, 30_000))
+    assert long["whole"] <= 1.01 * short["whole"], (short, long)
 
 
 STREAM = """

@@ -15,7 +15,7 @@ LARGE = 32 << 20
 MOST_RESERVED = 128 << 20
 """Bytes that are taken in advance at most: the temporaries of larger steps lie mostly outside the pool."""
 
-LEAST_ROOM, MOST_ROOM = 20 << 20, 40 << 20
+LEAST_ROOM, MOST_ROOM = 20 << 20, 60 << 20
 """Bytes of holes between temporaries, at least and at most."""
 
 BLOCK = 8 << 20
@@ -46,13 +46,13 @@ def settle() -> bool:
     return True
 
 
-def with_room(n_bytes: int) -> int:
-    """Bytes that temporaries of `n_bytes` end up with.
+def room(n_bytes: int) -> int:
+    """Bytes of holes that temporaries of `n_bytes` end up with.
 
     They are of many sizes and leave holes that the next ones do not fill: up to half as much again after a hundred
     steps (measured). Very large ones leave none, since they lie outside the pool.
     """
-    return n_bytes + min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM)
+    return min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM)
 
 
 def reserve(n_bytes: int) -> None:
@@ -62,7 +62,7 @@ def reserve(n_bytes: int) -> None:
     other C libraries.
     """
     global _reserved
-    n_bytes = with_room(n_bytes)
+    n_bytes += room(n_bytes)
     if _reserved < n_bytes <= MOST_RESERVED and settle():
         _reserved = n_bytes
         blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, n_bytes, BLOCK)]

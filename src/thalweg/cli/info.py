@@ -68,6 +68,7 @@ def _memory(embedder: Embedder) -> list[tuple[str, str]]:
         ("  weights", _size(plan.weights)),
         ("  states", _size(plan.states)),
         ("  activations", _size(plan.activations)),
+        ("  room for holes", _size(plan.room)),
         ("  total", f"{_size(plan.total)}, the same at any length"),
     ]
 
