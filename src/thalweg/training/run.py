@@ -96,6 +96,8 @@ def train(
         MissingExtraError: bitsandbytes is wanted and not installed.
     """
     out = Path(out)
+    if not out.name:
+        raise InvalidInputError(f"{str(out)!r} has no name; name a folder to write")
     if mode == "resume" and out.exists() and not run_folder(out).exists():
         return Summary(out, nothing_to_do=True)
     if recipe.objective == "distill" and recipe.teacher is None:
@@ -203,7 +205,8 @@ class _Run:
             for column in part.column_names:
                 for text in part[column]:
                     texts.setdefault(text, len(texts))
-        cache = TeacherCache(self.folder / "teacher", self.recipe.teacher)
+        with PartialState().main_process_first():
+            cache = TeacherCache(self.folder / "teacher", self.recipe.teacher)
         cache.fill(
             list(texts),
             str(self.arguments.device),

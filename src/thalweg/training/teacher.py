@@ -77,7 +77,8 @@ class TeacherCache:
                 f"{folder} holds vectors of {json.loads(settings.read_bytes())['teacher']!r}, not of {name!r}; remove "
                 "it, or name that teacher"
             )
-        write_durably(settings, lambda stream: stream.write(stated))
+        if not settings.is_file():
+            write_durably(settings, lambda stream: stream.write(stated))
         self.name = name
 
     def fill(
