@@ -20,6 +20,7 @@ PAGES = [
     "evaluation.md",
     "integrations.md",
     "sentence-transformers.md",
+    "synthetic-data.md",
     "training.md",
     "training-data.md",
     "transformers.md",

@@ -100,6 +100,11 @@ USES = {
     "eval": ("from thalweg.evaluation.extras import require_extra; require_extra()", "eval"),
     "train": ("from thalweg.training.extras import require_extra; require_extra()", "train"),
     "train, data": ("from thalweg.training.data import load_training_data; load_training_data(['a'])", "train"),
+    "synth": (  # httpx, which huggingface_hub has imported already
+        "import sys; from unittest.mock import patch\n"
+        "with patch.dict(sys.modules, {'httpx': None}): import thalweg.synthesis.client",
+        "synth",
+    ),
     "bench, memory": ("from thalweg.bench import process; process._psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }

@@ -7,6 +7,7 @@
     ├── CorpusError            (ValueError)   input or output files of a corpus run that do not fit together
     ├── UnsupportedModelError  (ValueError)   a model of another library that cannot be driven exactly
     ├── MeasurementError       (RuntimeError) something that was to be measured and could not be run to its end
+    ├── EndpointError          (RuntimeError) a service on the network that does not answer as it should
     └── MissingExtraError      (ImportError)  an optional dependency that is not installed
 
 Every message quotes the offending value and says what to do about it.
@@ -39,6 +40,10 @@ class UnsupportedModelError(ThalwegError, ValueError):
 
 class MeasurementError(ThalwegError, RuntimeError):
     """Something that was to be measured and could not be run to its end."""
+
+
+class EndpointError(ThalwegError, RuntimeError):
+    """A service on the network that refuses requests, or has not answered any of many."""
 
 
 class MissingExtraError(ThalwegError, ImportError):

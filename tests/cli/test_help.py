@@ -29,6 +29,7 @@ def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> Non
         ("mine", ["DATA", "--out", "--corpus", "--range-max", "--library", "Example: thalweg mine"]),
         ("demo", ["QUESTION", "-k"]),
         ("bench", ["--quick", "--study", "--shape", "--length", "--report", "Example: thalweg bench"]),
+        ("synth", ["--base-url", "--counts", "--mine", "--dry-run", "--api-key-env", "Example: thalweg synth"]),
         ("compare", ["A", "[B]", "--texts", "--b", "Example: thalweg compare default --b dtype=bfloat16"]),
     ],
 )
