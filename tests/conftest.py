@@ -9,3 +9,7 @@ import tempfile
 # is read when transformers is first imported, also by the processes that tests start.
 _modules = tempfile.TemporaryDirectory(prefix="thalweg-tests-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
+
+# What training data is made into.
+_data_sets = tempfile.TemporaryDirectory(prefix="thalweg-tests-")
+os.environ["HF_DATASETS_CACHE"] = _data_sets.name

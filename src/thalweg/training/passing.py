@@ -61,6 +61,17 @@ class StatePassing:
             state = _map(lambda old, new: torch.cat([old, new])[-self.size :], self._collected, state)
         self._collected = state
 
+    def tensors(self) -> list[Tensor]:
+        """What texts may start from, for a checkpoint; to be taken after `advance`."""
+        return [] if self._current is None else flatten(self._current)
+
+    def restore(self, model: RecurrentModel, tensors: list[Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        rest = iter(tensors)
+        layers = model.init_state(0)
+        self._current = tuple(type(layer)(*(next(rest) for _ in layer)) for layer in layers) if tensors else None
+        self._collected = None
+
     def advance(self) -> None:
         """An optimiser step is done: hand out what was collected since the last call."""
         if self._collected is not None:

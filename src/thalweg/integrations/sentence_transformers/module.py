@@ -92,13 +92,14 @@ class ThalwegModule(InputModule):
         ids = self.embedder.tokenize(list(inputs), prompt or "")
         limits = (_limit(kwargs.get("processing_kwargs")), kwargs.get("max_length"), self._max_length)
         limit = next((n for n in limits if n is not None), None)
+        cut = 0
         if limit is not None:
             shortened = [self.tokenizer.shorten(row, limit) for row in ids]
             cut = sum(was_cut for _, was_cut in shortened)
             if cut:
                 log.warning("max_seq_length=%s cut %d of %d texts", limit, cut, len(ids))
             ids = [row for row, _ in shortened]
-        return pack(ids) | {"has_prompt": bool(prompt)}
+        return pack(ids) | {"has_prompt": bool(prompt), "n_cut": cut}
 
     def forward(self, features: dict[str, Any], **schedule: int | None) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, D) float32, pooled and not normalised."""

@@ -1,0 +1,244 @@
+"""`thalweg train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from thalweg.cli.console import INTERRUPTED, errors_told, stderr, stdout
+from thalweg.cli.options import Debug, Revision, lasting_name
+from thalweg.cli.progress import LOG_EVERY, duration
+from thalweg.cli.quiet import libraries_quiet
+
+if TYPE_CHECKING:
+    from thalweg.training.follow import Status
+    from thalweg.training.recipes import Recipe
+    from thalweg.training.run import Summary
+    from thalweg.training.workspace import Mode
+
+DATA_PANEL, RECIPE_PANEL, RUN_PANEL = "Data", "Recipe", "Run"
+
+
+def train(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Folder or hub id 'org/name' of any model.", show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA...",
+            show_default=False,
+            help="JSON lines (also .gz), Parquet, folders of them, hub:org/name[:split], or a named set; @0.5 after it "
+            "takes half of it.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False, help="To write.")
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="e5-mistral, distill, tiny, or the recipe.json of a trained model.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = "e5-mistral",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            show_default=False,
+            help="Change one setting of the recipe; may be given several times.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None,
+    show: Annotated[
+        bool,
+        typer.Option("--print", help="Show the recipe with all its settings and stop.", rich_help_panel=RECIPE_PANEL),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="Of distill: a model of sentence-transformers, or thalweg:MODEL. Short for --set teacher=NAME.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None,
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="JSON lines to score on: sentence1, sentence2, score; or query, positive, negatives. May be given "
+            "several times.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
+    revision: Revision = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps.", show_default="cuda where there is one, else cpu")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run that was broken off, or start one.", rich_help_panel=RUN_PANEL),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUN_PANEL)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
+    debug: Debug = False,
+) -> None:
+    """Turn a recurrent language model into an embedder, or train an embedder further.
+
+    A row of data is a query, a text that answers it and, if there are any, texts that do not.
+
+    Checkpoints are kept in OUT.run until OUT is complete: after a crash, the same command with
+    --resume goes on from the last one, and the run is the one it would have been.
+
+    Several GPUs: accelerate launch -m thalweg.cli train …, with the same options.
+
+    Example: thalweg train state-spaces/mamba2-130m pairs.jsonl -o tuned --dev sts.jsonl --set batch_size=256
+    """
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
+    if not show and (model is None or not data or out is None):
+        raise typer.BadParameter("give MODEL, DATA and --out DIR; or --print to see a recipe")
+    with errors_told(debug):
+        from thalweg.training.recipes import find_recipe, override
+
+        changes = [*(settings or []), *([f"teacher={teacher}"] if teacher is not None else [])]
+        chosen = override(find_recipe(recipe), changes)
+        if show:
+            _show(stdout(), chosen)
+            return
+        from thalweg.training.extras import require_extra
+
+        require_extra()
+        assert model is not None
+        assert data is not None
+        assert out is not None
+        mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
+        with libraries_quiet(debug):
+            _run(model, data, out, chosen, dev or [], revision, device, mode, quiet)
+
+
+def _show(console: Console, recipe: Recipe) -> None:
+    """A setting a line, as `--set` takes it."""
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value, about in recipe.describe():
+        grid.add_row(f"{name}={value}", about)
+    console.print(grid)
+
+
+def _run(
+    model: str,
+    data: list[str],
+    out: Path,
+    recipe: Recipe,
+    dev: list[Path],
+    revision: str | None,
+    device: str | None,
+    mode: Mode,
+    quiet: bool,
+) -> None:
+    from thalweg.training.run import train as run
+    from thalweg.training.workspace import run_folder
+
+    console = stderr()
+    try:
+        with _progress(console, shown=not quiet) as follow:
+            summary = run(
+                lasting_name(model),
+                data,
+                out,
+                recipe,
+                dev=dev,
+                revision=revision,
+                device=device,
+                mode=mode,
+                on_status=follow,
+            )
+    except KeyboardInterrupt:
+        folder = run_folder(out)
+        saved = any(folder.glob("checkpoint-*"))
+        console.print(
+            f"interrupted; the last checkpoint is in {folder}: go on with --resume"
+            if saved
+            else "interrupted; there is no checkpoint to go on from"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet and summary.first:
+        _tell(console, summary)
+
+
+def _tell(console: Console, summary: Summary) -> None:
+    if summary.nothing_to_do:
+        console.print(f"{summary.out} is complete; nothing to do")
+        return
+    for name, counts in summary.counts.items():
+        left_out = [
+            f"{count:,} {reason}" for reason, count in counts.items() if reason not in ("read", "kept") and count
+        ]
+        if left_out:
+            console.print(f"{name}: {counts['kept']:,} of {counts['read']:,} rows; left out: {', '.join(left_out)}")
+    if summary.cut:
+        console.print(f"{summary.cut:,} texts were cut to max_length")
+    again = f", from step {summary.first_step:,} on" if summary.first_step else ""
+    loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
+    scores = "".join(f", {name} {score:.4f}" for name, score in summary.scores.items())
+    console.print(
+        f"{summary.steps:,} steps{again}, {summary.tokens:,} tokens in {duration(summary.seconds)}{loss}{scores} "
+        f"→ {summary.out}"
+    )
+
+
+@contextmanager
+def _progress(console: Console, shown: bool) -> Iterator[Callable[[Status], None]]:
+    """A bar over steps with the loss; scores as lines. In a log file, a line every minute."""
+    if not shown:
+        yield lambda status: None
+        return
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+        told = [bar.get_time()]
+
+        def follow(status: Status) -> None:
+            words = _words(status)
+            bar.update(task, completed=status.done, total=status.total or None, description=words)
+            if status.entry and "dev" in status.entry:
+                console.print(words)
+            elif not console.is_terminal and bar.get_time() - told[0] >= LOG_EVERY:
+                told[0] = bar.get_time()
+                console.print(f"[{status.done}/{status.total}] {words}")
+
+        yield follow
+
+
+def _words(status: Status) -> str:
+    entry = status.entry
+    if status.stage == "teacher":
+        return "texts that the teacher has embedded"
+    if status.stage == "write":
+        return "writing the model"
+    if entry is None:
+        return "steps"
+    if "dev" in entry:
+        return f"step {entry['step']:,}: " + ", ".join(f"{name} {score:.4f}" for name, score in entry["dev"].items())
+    return f"loss {entry['loss']:.4f} · {entry['tokens']:,} tokens"

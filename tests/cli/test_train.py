@@ -1,0 +1,184 @@
+"""`thalweg train`: from a command to a model folder, and what it says where that cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+import thalweg
+
+from ..corpus.tiny import write_model
+from ..training.training_data import write_pairs, write_sts
+from .conftest import Command
+
+QUICK = ["--set", "batch_size=16", "--set", "warmup_steps=1", "--set", "max_steps=6", "--set", "save_every=4"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    return {
+        "model": write_model(tmp_path / "base", pooling="last"),
+        "pairs": write_pairs(tmp_path / "pairs.jsonl", 32, negatives=2),
+        "sts": write_sts(tmp_path / "sts.jsonl"),
+        "out": tmp_path / "out",
+    }
+
+
+def test_a_run_and_what_it_leaves(thalweg_command: Command, files: dict[str, Path]) -> None:
+    out = files["out"]
+    arguments = ["train", files["model"], files["pairs"], "-o", out, "--recipe", "tiny", *QUICK]
+    arguments += ["--set", "max_length=9", "--dev", files["sts"], "--dev", files["pairs"]]
+    done = thalweg_command(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "6 steps" in done.stderr
+    assert "step 0: sts " in done.stderr
+    assert "texts were cut to max_length" in done.stderr
+    assert not Path(f"{out}.run").exists()
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [entry for entry in log if "loss" in entry]
+    assert [entry["step"] for entry in steps] == list(range(1, 7))
+    assert steps[1]["learning_rate"] == 2e-3
+    assert steps[-1]["learning_rate"] < steps[2]["learning_rate"]
+    assert [(entry["step"], list(entry["dev"])) for entry in log if "dev" in entry] == [
+        (0, ["sts", "pairs"]),
+        (6, ["sts", "pairs"]),
+    ]
+    written = json.loads((out / "recipe.json").read_text())
+    assert written["recipe"]["batch_size"] == 16
+    assert written["data"][0]["rows"] == 32
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "tensorboard").exists() == (importlib.util.find_spec("tensorboard") is not None)
+    card = (out / "README.md").read_text()
+    for part in ("# out\n", "## Training", "Trained by `thalweg train`", f"{steps[-1]['tokens']:,}", "| sts | ", "32"):
+        assert part in card
+    assert str(out.parent) not in card + json.dumps(written)
+    before, after = thalweg.load(files["model"]), thalweg.load(out)
+    assert np.abs(before.encode(["the river"]) - after.encode(["the river"])).max() > 1e-3
+    peer = SentenceTransformer(str(out), trust_remote_code=True, device="cpu")
+    assert np.abs(peer.encode(["the river"]) - after.encode(["the river"])).max() <= 1e-5
+    assert thalweg_command(*arguments, "--resume").stderr.strip().endswith("is complete; nothing to do")
+    again = thalweg_command(*arguments[:5], "--overwrite", "--recipe", out / "recipe.json")
+    assert again.exit_code == 0, again.output
+    assert (out / "model.safetensors").stat().st_size > 0
+    assert [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] == [
+        entry["loss"] for entry in steps
+    ]
+
+
+def test_the_instruction_stands_before_queries_only(thalweg_command: Command, files: dict[str, Path]) -> None:
+    """And the trained model puts it before queries from then on."""
+    rows = [json.loads(line) for line in files["pairs"].read_text().splitlines()]
+    with files["pairs"].open("w") as file:
+        file.writelines(json.dumps({**row, "instruction": "find the answer"}) + "\n" for row in rows)
+    tokens = {}
+    for setting in ("true", "false"):
+        out = files["out"].with_name(setting)
+        done = thalweg_command(
+            *["train", files["model"], files["pairs"], "-o", out, "--recipe", "tiny", *QUICK, "-q"],
+            *["--set", f"instructions={setting}", "--set", "max_length=none", "--set", "max_steps=2"],
+        )
+        assert done.exit_code == 0, done.output
+        assert done.stderr == ""
+        tokens[setting] = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["tokens"]
+    instruction = "Instruct: find the answer\nQuery: "
+    per_query = len(thalweg.load(files["model"]).tokenize([instruction])[0]) - 1
+    assert abs((tokens["true"] - tokens["false"]) - 32 * per_query) <= 32  # a token may reach over the border
+
+
+def test_adapters_are_merged(thalweg_command: Command, files: dict[str, Path]) -> None:
+    done = thalweg_command(
+        *["train", files["model"], files["pairs"], "-o", files["out"], "--recipe", "e5-mistral", *QUICK],
+        *["--set", "learning_rate=1e-2", "--set", "lora_rank=4"],
+    )
+    assert done.exit_code == 0, done.output
+    before, after = (thalweg.load(files[name]).model.state_dict() for name in ("model", "out"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith(("in_proj.weight", "out_proj.weight"))}
+
+
+def test_a_recipe_is_shown(thalweg_command: Command) -> None:
+    shown = thalweg_command("train", "--recipe", "e5-mistral", "--print", "--set", "learning_rate=1e-3")
+    assert shown.exit_code == 0
+    for part in ("temperature=0.02", "batch_size=2048", "lora_rank=16", "learning_rate=0.001", "of AdamW"):
+        assert part in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "learning_rate=fast"], "learning_rate='fast': a number is wanted"),
+        (["--recipe", "nonsense"], "there is no recipe 'nonsense'"),
+        (["--recipe", "distill", *QUICK], "distill needs a teacher"),
+        (["--recipe", "distill", "--teacher", "/none", *QUICK], "cannot load '/none'"),
+        (["--set", "quantize_4bit=true", *QUICK], "quantize_4bit=true needs a CUDA device, but this run is on 'cpu'"),
+        (["--set", "matryoshka=64", *QUICK], "matryoshka=64 is wider than the model's vectors, which have 32"),
+        ([], "warmup_steps=100, but the run has 1 steps of 2048 rows"),
+        (["--device", "cuda:7"], "device must be cpu, cuda or mps, got 'cuda:7'"),
+        (["--dev", "none.jsonl", *QUICK], "dev set none.jsonl is no file"),
+        (["--set", "learning_rate=1e30", "--recipe", "tiny", *QUICK], "the loss is nan in step"),
+    ],
+)
+def test_errors_are_told_in_one_line(
+    thalweg_command: Command, files: dict[str, Path], options: list[str], message: str
+) -> None:
+    done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], "--device", "cpu", *options)
+    assert done.exit_code == 1, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert not files["out"].exists()
+    assert not Path(f"{files['out']}.run").exists()
+
+
+def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str, Path]) -> None:
+    arguments: list[Any] = ["train", files["model"], files["pairs"], "-o", files["out"], "--recipe", "tiny", *QUICK]
+    folder = Path(f"{files['out']}.run")
+    folder.mkdir()
+    (folder / "letters.txt").write_text("dear")
+    assert "is in the way, as it holds no training run" in thalweg_command(*arguments, "--overwrite").stderr
+    (folder / "letters.txt").rename(folder / "run.json")
+    (folder / "run.json").write_text(json.dumps({"recipe": {"batch_size": 8}}))
+    assert "holds a run that was broken off; go on with --resume" in thalweg_command(*arguments).stderr
+    (folder / "checkpoint-4").mkdir()
+    refused = thalweg_command(*arguments, "--resume")
+    assert refused.exit_code == 1
+    assert "was begun with" in refused.stderr
+    files["out"].mkdir()
+    (files["out"] / "letters.txt").write_text("dear")
+    assert "exists and is no model, so it is not replaced" in thalweg_command(*arguments, "--overwrite").stderr
+    assert "exists; choose another folder" in thalweg_command(*arguments).stderr
+    assert (files["out"] / "letters.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"query": "a"}\n', "has query and positive; its first row has query"),
+        ('{"sentence1": "a", "score": 1}\n', "'sentence2' must be a text"),
+        ("{", "is not JSON lines"),
+    ],
+)
+def test_dev_sets_that_are_none(thalweg_command: Command, files: dict[str, Path], rows: str, message: str) -> None:
+    files["sts"].write_text(rows)
+    done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], "--dev", files["sts"])
+    assert done.exit_code == 1
+    assert message.split(";")[0].replace("has query", "query") in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["model"], ["model", "data"], ["m", "d", "-o", "x", "--resume", "--overwrite"]]
+)
+def test_wrong_usage(thalweg_command: Command, arguments: list[str]) -> None:
+    assert thalweg_command("train", *arguments).exit_code == 2
+
+
+def test_help(thalweg_command: Command) -> None:
+    shown = thalweg_command("train", "--help")
+    for part in ("MODEL", "DATA...", "--recipe", "--set", "--resume", "--dev", "Example: thalweg train"):
+        assert part in shown.output
