@@ -127,10 +127,12 @@ class Mamba2Mixer(nn.Module):
                 "convolution": Convolution(self.conv.weight, self.conv.bias, columns),
                 "gate": Gate(z, self.norm.weight, self.norm.groups, self.norm.eps),
             }
-            gated, ssm = fused_ssd(*self._scanned(xBC, dt), packing, **options, **around)
+            x, dt, A, B, C = self._scanned(xBC, dt)
+            gated, ssm = fused_ssd(x, dt, A, B, C, packing, **options, **around)
             return gated.flatten(1), Mamba2LayerState(conv, ssm)
         xBC, conv = causal_conv(xBC, self.conv.weight, self.conv.bias, packing, initial_state=columns, silu=True)
-        y, ssm = ssd(*self._scanned(xBC, dt), packing, **options)
+        x, dt, A, B, C = self._scanned(xBC, dt)
+        y, ssm = ssd(x, dt, A, B, C, packing, **options)
         return self._gate(y.flatten(1), z), Mamba2LayerState(conv, ssm)
 
     def _scanned(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
