@@ -98,11 +98,10 @@ def measure(
     if not args.no_peers and quantize is None and family in PEERS:
         for name, theirs in PEERS[family](model, ids[: args.peer_tokens], dtype).items():
             short = ours(model, ids[: args.peer_tokens], v)
-            theirs()
-            turns = [(seconds(short), seconds(theirs)) for _ in range(3)]
+            vector = theirs()
+            turns = [(seconds(short), seconds(theirs)) for _ in range(args.peer_turns)]
             ratio = spread([b / a for a, b in turns])
             peer = {"tokens_per_s": args.peer_tokens / min(b for _, b in turns), "ours_over_theirs": ratio}
-            vector = theirs()
             if vector is not None:
                 exact = vector.float().numpy()
                 peer["largest_relative_difference"] = float(np.abs(short() - exact).max() / np.abs(exact).max())
@@ -116,6 +115,7 @@ def main() -> None:
     parser.add_argument("--family", choices=RECURRENT, default="mamba2")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--peer-tokens", type=int, default=8192, help="of the document that peers read")
+    parser.add_argument("--peer-turns", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--vertical-chunk-size", type=int, default=Schedule().vertical_chunk_size)
     parser.add_argument("--no-peers", action="store_true")

@@ -14,6 +14,7 @@ import torch
 
 from tests.checkpoints.formats_mamba import falcon_config, mamba_config, write_mamba_ssm, write_transformers
 from thalweg.checkpoints import load_checkpoint
+from thalweg.integrations.transformers.chunked import cache_name
 from thalweg.packing import Packing
 
 FORMATS: dict[str, Any] = {
@@ -89,13 +90,13 @@ def test_transformers_in_pieces_is_no_oracle(config: Any, pieces: tuple[int, ...
     """
     oracle = write_transformers(tmp_path, config())
     ids = random_ids(257)
-    theirs, cache = [], None
+    theirs, cache, name = [], None, cache_name(oracle.backbone)
     with torch.inference_mode():
         want = oracle.backbone(ids[None]).last_hidden_state[0]
         for piece in ids.split(pieces):
-            out = oracle.backbone(piece[None], cache_params=cache, use_cache=True)
+            out = oracle.backbone(piece[None], use_cache=True, **{name: cache})
             theirs.append(out.last_hidden_state[0])
-            cache = out.cache_params
+            cache = getattr(out, name)
     assert relative(torch.cat(theirs), want) <= 1e-5
 
 

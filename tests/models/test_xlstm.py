@@ -12,6 +12,7 @@ from transformers import xLSTMForCausalLM
 
 from tests.checkpoints.formats_xlstm import tiny_xlstm_config, write_xlstm
 from thalweg.checkpoints import load_checkpoint
+from thalweg.integrations.transformers.chunked import cache_name
 from thalweg.packing import Packing
 
 # transformers sizes its cache by widths rounded up to a multiple of 64, its layers by the widths as they are: with
@@ -61,9 +62,10 @@ def test_states_equal_those_of_transformers_chunk_by_chunk(tmp_path: Path) -> No
     oracle = write_xlstm(tmp_path, tiny_xlstm_config(**CACHED))
     model = load_checkpoint(tmp_path).model
     ids, cache, state = tokens(600), None, None
+    name = cache_name(oracle.backbone)
     with torch.inference_mode():
         for piece in ids.split(100):
-            cache = oracle.backbone(piece[None], cache_params=cache, use_cache=True).cache_params
+            cache = getattr(oracle.backbone(piece[None], use_cache=True, **{name: cache}), name)
         for n, piece in enumerate(ids.split([250, 350])):
             _, state = model(piece, Packing([len(piece)], n_initial=min(n, 1), final=(0,)), state)
     assert state is not None

@@ -92,12 +92,16 @@ def transformers_model(folder: str, dtype: torch.dtype, device: str = "cpu") -> 
 def chunk_loop(model: Any, ids: torch.Tensor, chunk: int) -> Callable[[], torch.Tensor]:
     """The loop of the published models' card: pieces of (B, T) ids, the cache passed on; (B, D) last vectors."""
 
+    from thalweg.integrations.transformers.chunked import cache_name
+
+    name = cache_name(model)
+
     @torch.inference_mode()
     def run() -> torch.Tensor:
         cache, hidden = None, None
         for start in range(0, ids.shape[1], chunk):
-            out = model(ids[:, start : start + chunk], cache_params=cache, use_cache=True)
-            cache, hidden = out.cache_params, out.last_hidden_state
+            out = model(ids[:, start : start + chunk], use_cache=True, **{name: cache})
+            cache, hidden = getattr(out, name), out.last_hidden_state
         assert hidden is not None
         return hidden[:, -1].float().cpu()
 

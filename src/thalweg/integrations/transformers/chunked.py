@@ -26,8 +26,9 @@ from thalweg.errors import InvalidInputError, MissingExtraError, UnsupportedMode
 
 log = logging.getLogger("thalweg")
 
-CACHE_NAMES = ("past_key_values", "cache_params", "state")
-"""What the cache is called as an argument of `forward` and in its output, by most models, Mamba and xLSTM, and RWKV."""
+CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state")
+"""What the cache is called as an argument of `forward` and in its output: by transformers since 5.24; before that by
+most models, by Mamba and xLSTM, and by RWKV."""
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.03}
 """How much of the past's influence may get lost: right models lose up to 2e-6 and 9e-3, wrong ones 3e-3 to 0.85."""
@@ -235,10 +236,7 @@ def _run(
     if ids.shape[1] == 1:
         yield call(input_ids=ids, use_cache=False).last_hidden_state, None
         return
-    parameters = inspect.signature(backbone.forward).parameters
-    name = next((name for name in CACHE_NAMES if name in parameters), None)
-    if name is None:
-        raise ValueError(f"its forward takes none of {', '.join(CACHE_NAMES)}")
+    name = cache_name(backbone)
     cache: Any = None
     for part in ids.split(list(sizes), dim=1):
         output = call(input_ids=part, use_cache=True, **{name: cache})
@@ -246,6 +244,19 @@ def _run(
         if cache is None:
             raise ValueError(f"its output has no {name}")
         yield output.last_hidden_state, cache
+
+
+def cache_name(model: nn.Module) -> str:
+    """What a model calls its cache.
+
+    Raises:
+        ValueError: its forward takes none.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    name = next((name for name in CACHE_NAMES if name in parameters), None)
+    if name is None:
+        raise ValueError(f"its forward takes none of {', '.join(CACHE_NAMES)}")
+    return name
 
 
 def _call_in_float32(backbone: nn.Module, **inputs: Any) -> Any:

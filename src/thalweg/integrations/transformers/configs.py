@@ -19,7 +19,7 @@ class _FormatConfig(PretrainedConfig):
     """A config whose attributes are the keys of one format, all of them always written."""
 
     layout: ClassVar[Layout]
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache_params"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "cache_params"]
 
     def __init__(self, *, use_cache: bool = True, **keys: Any) -> None:
         """`keys`: those of the format's config.json; missing ones take its defaults.

@@ -29,10 +29,15 @@ from thalweg.models.protocol import State
 
 @dataclass
 class RecurrentModelOutput(ModelOutput):
-    """last_hidden_state: (B, T, D) float32 after the final norm, zero at padding; cache_params: for the next call."""
+    """last_hidden_state: (B, T, D) float32 after the final norm, zero at padding; cache: for the next call."""
 
     last_hidden_state: Tensor | None = None
-    cache_params: RecurrentCache | None = None
+    cache: RecurrentCache | None = None
+
+    @property
+    def cache_params(self) -> RecurrentCache | None:
+        """The cache, as transformers called it before 5.24."""
+        return self.cache
 
 
 class ThalwegModel(transformers.PreTrainedModel):
@@ -72,6 +77,7 @@ class ThalwegModel(transformers.PreTrainedModel):
         return_dict: bool | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: RecurrentCache | None = None,
     ) -> RecurrentModelOutput | tuple[Any, ...]:
         """The hidden vectors of a batch, or of the next chunk of it.
 
@@ -79,7 +85,8 @@ class ThalwegModel(transformers.PreTrainedModel):
             input_ids: int (B, T).
             attention_mask: (B, T), 1 at tokens and 0 at padding, which may be anywhere and is never computed; None: no
                 padding. Also the mask of all chunks so far, of which the last T columns count.
-            cache_params: what the call for the chunk before returned; it is moved on.
+            cache, cache_params: what the call for the chunk before returned; it is moved on. transformers names it the
+                first way since 5.24 and the second way before.
             use_cache: whether to return the states; None: as the config says, but not while training.
             output_hidden_states: not available.
             return_dict: False for a tuple; None: as the config says.
@@ -90,18 +97,21 @@ class ThalwegModel(transformers.PreTrainedModel):
         """
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             raise InvalidInputError("output_hidden_states is not available; only last_hidden_state is")
-        mask = check_batch(input_ids, attention_mask, cache_params)
+        given = cache_params if cache is None else cache
+        if cache_params is not None and given is not cache_params:
+            raise InvalidInputError("cache and cache_params are two names of one argument; give one of them")
+        mask = check_batch(input_ids, attention_mask, given)
         assert input_ids is not None
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
-        cache = RecurrentCache(len(mask)) if cache_params is None else cache_params.copy()
-        hidden = self._hidden(input_ids, mask, cache, keep=use_cache)
-        cache.positions += mask.shape[1]
-        cache.lengths = [before + now for before, now in zip(cache.lengths, mask.sum(1).tolist(), strict=True)]
-        if use_cache and cache_params is not None:
-            cache_params.become(cache)  # only now: a call that fails leaves it as it was
-            cache = cache_params
-        output = RecurrentModelOutput(last_hidden_state=hidden, cache_params=cache if use_cache else None)
+        moved = RecurrentCache(len(mask)) if given is None else given.copy()
+        hidden = self._hidden(input_ids, mask, moved, keep=use_cache)
+        moved.positions += mask.shape[1]
+        moved.lengths = [before + now for before, now in zip(moved.lengths, mask.sum(1).tolist(), strict=True)]
+        if use_cache and given is not None:
+            given.become(moved)  # only now: a call that fails leaves it as it was
+            moved = given
+        output = RecurrentModelOutput(last_hidden_state=hidden, cache=moved if use_cache else None)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
