@@ -1,9 +1,12 @@
 """Where training starts: a table of one vector per token, and a Mamba2 that at first does nothing but look it up.
 
-    python warm.py --cache DIR… --tokenizer DIR --warm-start DIR --devset FILE --out static.pt
+    python warm.py --taught DIR… --whole DIR… --warm-start DIR --tokenizer DIR --devset FILE --out static.pt
 
 The table is the teacher's vector of each vocabulary entry, centred, scaled down for frequent tokens, and then trained
-for a few minutes so that the mean over a text comes near the teacher's vector. `install` puts it into a model:
+for some hundred steps. A mean of token vectors is a product of counts and table, so here whole windows of books cost
+little. Each step learns three things: the teacher's vectors and their similarities (short texts in families, and
+passages); pairs; and that a passage finds its window of a book, or a summary its document. Long texts are what such a
+mean is good at, if rare names keep long vectors of their own. `install` puts the table into a model:
 
     residual stream = [content | identity | constant]       every token's vector has the same length R
       content       the table in the teacher's principal directions, which are the output's directions
@@ -21,6 +24,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
+from batches import Taught, Whole, info_nce, recipe_of, structure_loss
 from cache import check_tokenizer
-from evaluate import load_suite, sts_score
+from evaluate import load_suite, score, sts_score
 
 from thalweg.models.mamba2 import Mamba2
 
@@ -39,10 +44,9 @@ SPECIAL = 2  # the first ids: end of text, padding
 FREQUENCY = 3e-4  # a token this frequent keeps half of its length
 
 
-def first_table(folder: Path) -> Tensor:
-    """(V, d) from what tokenizer.py wrote; zero for the end and padding tokens."""
+def first_table(folder: Path, counts: np.ndarray) -> Tensor:
+    """(V, d) from what tokenizer.py wrote and how often each token occurs; zero for the end and padding tokens."""
     outputs = np.load(folder / "warm_outputs.npy").astype(np.float32)
-    counts = np.load(folder / "token_counts.npy").astype(np.float64)
     frequency = (counts + 1) / (counts + 1).sum()
     table = (outputs - outputs.mean(0)) * (FREQUENCY / (FREQUENCY + frequency))[:, None]
     table[:SPECIAL] = 0
@@ -76,88 +80,109 @@ def install(model: Mamba2, table: Tensor, basis: Tensor, inputs: Tensor) -> None
     model.norm_f.weight[width:] = 0.0
 
 
-def train_table(
-    table: Tensor, ids: Tensor, at: np.ndarray, target: Tensor, epochs: int, rate: float, seed: int, texts: int = 4096
-) -> Tensor:
-    """Adam on the mean vector's distance to the target and on the matrix of similarities."""
+@dataclass
+class Recipe:
+    """The training of the table. Learning rate in units of the table's mean square."""
+
+    steps: int = 500
+    rate: float = 0.03
+    short: int = 1536  # texts a step, in families of
+    family: int = 16
+    passages: int = 256
+    pairs: int = 768
+    windows: int = 40
+    windows_per_book: int = 10
+    summaries: int = 32  # in every fourth step
+    window_units: tuple[int, ...] = (6, 12, 24, 47, 47)  # 47 units are 8,000 words
+    similarity_weight: float = 20.0
+    order_weight: float = 0.3
+    pair_weight: float = 0.1
+    window_weight: float = 0.1
+    temperature: float = 0.05
+    seed: int = 0
+
+
+def means(table: Tensor, texts: list[np.ndarray]) -> Tensor:
+    """(n, d) the normalised mean token vector of each text, from its distinct tokens and their counts."""
+    counted = [np.unique(text, return_counts=True) for text in texts]
+    starts = np.cumsum([0, *(len(tokens) for tokens, _ in counted)])[:-1]
+    tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in counted]).astype(np.int64))
+    counts = torch.from_numpy(np.concatenate([counts for _, counts in counted]).astype(np.float32))
+    return F.normalize(F.embedding_bag(tokens, table, torch.from_numpy(starts), mode="sum", per_sample_weights=counts))
+
+
+def train_table(table: Tensor, taught: Taught, whole: Whole, recipe: Recipe) -> Tensor:
+    """Adam on the sum of the losses; the rate falls linearly to zero."""
     scale = table.square().mean().sqrt()
     table = torch.nn.Parameter(table / scale)
-    optimizer = torch.optim.Adam([table], lr=rate, betas=(0.9, 0.99), fused=True)
-    rng = np.random.default_rng(seed)
-    lengths = np.diff(at)
-    usable = np.flatnonzero(lengths > 0)
-    steps = epochs * (len(usable) // texts)
-    step = 0
-    while step < steps:
-        order = rng.permutation(usable)
-        for rows in (order[i : i + texts] for i in range(0, len(order) - texts + 1, texts)):
-            size = lengths[rows]
-            ends = np.cumsum(size)
-            where = np.arange(ends[-1]) + np.repeat(at[rows] - (ends - size), size)
-            vectors = F.embedding_bag(
-                ids[torch.from_numpy(where)].long(), table, torch.from_numpy(ends - size), mode="mean"
-            )
-            student, teacher = F.normalize(vectors, dim=1), target[torch.from_numpy(rows)].float()
-            part = slice(0, 1024)
-            similarity = student[part] @ student[part].t() - teacher[part] @ teacher[part].t()
-            loss = (1 - (student * teacher).sum(1)).mean() + 20 * similarity.square().mean()
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (1 - step / steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            if step % 50 == 0 or step == steps:
-                print(json.dumps({"static step": step, "of": steps, "loss": round(loss.item(), 4)}), flush=True)
+    optimizer = torch.optim.Adam([table], lr=recipe.rate, betas=(0.9, 0.99), fused=True)
+    for step in range(recipe.steps):
+        rng = np.random.default_rng([recipe.seed, step])
+        rows = np.concatenate(
+            [taught.draw_short(recipe.short, recipe.family, rng), taught.draw_passages(recipe.passages, rng)]
+        )
+        sides = [(recipe.pair_weight, whole.draw_pairs(recipe.pairs, rng))]
+        units = int(rng.choice(recipe.window_units))
+        if step % 4 == 3:
+            sides.append((recipe.window_weight, whole.draw_summaries(recipe.summaries, rng)))
+        else:
+            windows = whole.draw_windows(units, recipe.windows, recipe.windows_per_book, rng)
+            sides.append((recipe.window_weight, windows))
+        texts = [taught.text(row) for row in rows] + [t for _, side in sides for t in (*side.queries, *side.keys)]
+        vectors = means(table, texts)
+        student, teacher = vectors[: len(rows)], taught.vectors[torch.from_numpy(rows)]
+        squared, order = structure_loss(student, teacher, recipe.temperature)
+        parts = {"cosine": (1 - (student * teacher).sum(1)).mean(), "similarity": squared, "order": order}
+        loss = parts["cosine"] + recipe.similarity_weight * squared + recipe.order_weight * order
+        done = len(rows)
+        for (weight, side), name in zip(sides, ("pairs", "long"), strict=True):
+            query, key = vectors[done : done + 2 * len(side.keys)].chunk(2)
+            parts[name] = info_nce(query, key, torch.from_numpy(side.same), recipe.temperature)
+            loss, done = loss + weight * parts[name], done + 2 * len(side.keys)
+        optimizer.param_groups[0]["lr"] = recipe.rate * (1 - step / recipe.steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 25 == 24 or step == 0:
+            losses = {name: round(value.item(), 4) for name, value in parts.items()}
+            print(json.dumps({"static step": step + 1, "seconds": round(time.process_time()), **losses}), flush=True)
     return table.detach() * scale
-
-
-def load_units(folders: list[Path]) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Token ids, where each unit begins, and the units' vectors, of all caches."""
-    ids = [np.load(folder / "student.npy") for folder in folders]
-    lengths = [np.diff(np.load(folder / "student_at.npy")) for folder in folders]
-    vectors = [np.load(folder / "vectors.npy") for folder in folders]
-    at = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    return np.concatenate(ids), at, torch.from_numpy(np.concatenate(vectors))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, nargs="*", default=[], help="none: the table is not trained")
+    parser.add_argument("--taught", type=Path, nargs="+", required=True, help="caches with the teacher's vectors")
+    parser.add_argument("--whole", type=Path, nargs="+", required=True, help="caches of whole shards")
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--warm-start", type=Path, required=True, help="folder of warm_*.npy and token_counts.npy")
+    parser.add_argument("--warm-start", type=Path, required=True, help="folder of warm_*.npy")
     parser.add_argument("--devset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], help="recipe fields, name=value")
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
+    recipe = recipe_of(Recipe, args.set)
+    torch.manual_seed(recipe.seed)
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    table = first_table(args.warm_start)
+    check_tokenizer([*args.taught, *args.whole], args.tokenizer)
+    taught, whole = Taught(args.taught, longest_short=32), Whole(args.whole, longest=320)
+    table = first_table(args.warm_start, np.bincount(whole.ids, minlength=tokenizer.get_vocab_size()))
 
     def encode(texts: list[str]) -> np.ndarray:
-        ids = [e.ids or [0] for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        return np.stack([table[torch.tensor(row)].mean(0).numpy() for row in ids])
+        ids = [np.array(e.ids or [0]) for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return means(table, ids).numpy()
 
-    rows = load_suite(args.devset)["sts"]["stsb-dev"]
-    print(json.dumps({"stsb-dev of the first table": round(sts_score(encode, rows), 4)}), flush=True)
-    basis = principal_directions(torch.from_numpy(np.load(args.warm_start / "warm_outputs.npy")))
-    if args.cache:
-        began = time.time()
-        check_tokenizer(args.cache, args.tokenizer)
-        ids, at, vectors = load_units(args.cache)
-        flat = torch.from_numpy(ids.astype(np.int32))
-        table = train_table(table, flat, at, vectors, args.epochs, args.rate, args.seed)
-        basis = principal_directions(vectors[:: max(1, len(vectors) // 100_000)])
-        score = round(sts_score(encode, rows), 4)
-        print(json.dumps({"stsb-dev": score, "minutes": round((time.time() - began) / 60, 2)}), flush=True)
+    suite = load_suite(args.devset)
+    print(json.dumps({"recipe": asdict(recipe)}), flush=True)
+    print(json.dumps({"first table": sts_score(encode, suite["sts"]["stsb-dev"])}), flush=True)
+    table = train_table(table, taught, whole, recipe)
+    basis = principal_directions(taught.vectors[:100_000])
     inputs = torch.from_numpy(np.load(args.warm_start / "warm_inputs.npy").astype(np.float32))
     torch.save({"table": table, "basis": basis, "inputs": inputs}, args.out)
+    suite["classification"] = {}
+    print(json.dumps({"model": args.out.name, **score(encode, suite, long=True)}), flush=True)
 
 
 if __name__ == "__main__":
