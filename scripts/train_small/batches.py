@@ -18,7 +18,7 @@ from data import CONTRASTIVE_SHARES, Source, sampling_weights
 from torch import Tensor
 
 CLUSTER = 160  # texts in a cluster, about
-QUERY_TOKENS = (50, 130)  # of a passage that must find its window
+QUERY_TOKENS = (50, 120)  # of a passage that must find its window
 LEAST_PAIRS = 32  # of a source, or it is left out
 
 
@@ -40,16 +40,16 @@ def load_ids(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Taught:
-    """Texts that have a vector of the teacher: (n, d) float32 `vectors`, of length 1."""
+    """Texts that have a vector of the teacher: (n, d) float32 `vectors`, of length 1, or zeros where not there yet."""
 
     def __init__(self, folders: list[Path], longest_short: int) -> None:
         self.ids, self.at = load_ids(folders)
         self.lengths = np.diff(self.at)
-        self.vectors = F.normalize(
-            torch.from_numpy(np.concatenate([np.load(folder / "vectors.npy") for folder in folders])).float(), dim=1
-        )
-        self.short = np.flatnonzero((self.lengths > 0) & (self.lengths <= longest_short))
-        self.passages = np.flatnonzero(self.lengths > longest_short)
+        found = torch.from_numpy(np.concatenate([np.load(folder / "vectors.npy") for folder in folders])).float()
+        there = found.any(1).numpy()
+        self.vectors = F.normalize(found, dim=1)
+        self.short = np.flatnonzero(there & (self.lengths > 0) & (self.lengths <= longest_short))
+        self.passages = np.flatnonzero(there & (self.lengths > longest_short))
         self._cluster()
 
     def _cluster(self) -> None:

@@ -1,6 +1,7 @@
 """From shards of text to what training reads: token ids of the student and vectors of the teacher, as flat arrays.
 
-    python cache.py tokenize SHARD --tokenizer DIR --out DIR                   one shard
+    python cache.py tokenize SHARD --tokenizer DIR --out DIR [--whole]         one shard: texts to be taught, or, with
+                                                                               --whole, its pairs and documents
     python cache.py thin CACHE --out DIR --short N --passages N   a sample for the teacher
     python cache.py teach OUT… --teacher DIR                                   adds the teacher's vectors, GPU or CPU
 
@@ -10,7 +11,7 @@ neighbouring units: one for a sentence or passage, many for a whole document. Ar
     student.npy uint16, student_at.npy int64 [U + 1]      token ids, no EOS
     text.npy uint8, text_at.npy int64 [U + 1]             the units in UTF-8
     texts.npy int64 [T, 4]        first unit, units, source, 1 if a whole document
-    pairs.npy int64 [n, 3]        text of the query, text of the positive, source; none after `thin`
+    pairs.npy int64 [n, 3]        text of the query, text of the positive, source; only with --whole
     vectors.npy float16 [U, 384]  written by `teach`
     tokenizer.sha256              of the student's tokenizer.json: ids mean nothing under another one
 """
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +36,11 @@ from edits import Edits
 
 UNIT_WORDS = 170
 SENTENCE_SHARE = 0.5  # of the passages with several sentences, how many also give each sentence on its own
-DOCUMENT_SENTENCE_SHARE = 0.12  # likewise for the units of whole documents
 EDITS = {"coco": 4, "tatoeba": 1, "wikisplit": 1}  # edited sentences for each sentence of the group
 EDITED_WORDS = 18  # of longer sentences none are made
 STATEMENTS = 12_000  # new sentences per shard
 SHORT_TOKENS = (3, 28)  # what `thin` counts as short
+TEACH_UNITS = 2048
 PASSAGE_TOKENS = (48, 240)
 
 
@@ -60,32 +62,28 @@ class Table:
         return self._known[text]
 
 
-def collect(shard: Shard, rng: np.random.Generator) -> tuple[Table, list[tuple[int, int, int]]]:
-    """All texts of a shard, and its pairs as text numbers."""
+def collect_short(shard: Shard, rng: np.random.Generator) -> Table:
+    """Texts to be taught: passages, both sides of pairs, sentences of both, and edited sentences."""
     table = Table()
-    pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
-    passages = [(source, text) for source, text in shard.texts] + [(s, positive) for s, _, positive in shard.pairs]
-    for source, text in shard.texts:
-        table.add(text, source)
-    for source, title, summary, text in shard.documents:
-        whole = table.add(text, source, document=True)
-        head = table.add(title, source)
-        if summary:
-            pairs.append((table.add(summary, source), whole, source))
-            passages.append((source, summary))
-        elif len(title.split()) > 3:
-            pairs.append((head, whole, source))
-        first, count, *_ = table.texts[whole]
-        for unit in np.flatnonzero(rng.random(count) < DOCUMENT_SENTENCE_SHARE):
-            for sentence in sentences(table.units[first + unit]):
-                if sentence.count(" ") >= 3:
-                    table.add(sentence, source)
+    passages = shard.texts + [(source, text) for source, *pair in shard.pairs for text in pair]
     for (source, text), cut in zip(passages, rng.random(len(passages)) < SENTENCE_SHARE, strict=True):
+        table.add(text, source)
         if cut:
             for sentence in sentences(text):
                 if sentence.count(" ") >= 2:
                     table.add(sentence, source)
     add_edits(shard, table, rng)
+    return table
+
+
+def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]]]:
+    """Pairs and whole documents, the latter with their summary, or else title, as pairs; and the pairs' numbers."""
+    table = Table()
+    pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
+    for source, title, summary, text in shard.documents:
+        whole = table.add(text, source, document=True)
+        if summary or len(title.split()) > 3:
+            pairs.append((table.add(summary or title, source), whole, source))
     return table, pairs
 
 
@@ -133,9 +131,9 @@ def check_tokenizer(caches: Iterable[Path], tokenizer: Path) -> None:
             raise SystemExit(f"{cache} was made with another tokenizer than {tokenizer}; run cache.py tokenize again")
 
 
-def tokenize(shard_path: Path, tokenizer: Path, out: Path) -> None:
+def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     shard = read_shard(shard_path)
-    table, pairs = collect(shard, np.random.default_rng(0))
+    table, pairs = collect_whole(shard) if whole else (collect_short(shard, np.random.default_rng(0)), [])
     out.mkdir(parents=True, exist_ok=True)
     flat, at = encode(tokenizer / "tokenizer.json", table.units)
     np.save(out / "student.npy", flat)
@@ -144,7 +142,7 @@ def tokenize(shard_path: Path, tokenizer: Path, out: Path) -> None:
     np.save(out / "text.npy", np.frombuffer(b"".join(raw), np.uint8))
     np.save(out / "text_at.npy", np.cumsum([0, *map(len, raw)]))
     np.save(out / "texts.npy", np.array(table.texts, np.int64))
-    np.save(out / "pairs.npy", np.array(pairs, np.int64))
+    np.save(out / "pairs.npy", np.array(pairs, np.int64).reshape(-1, 3))
     (out / "tokenizer.sha256").write_text(fingerprint(tokenizer) + "\n")
     sources = [[source.group, source.name, source.kind] for source in shard.sources]
     (out / "sources.json").write_text(json.dumps(sources))  # last: the folder is complete
@@ -194,7 +192,11 @@ def _draw(items: np.ndarray, weights: np.ndarray, most: int, rng: np.random.Gene
 
 
 def teach(outs: Iterable[Path], teacher: Path) -> None:
-    """The teacher's mean-pooled, normalised vector of every unit, longest units first so that batches are even."""
+    """The teacher's mean-pooled, normalised vector of every unit.
+
+    Random units first, `TEACH_UNITS` at a time, so that training can begin before all are done: rows of zeros are not
+    there yet. Goes on where it was stopped.
+    """
     import torch
     from transformers import AutoModel
 
@@ -202,38 +204,44 @@ def teach(outs: Iterable[Path], teacher: Path) -> None:
     batch_tokens = 1 << 18 if device == "cuda" else 1 << 12  # on a CPU: what stays in cache
     model = AutoModel.from_pretrained(teacher, dtype=torch.float16 if device == "cuda" else torch.float32)
     model = model.to(device).eval()
-    cls, sep = 101, 102
     for out in outs:
         raw, ends = np.load(out / "text.npy").tobytes(), np.load(out / "text_at.npy").tolist()
-        units = [raw[start:end].decode() for start, end in itertools.pairwise(ends)]
-        flat, at = encode(teacher / "tokenizer.json", units)
+        flat, at = encode(
+            teacher / "tokenizer.json", [raw[start:end].decode() for start, end in itertools.pairwise(ends)]
+        )
         lengths = np.minimum(np.diff(at), 254)
         ids = torch.from_numpy(flat.astype(np.int32)).to(device)
-        starts = torch.from_numpy(at[:-1]).to(device)
-        order = np.argsort(-lengths, kind="stable")
-        vectors = torch.empty(len(lengths), model.config.hidden_size, dtype=torch.float16, device=device)
-        done, began, said = 0, time.time(), time.time()
-        with torch.inference_mode():
-            while done < len(order):
-                width = int(lengths[order[done]]) + 2
-                rows = order[done : done + max(1, batch_tokens // width)]
-                index = torch.from_numpy(rows).to(device)
-                size = torch.from_numpy(lengths[rows]).to(device)[:, None]
-                column = torch.arange(width, device=device)[None]
-                token = ids[(starts[index][:, None] + column - 1).clamp(0, len(ids) - 1)].long()
-                token = torch.where(column == 0, cls, torch.where(column == size + 1, sep, token))
-                mask = column <= size + 1
-                hidden = model(input_ids=token * mask, attention_mask=mask.long()).last_hidden_state.float()
-                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                vectors[index] = torch.nn.functional.normalize(mean, dim=1).half()
-                done += len(rows)
-                if time.time() - said > 60:
-                    said = time.time()
-                    print(f"{out}: {done} of {len(order)} units in {said - began:.0f} s", flush=True)
-        part = out / "vectors.part.npy"
-        np.save(part, vectors.cpu().numpy())
-        part.replace(out / "vectors.npy")
-        print(f"{out}: {len(lengths)} vectors, {at[-1]} tokens in {time.time() - began:.0f} s", flush=True)
+        path, shape = out / "vectors.npy", (len(lengths), model.config.hidden_size)
+        vectors = np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", np.float16, shape)
+        began = time.time()
+        order = np.random.default_rng(0).permutation(len(lengths))
+        for start in range(0, len(order), TEACH_UNITS):
+            rows = order[start : start + TEACH_UNITS]
+            if vectors[rows].any(1).all():
+                continue
+            rows = rows[np.argsort(-lengths[rows], kind="stable")]
+            while len(rows):
+                count = max(1, batch_tokens // (int(lengths[rows[0]]) + 2))
+                now, rows = rows[:count], rows[count:]
+                vectors[now] = _teacher_vectors(model, ids, at[now], lengths[now])
+            vectors.flush()
+            print(f"{out}: {start + TEACH_UNITS} of {len(order)} units in {time.time() - began:.0f} s", flush=True)
+
+
+def _teacher_vectors(model: Any, ids: Any, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(n, d) float16 of the texts ids[starts : starts + lengths]."""
+    import torch
+
+    cls, sep = 101, 102
+    with torch.inference_mode():
+        start, size = (torch.from_numpy(x).to(ids.device)[:, None] for x in (starts, lengths))
+        column = torch.arange(int(lengths.max()) + 2, device=ids.device)[None]
+        token = ids[(start + column - 1).clamp(0, len(ids) - 1)].long()
+        token = torch.where(column == 0, cls, torch.where(column == size + 1, sep, token))
+        mask = column <= size + 1
+        hidden = model(input_ids=token * mask, attention_mask=mask.long()).last_hidden_state.float()
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean, dim=1).half().cpu().numpy()
 
 
 def main() -> None:
@@ -241,6 +249,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("tokenize")
     one.add_argument("shard", type=Path)
+    one.add_argument("--whole", action="store_true", help="pairs and documents, instead of texts to be taught")
     one.add_argument("--tokenizer", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
     two = commands.add_parser("thin")
@@ -254,7 +263,7 @@ def main() -> None:
     three.add_argument("--teacher", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "tokenize":
-        tokenize(args.shard, args.tokenizer, args.out)
+        tokenize(args.shard, args.tokenizer, args.out, args.whole)
     elif args.command == "thin":
         thin(args.cache, args.out, args.short, args.passages, args.seed)
     else:

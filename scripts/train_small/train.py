@@ -81,6 +81,7 @@ class Recipe:
     out_scale: float = 0.02  # of the layers' output projections at the start
     average: float = 0.98  # of the running mean of the weights, a step
     temperature: float = 0.05
+    window_temperature: float = 0.03  # windows of one book are much alike
     similarity_weight: float = 20.0
     order_weight: float = 0.3
     pair_weight: float = 0.1
@@ -109,7 +110,7 @@ class Data:
         self, taught: Taught, whole: Whole, table: Tensor, basis: Tensor, recipe: Recipe, rank: int = 0
     ) -> None:
         self.taught, self.whole, self.recipe = taught, whole, recipe
-        self.table, self.basis, self.rank = table, basis, rank
+        self.table, self.rank = table, rank
         self.targets = taught.vectors @ basis
 
     def batch(self, step: int, device: torch.device) -> Batch:
@@ -146,12 +147,12 @@ class Data:
         texts = [_closed(text) for text in sides.queries]
         texts = texts[: fill(np.array([len(text) for text in texts]), shape)]
         batch.longer = Blocks.of(texts, shape, TAPS, device)
-        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys[: len(texts)]) @ self.basis)
+        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys[: len(texts)]))
         if not read:
             return texts
         window = self.whole.draw_windows(r.read_units, 1, 1, rng).keys[0]
         whole = _closed(window)
-        target = means(self.table, [window])[0] @ self.basis
+        target = means(self.table, [window])[0]
         batch.read = (torch.from_numpy(whole).to(device), Packing.whole([len(whole)], device), target)
         return [*texts, whole]
 
@@ -185,7 +186,7 @@ def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple
         total = total + 0.5 * parts["passages"]
     if batch.windows:
         items, key = batch.windows
-        parts["windows"] = info_nce(longer[items], key, torch.eye(len(key), dtype=torch.bool), r.temperature)
+        parts["windows"] = info_nce(longer[items], key, torch.eye(len(key), dtype=torch.bool), r.window_temperature)
         total = total + r.window_weight * parts["windows"]
     if batch.read:
         tokens, packing, target = batch.read
@@ -222,26 +223,31 @@ def encoder(model: Mamba2, tokenizer_folder: Path, step_tokens: int = 8192) -> C
     return encode
 
 
-def build(recipe: Recipe, vocab_size: int, start: Path, device: torch.device) -> tuple[Mamba2, Tensor, Tensor]:
+def build(recipe: Recipe, vocab_size: int, start: Path) -> tuple[Mamba2, Tensor, Tensor]:
     """The model at the start, the table, and the directions of the teacher's space that its output has."""
-    d_inner = recipe.expand * recipe.d_model
-    model = Mamba2(
-        Mamba2Config(
-            vocab_size=vocab_size,
-            d_model=recipe.d_model,
-            n_layers=recipe.n_layers,
-            n_heads=d_inner // recipe.head_dim,
-            head_dim=recipe.head_dim,
-            d_state=recipe.d_state,
+    saved = torch.load(start, weights_only=True)
+    if "weights" in saved:
+        model = Mamba2(Mamba2Config(**saved["config"]))
+        model.load_state_dict(saved["weights"])
+    else:
+        model = Mamba2(
+            Mamba2Config(
+                vocab_size=vocab_size,
+                d_model=recipe.d_model,
+                n_layers=recipe.n_layers,
+                n_heads=recipe.expand * recipe.d_model // recipe.head_dim,
+                head_dim=recipe.head_dim,
+                d_state=recipe.d_state,
+            )
         )
-    )
+        for layer in model.layers:
+            assert isinstance(layer, Mamba2Layer)
+            layer.mixer.out_proj.weight.data *= recipe.out_scale
+        install(model, saved["table"], saved["inputs"])
     for layer in model.layers:
         assert isinstance(layer, Mamba2Layer)
-        layer.mixer.out_proj.weight.data *= recipe.out_scale
         layer.mixer.chunk_size = recipe.chunk_size
-    saved = torch.load(start, weights_only=True)
-    install(model, saved["table"], saved["basis"], saved["inputs"])
-    return model.to(device), saved["table"], saved["basis"]
+    return model, saved["table"], saved["basis"]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -277,9 +283,9 @@ def main() -> None:
     taught, whole = Taught(args.taught, recipe.short_tokens), Whole(args.whole, recipe.passage_block - 1)
     dev = load_suite(args.devset)["sts"]["stsb-dev"]
     vocab = json.loads((args.tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
-    model, table, basis = build(recipe, -(-len(vocab) // 64) * 64, args.start, device)
+    model, table, basis = build(recipe, -(-len(vocab) // 64) * 64, args.start)
     data = Data(taught, whole, table, basis, recipe, rank)
-    mean, *_ = build(recipe, model.config.vocab_size, args.start, device)
+    mean, *_ = build(recipe, model.config.vocab_size, args.start)
     mean.load_state_dict(model.state_dict())
     blocks = BlockModel(model, torch.bfloat16 if args.bfloat16 else torch.float32, compiled=not args.eager)
     encode = encoder(mean.eval(), args.tokenizer)
