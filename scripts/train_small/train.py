@@ -133,6 +133,7 @@ class Data:
         texts = [_closed(text) for pair in zip(sides.queries, sides.keys, strict=True) for text in pair]
         n = fill(np.array([len(text) for text in texts]), (blocks * 3 // 4, size)) // 2
         rows = self.taught.draw_passages(2 * blocks, rng)
+        rows = rows[self.taught.lengths[rows] < size]
         texts = texts[: 2 * n] + [_closed(self.taught.text(row)) for row in rows]
         texts = texts[: fill(np.array([len(text) for text in texts]), (blocks, size))]
         batch.longer = Blocks.of(texts, (blocks, size), TAPS, device)
