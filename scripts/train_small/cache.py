@@ -1,17 +1,17 @@
 """From shards of text to what training reads: token ids of the student and vectors of the teacher, as flat arrays.
 
-    python cache.py tokenize SHARD --tokenizer DIR --teacher DIR --out DIR     one shard, CPU only
+    python cache.py tokenize SHARD --tokenizer DIR --out DIR [--whole]         one shard: texts to be taught, or, with
+                                                                               --whole, its pairs and documents
+    python cache.py thin CACHE --out DIR --short N --passages N   a sample for the teacher
     python cache.py teach OUT… --teacher DIR                                   adds the teacher's vectors, GPU or CPU
-    python cache.py thin CACHE --out DIR [--texts N …]                         a sample that a CPU can read
 
 A *unit* is a piece of at most `UNIT_WORDS` words, which the teacher (256 tokens) sees whole. A *text* is a run of
-neighbouring units: one for a sentence or passage, many for a whole document; its target is the mean of the units'
-vectors. Arrays in OUT (U units, T texts):
+neighbouring units: one for a sentence or passage, many for a whole document. Arrays in OUT (U units, T texts):
 
     student.npy uint16, student_at.npy int64 [U + 1]      token ids, no EOS
-    teacher.npy uint16, teacher_at.npy int64 [U + 1]      WordPiece ids, no special tokens
+    text.npy uint8, text_at.npy int64 [U + 1]             the units in UTF-8
     texts.npy int64 [T, 4]        first unit, units, source, 1 if a whole document
-    pairs.npy int64 [n, 3]        text of the query, text of the positive, source
+    pairs.npy int64 [n, 3]        text of the query, text of the positive, source; only with --whole
     vectors.npy float16 [U, 384]  written by `teach`
     tokenizer.sha256              of the student's tokenizer.json: ids mean nothing under another one
 """
@@ -20,21 +20,28 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from data import CONTRASTIVE_SHARES, DISTILLATION_SHARES, Shard, Source, chunks, read_shard, sampling_weights, sentences
+from data import DISTILLATION_SHARES, SHORT_SHARES, Shard, Source, chunks, read_shard, sampling_weights, sentences
+from edits import Edits
 
 UNIT_WORDS = 170
 SENTENCE_SHARE = 0.5  # of the passages with several sentences, how many also give each sentence on its own
-DOCUMENT_SENTENCE_SHARE = 0.12  # likewise for the units of whole documents
+EDITS = {"coco": 4, "tatoeba": 1, "wikisplit": 1}  # edited sentences for each sentence of the group
+EDITED_WORDS = 18  # of longer sentences none are made
+STATEMENTS = 12_000  # new sentences per shard
+SHORT_TOKENS = (3, 28)  # what `thin` counts as short
+TEACH_UNITS = 2048
+PASSAGE_TOKENS = (48, 240)
 
 
 class Table:
@@ -55,32 +62,47 @@ class Table:
         return self._known[text]
 
 
-def collect(shard: Shard, rng: np.random.Generator) -> tuple[Table, list[tuple[int, int, int]]]:
-    """All texts of a shard, and its pairs as text numbers."""
+def collect_short(shard: Shard, rng: np.random.Generator) -> Table:
+    """Texts to be taught: passages, both sides of pairs, sentences of both, and edited sentences."""
     table = Table()
-    pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
-    passages = [(source, text) for source, text in shard.texts] + [(s, positive) for s, _, positive in shard.pairs]
-    for source, text in shard.texts:
-        table.add(text, source)
-    for source, title, summary, text in shard.documents:
-        whole = table.add(text, source, document=True)
-        head = table.add(title, source)
-        if summary:
-            pairs.append((table.add(summary, source), whole, source))
-            passages.append((source, summary))
-        elif len(title.split()) > 3:
-            pairs.append((head, whole, source))
-        first, count, *_ = table.texts[whole]
-        for unit in np.flatnonzero(rng.random(count) < DOCUMENT_SENTENCE_SHARE):
-            for sentence in sentences(table.units[first + unit]):
-                if sentence.count(" ") >= 3:
-                    table.add(sentence, source)
+    passages = shard.texts + [(source, text) for source, *pair in shard.pairs for text in pair]
     for (source, text), cut in zip(passages, rng.random(len(passages)) < SENTENCE_SHARE, strict=True):
+        table.add(text, source)
         if cut:
             for sentence in sentences(text):
                 if sentence.count(" ") >= 2:
                     table.add(sentence, source)
+    add_edits(shard, table, rng)
+    return table
+
+
+def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]]]:
+    """Pairs and whole documents, the latter with their summary, or else title, as pairs; and the pairs' numbers."""
+    table = Table()
+    pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
+    for source, title, summary, text in shard.documents:
+        whole = table.add(text, source, document=True)
+        if summary or len(title.split()) > 3:
+            pairs.append((table.add(summary or title, source), whole, source))
     return table, pairs
+
+
+def add_edits(shard: Shard, table: Table, rng: np.random.Generator) -> None:
+    """Add edited and new sentences as texts of a source of their own."""
+    shard.sources.append(Source("edited", "edited from " + ", ".join(EDITS)))
+    number = len(shard.sources) - 1
+    found = [(shard.sources[source].group, text) for source, text in shard.texts]
+    found += [(shard.sources[source].group, text) for source, *pair in shard.pairs for text in pair]
+    of_group = {group: list(dict.fromkeys(text for g, text in found if g == group)) for group in EDITS}
+    edits = Edits(of_group["coco"] + of_group["tatoeba"])
+    for group, texts in of_group.items():
+        for text in texts:
+            if text.count(" ") < EDITED_WORDS and len(sentences(text)) == 1:
+                for _ in range(EDITS[group]):
+                    if edited := edits(text, rng):
+                        table.add(edited, number)
+    for _ in range(STATEMENTS):
+        table.add(edits.statement(rng), number)
 
 
 def encode(tokenizer_json: Path, texts: Sequence[str], batch: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -109,76 +131,52 @@ def check_tokenizer(caches: Iterable[Path], tokenizer: Path) -> None:
             raise SystemExit(f"{cache} was made with another tokenizer than {tokenizer}; run cache.py tokenize again")
 
 
-def tokenize(shard_path: Path, tokenizer: Path, teacher: Path, out: Path) -> None:
+def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     shard = read_shard(shard_path)
-    table, pairs = collect(shard, np.random.default_rng(0))
+    table, pairs = collect_whole(shard) if whole else (collect_short(shard, np.random.default_rng(0)), [])
     out.mkdir(parents=True, exist_ok=True)
-    for name, folder in (("student", tokenizer), ("teacher", teacher)):
-        flat, at = encode(folder / "tokenizer.json", table.units)
-        np.save(out / f"{name}.npy", flat)
-        np.save(out / f"{name}_at.npy", at)
+    flat, at = encode(tokenizer / "tokenizer.json", table.units)
+    np.save(out / "student.npy", flat)
+    np.save(out / "student_at.npy", at)
+    raw = [unit.encode() for unit in table.units]
+    np.save(out / "text.npy", np.frombuffer(b"".join(raw), np.uint8))
+    np.save(out / "text_at.npy", np.cumsum([0, *map(len, raw)]))
     np.save(out / "texts.npy", np.array(table.texts, np.int64))
-    np.save(out / "pairs.npy", np.array(pairs, np.int64))
+    np.save(out / "pairs.npy", np.array(pairs, np.int64).reshape(-1, 3))
     (out / "tokenizer.sha256").write_text(fingerprint(tokenizer) + "\n")
     sources = [[source.group, source.name, source.kind] for source in shard.sources]
     (out / "sources.json").write_text(json.dumps(sources))  # last: the folder is complete
-    print(
-        f"{out}: {len(table.units)} units, {len(table.texts)} texts, {len(pairs)} pairs, {at[-1]} teacher tokens",
-        flush=True,
-    )
+    print(f"{out}: {len(table.units)} units, {len(table.texts)} texts, {len(pairs)} pairs, {at[-1]} tokens", flush=True)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """How much of a cache to keep; None keeps everything of the kind."""
-
-    texts: int | None = None
-    pairs: int | None = None
-    documents: int | None = None
-    document_units: int | None = None  # neighbouring units of each document, from a random place
-    typical_tokens: int | None = None  # texts and pairs longer than this are drawn less often, by their length
-
-
-def thin(whole: Path, out: Path, sample: Sample, seed: int) -> None:
-    """A smaller cache; texts and pairs come in the shares of their themes, by count."""
+def thin(whole: Path, out: Path, short: int, passages: int, seed: int) -> None:
+    """So many texts of one unit for the teacher, in the shares of their themes, by count."""
     rng = np.random.default_rng(seed)
     names = (whole / "sources.json").read_text()
     sources = [Source(*name) for name in json.loads(names)]
-    table, pairs = np.load(whole / "texts.npy"), np.load(whole / "pairs.npy")
-    at = {name: np.load(whole / f"{name}_at.npy") for name in ("student", "teacher")}
-    lengths = at["student"][table[:, 0] + table[:, 1]] - at["student"][table[:, 0]]
-
-    def brevity(texts: np.ndarray) -> np.ndarray:
-        return np.minimum(1, (sample.typical_tokens or np.inf) / np.maximum(1, lengths[texts]))
-
-    is_document = table[:, 3] == 1
-    documents = _draw(np.flatnonzero(is_document), None, sample.documents, rng)
-    long_sided = is_document[pairs[:, 1]]
-    weights = sampling_weights(sources, pairs[:, 2], CONTRASTIVE_SHARES) * brevity(pairs[:, 1]) * ~long_sided
-    chosen = pairs[_draw(np.arange(len(pairs)), weights, sample.pairs, rng)]
-    chosen = np.unique(np.concatenate([chosen, pairs[long_sided & np.isin(pairs[:, 1], documents)]]), axis=0)
-    short = np.flatnonzero(~is_document)
-    weights = sampling_weights(sources, table[short, 2], DISTILLATION_SHARES) * brevity(short)
-    kept = np.unique(np.concatenate([_draw(short, weights, sample.texts, rng), documents, chosen[:, :2].ravel()]))
-
-    first, count = table[kept, 0], table[kept, 1]
-    if sample.document_units:
-        cut = np.where(is_document[kept], np.minimum(count, sample.document_units), count)
-        first, count = first + (rng.random(len(kept)) * (count - cut + 1)).astype(np.int64), cut
-    units = _spans(first, count)
-    ends = np.cumsum(count)
-    number = np.full(len(table), -1)
-    number[kept] = np.arange(len(kept))
+    table, at = np.load(whole / "texts.npy"), np.load(whole / "student_at.npy")
+    single = np.flatnonzero((table[:, 1] == 1) & (table[:, 3] == 0))
+    length = np.diff(at)[table[single, 0]]
+    chosen = []
+    for number, shares, (least, most) in (
+        (short, SHORT_SHARES, SHORT_TOKENS),
+        (passages, DISTILLATION_SHARES, PASSAGE_TOKENS),
+    ):
+        rows = single[(length >= least) & (length <= most)]
+        chosen.append(_draw(rows, sampling_weights(sources, table[rows, 2], shares), number, rng))
+    kept = table[np.sort(np.concatenate(chosen))]
     out.mkdir(parents=True, exist_ok=True)
-    for name, starts in at.items():
-        size = np.diff(starts)[units]
-        np.save(out / f"{name}.npy", np.load(whole / f"{name}.npy", mmap_mode="r")[_spans(starts[units], size)])
-        np.save(out / f"{name}_at.npy", np.concatenate([[0], np.cumsum(size)]))
-    np.save(out / "texts.npy", np.stack([ends - count, count, table[kept, 2], table[kept, 3]], 1))
-    np.save(out / "pairs.npy", np.stack([number[chosen[:, 0]], number[chosen[:, 1]], chosen[:, 2]], 1))
+    for name in ("student", "text"):
+        starts = np.load(whole / f"{name}_at.npy")
+        size = np.diff(starts)[kept[:, 0]]
+        np.save(out / f"{name}.npy", np.load(whole / f"{name}.npy", mmap_mode="r")[_spans(starts[kept[:, 0]], size)])
+        np.save(out / f"{name}_at.npy", np.cumsum(np.append(0, size)))
+    kept[:, 0] = np.arange(len(kept))
+    np.save(out / "texts.npy", kept)
+    np.save(out / "pairs.npy", np.zeros((0, 3), np.int64))
     (out / "tokenizer.sha256").write_text((whole / "tokenizer.sha256").read_text())
     (out / "sources.json").write_text(names)
-    print(f"{out}: {len(units)} units, {len(kept)} texts, {len(chosen)} pairs, {size.sum()} teacher tokens", flush=True)
+    print(f"{out}: {len(kept)} texts", flush=True)
 
 
 def _spans(first: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -187,53 +185,63 @@ def _spans(first: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) + np.repeat(first - (ends - count), count)
 
 
-def _draw(items: np.ndarray, weights: np.ndarray | None, most: int | None, rng: np.random.Generator) -> np.ndarray:
+def _draw(items: np.ndarray, weights: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """At most `most` distinct items."""
-    if most is None or most >= len(items):
-        return items
-    if weights is None:
-        return rng.choice(items, most, replace=False)
     most = min(most, np.count_nonzero(weights))
-    return rng.choice(items, most, replace=False, p=weights / weights.sum())
+    return rng.choice(items, most, replace=False, p=weights)
 
 
 def teach(outs: Iterable[Path], teacher: Path) -> None:
-    """The teacher's mean-pooled, normalised vector of every unit, longest units first so that batches are even."""
+    """The teacher's mean-pooled, normalised vector of every unit.
+
+    Random units first, `TEACH_UNITS` at a time, so that training can begin before all are done: rows of zeros are not
+    there yet. Goes on where it was stopped.
+    """
     import torch
     from transformers import AutoModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch_tokens = 1 << 18 if device == "cuda" else 1 << 13  # on a CPU: what stays in cache
-    model = AutoModel.from_pretrained(teacher, dtype=torch.float16 if device == "cuda" else torch.bfloat16)
+    batch_tokens = 1 << 18 if device == "cuda" else 1 << 12  # on a CPU: what stays in cache
+    model = AutoModel.from_pretrained(teacher, dtype=torch.float16 if device == "cuda" else torch.float32)
     model = model.to(device).eval()
-    cls, sep = 101, 102
     for out in outs:
-        flat, at = np.load(out / "teacher.npy"), np.load(out / "teacher_at.npy")
+        raw, ends = np.load(out / "text.npy").tobytes(), np.load(out / "text_at.npy").tolist()
+        flat, at = encode(
+            teacher / "tokenizer.json", [raw[start:end].decode() for start, end in itertools.pairwise(ends)]
+        )
         lengths = np.minimum(np.diff(at), 254)
         ids = torch.from_numpy(flat.astype(np.int32)).to(device)
-        starts = torch.from_numpy(at[:-1]).to(device)
-        order = np.argsort(-lengths, kind="stable")
-        vectors = torch.empty(len(lengths), model.config.hidden_size, dtype=torch.float16, device=device)
-        done, began, said = 0, time.time(), time.time()
-        with torch.inference_mode():
-            while done < len(order):
-                width = int(lengths[order[done]]) + 2
-                rows = order[done : done + max(1, batch_tokens // width)]
-                index = torch.from_numpy(rows).to(device)
-                size = torch.from_numpy(lengths[rows]).to(device)[:, None]
-                column = torch.arange(width, device=device)[None]
-                token = ids[(starts[index][:, None] + column - 1).clamp(0, len(ids) - 1)].long()
-                token = torch.where(column == 0, cls, torch.where(column == size + 1, sep, token))
-                mask = column <= size + 1
-                hidden = model(input_ids=token * mask, attention_mask=mask.long()).last_hidden_state.float()
-                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                vectors[index] = torch.nn.functional.normalize(mean, dim=1).half()
-                done += len(rows)
-                if time.time() - said > 60:
-                    said = time.time()
-                    print(f"{out}: {done} of {len(order)} units in {said - began:.0f} s", flush=True)
-        np.save(out / "vectors.npy", vectors.cpu().numpy())
-        print(f"{out}: {len(lengths)} vectors", flush=True)
+        path, shape = out / "vectors.npy", (len(lengths), model.config.hidden_size)
+        vectors = np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", np.float16, shape)
+        began = time.time()
+        order = np.random.default_rng(0).permutation(len(lengths))
+        for start in range(0, len(order), TEACH_UNITS):
+            rows = order[start : start + TEACH_UNITS]
+            if vectors[rows].any(1).all():
+                continue
+            rows = rows[np.argsort(-lengths[rows], kind="stable")]
+            while len(rows):
+                count = max(1, batch_tokens // (int(lengths[rows[0]]) + 2))
+                now, rows = rows[:count], rows[count:]
+                vectors[now] = _teacher_vectors(model, ids, at[now], lengths[now])
+            vectors.flush()
+            print(f"{out}: {start + TEACH_UNITS} of {len(order)} units in {time.time() - began:.0f} s", flush=True)
+
+
+def _teacher_vectors(model: Any, ids: Any, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(n, d) float16 of the texts ids[starts : starts + lengths]."""
+    import torch
+
+    cls, sep = 101, 102
+    with torch.inference_mode():
+        start, size = (torch.from_numpy(x).to(ids.device)[:, None] for x in (starts, lengths))
+        column = torch.arange(int(lengths.max()) + 2, device=ids.device)[None]
+        token = ids[(start + column - 1).clamp(0, len(ids) - 1)].long()
+        token = torch.where(column == 0, cls, torch.where(column == size + 1, sep, token))
+        mask = column <= size + 1
+        hidden = model(input_ids=token * mask, attention_mask=mask.long()).last_hidden_state.float()
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean, dim=1).half().cpu().numpy()
 
 
 def main() -> None:
@@ -241,23 +249,23 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("tokenize")
     one.add_argument("shard", type=Path)
+    one.add_argument("--whole", action="store_true", help="pairs and documents, instead of texts to be taught")
     one.add_argument("--tokenizer", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
-    three = commands.add_parser("thin")
-    three.add_argument("cache", type=Path)
-    three.add_argument("--out", type=Path, required=True)
-    three.add_argument("--seed", type=int, default=0)
-    for item in fields(Sample):
-        three.add_argument(f"--{item.name.replace('_', '-')}", type=int)
-    two = commands.add_parser("teach")
-    two.add_argument("out", type=Path, nargs="+")
-    for command in (one, two):
-        command.add_argument("--teacher", type=Path, required=True)
+    two = commands.add_parser("thin")
+    two.add_argument("cache", type=Path)
+    two.add_argument("--out", type=Path, required=True)
+    two.add_argument("--short", type=int, required=True)
+    two.add_argument("--passages", type=int, required=True)
+    two.add_argument("--seed", type=int, default=0)
+    three = commands.add_parser("teach")
+    three.add_argument("out", type=Path, nargs="+")
+    three.add_argument("--teacher", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "tokenize":
-        tokenize(args.shard, args.tokenizer, args.teacher, args.out)
+        tokenize(args.shard, args.tokenizer, args.out, args.whole)
     elif args.command == "thin":
-        thin(args.cache, args.out, Sample(**{f.name: getattr(args, f.name) for f in fields(Sample)}), args.seed)
+        thin(args.cache, args.out, args.short, args.passages, args.seed)
     else:
         teach(args.out, args.teacher)
 

@@ -48,6 +48,16 @@ DISTILLATION_SHARES: dict[str, tuple[float, tuple[str, ...]]] = {
     "reviews and mixed": (5, ("masc", "nltk-moviereviews", "nltk-reviews")),
 }
 
+SHORT_SHARES: dict[str, tuple[float, tuple[str, ...]]] = {
+    # of the sentences for the layers: short and everyday, because order and negation matter most there
+    "captions": (23, ("coco",)),
+    "edited": (32, ("edited",)),
+    "conversation": (16, ("tatoeba", "sgd", "taskmaster")),
+    "encyclopedic and news": (20, ("wikisplit", "onestopenglish", "disflqa", "wikimovies", "factbook", "masc")),
+    "speeches": (4, ("us-speeches", "nltk-publicdomain")),
+    "reviews": (5, ("nltk-moviereviews", "nltk-reviews")),
+}
+
 CONTRASTIVE_SHARES: dict[str, tuple[float, tuple[str, ...]]] = {
     "textbooks": (25, ("openstax", "openstax-biology2014")),
     "abstracts": (20, ("arxiv", "scitldr", "plos")),

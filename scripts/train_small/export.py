@@ -2,7 +2,7 @@
 
     python export.py LAST.pt --tokenizer DIR --sources SOURCES.tsv --out DIR [--scores FILE… --steps FILE…]
 
-Every number of the card comes from a file: the run's own record in LAST.pt, `--steps` (outputs of the steps before),
+Every number of the card comes from a file: the run's own record in LAST.pt, `--steps` (the output of warm.py),
 and `--scores` (outputs of evaluate.py, of which the last line counts). An existing checkpoint in `--out` is replaced.
 """
 
@@ -62,10 +62,12 @@ held out of the training text and serve for choosing between models, as does STS
 
 ## Training
 
-Trained with `scripts/train_small` from random layers over a table of token vectors: {minutes} minutes and
-{tokens} M tokens in {steps} steps, seed {seed}. No evaluation text was trained on.{before}
+Trained with `scripts/train_small` in two phases, seed {seed}. No evaluation text was trained on.
 
-Recipe: `{recipe}`
+1. A table of one vector per token, whose mean over a text learnt the teacher's vectors and their similarities,
+   pairs, passages and the windows of books they are from, and summaries and their documents.{before}
+2. Layers on top: {minutes} CPU minutes, {tokens} M tokens, {steps} steps of {processes} process(es).
+   Recipe: `{recipe}`
 
 The text comes from the sources below; `scripts/train_small/README.md` says how it was put together. The full record
 (repository, commit, licence of each source) is `SOURCES.tsv` beside the training data. The teacher is Apache-2.0.
@@ -125,7 +127,7 @@ def main() -> None:
         classes="either",
     )
     recipe, progress = saved["recipe"], saved["progress"]
-    before = [line for file in args.steps for line in file.read_text().splitlines() if "stsb-dev" in line]
+    before = [line for file in args.steps for line in file.read_text().splitlines() if '"recipe"' in line]
     (args.out / "README.md").write_text(
         CARD.format(
             name=args.out.name,
@@ -135,11 +137,12 @@ def main() -> None:
             parameters=sum(p.numel() for p in model.parameters()) / 1e6,
             size=(args.out / "model.safetensors").stat().st_size / 1e6,
             scores=score_table(args.scores),
-            minutes=progress["minutes"],
+            minutes=progress["CPU minutes"],
+            processes=progress["processes"],
             tokens=progress["Mtokens"],
             steps=progress["step"],
             seed=recipe["seed"],
-            before=f" The table before the layers: `{'`, `'.join(before)}`." if before else "",
+            before="".join(f"\n   Recipe: `{json.dumps(json.loads(line)['recipe'])}`" for line in before),
             recipe=json.dumps(recipe),
             licences=licence_table(args.sources),
         ),

@@ -1,6 +1,6 @@
 """Cleans, deduplicates and packs the training text of the small model, and puts the teacher and a dev set beside it.
 
-    python scripts/train_small/prepare.py --data DIR --out DIR
+    python scripts/train_small/prepare.py --data DIR --out DIR [--groups NAME…]
 
 `--data` holds `train/*.parquet` (`passages-*`, `pairs-*`, `long-*`) and `eval/`. Nothing of `eval/` is trained on: it
 is read to find and drop training texts that contain one of its texts, and for the dev set, which takes STS-B dev and
@@ -24,7 +24,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -110,20 +110,28 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def read_corpus(folder: Path) -> Corpus:
-    """Read, clean and deduplicate everything. Pairs come first, so that a passage that is part of one is not kept."""
+def read_corpus(folder: Path, groups: Collection[str] = ()) -> Corpus:
+    """Read, clean and deduplicate everything, or some groups.
+
+    Pairs come first, so that a passage that is part of one is not kept.
+    """
     corpus = Corpus()
     seen: set[int] = set()
     summaries: dict[str, str] = {}
-    for path in sorted(folder.glob("pairs-*.parquet")):
+
+    def files(kind: str) -> list[Path]:
+        found = sorted(folder.glob(f"{kind}-*.parquet"))
+        return [path for path in found if not groups or path.stem.removeprefix(f"{kind}-") in groups]
+
+    for path in files("pairs"):
         group = path.stem.removeprefix("pairs-")
         if group == "scotus-long":
             summaries = {key(row["positive"])[:400]: clean_passage(row["query"], "scotus") for row in rows(path)}
         else:
             read_pairs(path, group, corpus, seen)
-    for path in sorted(folder.glob("passages-*.parquet")):
+    for path in files("passages"):
         read_passages(path, path.stem.removeprefix("passages-"), corpus, seen)
-    for path in sorted(folder.glob("long-*.parquet")):
+    for path in files("long"):
         read_documents(path, path.stem.removeprefix("long-"), corpus, summaries)
     return corpus
 
@@ -391,7 +399,7 @@ def compress(text: str, path: Path) -> None:
     """Compress with a window over the whole text: passages return inside documents."""
     data = text.encode()
     window = min(max(len(data), 1 << 16), 1 << 28)
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": window, "lc": 4, "lp": 0, "pb": 0}]
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": window, "lc": 4, "lp": 0, "pb": 0}]
     path.write_bytes(lzma.compress(data, lzma.FORMAT_XZ, filters=filters))
 
 
@@ -440,14 +448,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--groups", nargs="+", default=[], help="only these, and neither dev set nor teacher")
     options = parser.parse_args()
+    if held_out := {*DEV_PAIRS, *DEV_DOCUMENTS} & {*options.groups}:
+        parser.error(f"the dev set is made of {', '.join(sorted(held_out))}: prepare everything")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_teacher(options.out / "teacher")
-    corpus = read_corpus(options.data / "train")
+    if not options.groups:
+        write_teacher(options.out / "teacher")
+    corpus = read_corpus(options.data / "train", options.groups)
     forbidden = evaluation_keys(options.data / "eval")
     drop_evaluation_texts(corpus, forbidden)
     assert_apart(corpus, forbidden)
-    write_dev_set(corpus, options.data / "eval", options.out)
+    if not options.groups:
+        write_dev_set(corpus, options.data / "eval", options.out)
     (options.out / "manifest.json").write_text(json.dumps(manifest(corpus), indent=1) + "\n")
     pack(corpus, options.out)
 

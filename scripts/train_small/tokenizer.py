@@ -1,6 +1,7 @@
 """Trains the small model's own tokenizer and the starting vectors of its vocabulary.
 
-    python scripts/train_small/tokenizer.py --shards DIR --teacher DIR --out DIR
+    python scripts/train_small/tokenizer.py --shards DIR --teacher DIR --out DIR      trains the tokenizer
+    python scripts/train_small/tokenizer.py --tokenizer DIR --teacher DIR --out DIR   takes one, as of the last version
 
 The tokenizer is uncased because the teacher is. It is a byte-level BPE, so it reads every text without an unknown
 token. White space of any kind counts as one space and a space is put in front of the text, so a word is the same token
@@ -198,39 +199,24 @@ def warm_start(tokenizer: Tokenizer, teacher: Path) -> tuple[np.ndarray, np.ndar
     return inputs.astype(np.float16), outputs.astype(np.float16)
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Iterable[str], batch: int = 4096) -> np.ndarray:
-    """How often each id occurs in the texts."""
-    counts = np.zeros(tokenizer.get_vocab_size(), np.int64)
-    pending: list[str] = []
-
-    def count() -> None:
-        for encoding in tokenizer.encode_batch_fast(pending, add_special_tokens=False):
-            np.add.at(counts, encoding.ids, 1)
-        pending.clear()
-
-    for text in texts:
-        pending.append(text)
-        if len(pending) == batch:
-            count()
-    count()
-    return counts
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, required=True, help="folder with the shards that prepare.py wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--shards", type=Path, help="folder with the shards that prepare.py wrote, to train on")
+    source.add_argument("--tokenizer", type=Path, help="folder of a tokenizer to take as it is")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer/ and the starting vectors")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the teacher that prepare.py wrote")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     options = parser.parse_args()
-    shards = [read_shard(path) for path in sorted(options.shards.glob("shard-*.jsonl.xz"))]
-    tokenizer = train(chain(vocabulary_texts(shards), teacher_words(options.teacher)), options.vocabulary)
+    if options.tokenizer:
+        tokenizer = Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
+    else:
+        shards = [read_shard(path) for path in sorted(options.shards.glob("shard-*.jsonl.xz"))]
+        tokenizer = train(chain(vocabulary_texts(shards), teacher_words(options.teacher)), options.vocabulary)
     save(tokenizer, options.out / "tokenizer")
     inputs, outputs = warm_start(tokenizer, options.teacher)
     np.save(options.out / "warm_inputs.npy", inputs)
     np.save(options.out / "warm_outputs.npy", outputs)
-    counts = count_tokens(tokenizer, (text for shard in shards for _, text in shard_texts(shard)))
-    np.save(options.out / "token_counts.npy", counts)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,34 @@
-"""Distils the small model: a Mamba2 student learns the teacher's vectors, pairs and long documents together.
+"""Distils the small model: a Mamba2 student on top of the trained table.
 
-    python train.py --cache DIR… --tokenizer DIR --start static.pt --devset FILE --out DIR --minutes 30 [--set n=v…]
+    python train.py --taught DIR… --whole DIR… --tokenizer DIR --start static.pt --devset FILE --out DIR --steps N
 
-`--start` is what warm.py writes. One step has three parts:
-  short     texts of up to `short_block` tokens, in blocks (blocks.py); among them the queries of some pairs
-  passages  in some steps: texts of up to `passage_block` tokens, in longer blocks; among them the positives of pairs
-  long      in some steps: windows of whole documents, packed, each with one of its own units as a query
+`--start` is what warm.py writes. Every step reads short texts with a teacher's vector, in families of near ones, laid
+out in blocks (blocks.py): distance to the teacher's vector, and the structure of their similarities. Some
+steps add longer blocks, in turn
+  pairs     pairs of one source (InfoNCE), and taught passages
+  long      passages that must find their window of a book (InfoNCE), and at times one read whole. The vectors of
+            windows come from the table as it was at the start, a mean of token vectors: it is good at long texts and
+            costs nothing, and the window that is read whole must come near its own.
 
-Loss: distance to the teacher's vector (all), squared error of the matrix of similarities (short, passages), and
-InfoNCE (pairs, long). The schedule follows the clock, so a run gives what the machine could do in its minutes, and two
-runs with one `seed` see the same batches but not equally many. A run that `--stop-after` or a kill ended goes on with
-`--resume`. Written to `--out`: log.jsonl, checkpoint.pt, and the running mean of the weights in float16: last.pt, and
-best.pt with the best score on STS-B dev so far.
+The rate is constant, then falls linearly to zero over the last `decay` of `--steps`. A run that `--stop-after` or a
+kill ended goes on with `--resume`, also with another number of `--steps` or more caches; a step's batch depends only on
+seed, step, rank and caches. Started by torchrun as several processes, each takes its own steps, and every
+`--average-every` steps all take the mean of their weights. Written to `--out`: log-N.jsonl and checkpoint-N.pt of each
+process, and the running mean of the weights in float16: last.pt, and best.pt with the best score on STS-B dev so far.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +37,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
+from batches import Taught, Whole, info_nce, recipe_of, structure_loss
 from blocks import BlockModel, Blocks, fill
 from cache import check_tokenizer
-from data import CONTRASTIVE_SHARES, DISTILLATION_SHARES, Source, sampling_weights
 from evaluate import load_suite, sts_score
-from warm import install
+from warm import install, means
 
 from thalweg.models.mamba2 import Mamba2, Mamba2Config, Mamba2Layer
 from thalweg.packing import Packing
 
 EOS = 0
+TAPS = 4  # of the convolution
 
 
 @dataclass
@@ -53,172 +58,108 @@ class Recipe:
     n_layers: int = 2
     head_dim: int = 64
     d_state: int = 64
-    expand: int = 2
+    expand: int = 1
     chunk_size: int = 32  # of the packed scan
     short_block: int = 64
     short_blocks: int = 64
-    passage_block: int = 256
-    passage_blocks: int = 8
-    passage_every: int = 2  # steps
-    pairs: int = 64  # drawn a step; those that do not fit the blocks are left out
-    long_every: int = 16  # steps
-    long_tokens: int = 4096
-    window_units: tuple[int, ...] = (2, 4, 8, 12)
+    short_tokens: int = 32  # the longest short text
+    family: int = 12
+    passage_block: int = 128
+    passage_blocks: int = 12
+    longer_every: int = 3  # steps
+    read_every: int = 8  # of the steps with windows
+    pairs: int = 48  # drawn; those that do not fit the blocks are left out
+    windows: int = 16
+    windows_per_book: int = 8
+    window_units: tuple[int, ...] = (12, 24, 47)
+    read_units: int = 12  # of the window that is read whole
     learning_rate: float = 2e-3
-    embedding_rate: float = 1e-3
+    embedding_rate: float = 5e-4
     weight_decay: float = 0.01
-    warm_up: float = 0.03
+    warm_up: int = 40  # steps
+    decay: float = 0.4
     out_scale: float = 0.02  # of the layers' output projections at the start
-    average: float = 0.99  # of the running mean of the weights, a step
+    average: float = 0.98  # of the running mean of the weights, a step
     temperature: float = 0.05
+    window_temperature: float = 0.03  # windows of one book are much alike
     similarity_weight: float = 20.0
+    order_weight: float = 0.3
     pair_weight: float = 0.1
-    long_weight: float = 0.1
-    same_threshold: float = 0.92  # teacher similarity above which an in-batch negative is none
+    window_weight: float = 0.1
     seed: int = 0
 
 
 @dataclass
 class Batch:
-    """One step. Items are numbered: short texts, passages, then long queries and long windows."""
+    """One step. `texts[k]` (items of blocks k) are vectors to reach, or None where a text has none of the teacher's."""
 
-    blocks: list[Blocks]  # short texts, and in some steps passages
-    target: Tensor  # (items, d)
-    pairs: Tensor  # (m, 2) items
-    long: tuple[Tensor, Packing, Tensor, int] | None = None  # tokens, packing, lengths, number of windows
-    n_tokens: int = field(default=0)
+    short: Blocks
+    short_target: Tensor
+    longer: Blocks | None = None
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None  # items of queries, of keys, and `same`
+    passages: tuple[Tensor, Tensor] | None = None  # items, targets
+    windows: tuple[Tensor, Tensor] | None = None  # items of queries, windows' vectors
+    read: tuple[Tensor, Packing, Tensor] | None = None  # tokens of a window, packing, its vector
+    n_tokens: int = 0
 
 
 class Data:
-    """All caches as one table of units and texts."""
+    """Draws steps."""
 
-    def __init__(self, folders: list[Path], recipe: Recipe, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
-        parts: dict[str, list[np.ndarray]] = {k: [] for k in ("ids", "at", "vectors", "texts", "pairs")}
-        units = tokens = texts = 0
-        names = json.loads((folders[0] / "sources.json").read_text())
-        sources = [Source(*name) for name in names]
-        for folder in folders:
-            assert json.loads((folder / "sources.json").read_text()) == names, "caches of different preparations"
-            at = np.load(folder / "student_at.npy")
-            table, pairs = np.load(folder / "texts.npy"), np.load(folder / "pairs.npy")
-            table[:, 0] += units
-            pairs[:, :2] += texts
-            parts["ids"].append(np.load(folder / "student.npy"))
-            parts["at"].append(at[:-1] + tokens)
-            parts["vectors"].append(np.load(folder / "vectors.npy"))
-            parts["texts"].append(table)
-            parts["pairs"].append(pairs)
-            units, tokens, texts = units + len(at) - 1, tokens + int(at[-1]), texts + len(table)
-        self.at = np.concatenate([*parts["at"], [tokens]])
-        self.ids = np.concatenate(parts["ids"])
-        self.vectors = torch.from_numpy(np.concatenate(parts["vectors"]))
-        self.texts = np.concatenate(parts["texts"])
-        self.lengths = self.span(self.texts[:, 0], self.texts[:, 1])
-        single = (self.texts[:, 3] == 0) & (self.texts[:, 1] == 1) & (self.lengths > 1)
-        self.short = np.flatnonzero(single & (self.lengths <= recipe.short_block))
-        self.passages = np.flatnonzero(
-            single & (self.lengths > recipe.short_block) & (self.lengths <= recipe.passage_block)
-        )
-        self.cdf = {
-            name: np.cumsum(sampling_weights(sources, self.texts[rows, 2], DISTILLATION_SHARES))
-            for name, rows in (("short", self.short), ("passages", self.passages))
-        }
-        self.documents = self.texts[(self.texts[:, 3] == 1) & (self.texts[:, 1] >= 2)]
-        pairs = np.concatenate(parts["pairs"])
-        fits = single[pairs[:, 0]] & single[pairs[:, 1]]
-        fits &= (self.lengths[pairs[:, :2]] <= recipe.passage_block).all(1)
-        self.pairs_of = {s: pairs[fits & (pairs[:, 2] == s)] for s in np.unique(pairs[:, 2])}
-        self.pairs_of = {s: p for s, p in self.pairs_of.items() if len(p) >= 32}
-        self.pair_sources = np.array(list(self.pairs_of))
-        sizes = np.array([len(self.pairs_of[s]) for s in self.pair_sources], float)
-        share = sampling_weights(sources, self.pair_sources, CONTRASTIVE_SHARES, most_repeated=1e9) * np.sqrt(sizes)
-        self.pair_share = share / share.sum()
-        print(
-            json.dumps(
-                {
-                    "units": units,
-                    "Mtokens": round(tokens / 1e6, 2),
-                    "short texts": len(self.short),
-                    "passages": len(self.passages),
-                    "documents": len(self.documents),
-                    "pairs": int(sizes.sum()),
-                }
-            ),
-            flush=True,
-        )
+    def __init__(
+        self, taught: Taught, whole: Whole, table: Tensor, basis: Tensor, recipe: Recipe, rank: int = 0
+    ) -> None:
+        self.taught, self.whole, self.recipe = taught, whole, recipe
+        self.table, self.rank = table, rank
+        self.targets = taught.vectors @ basis
 
-    def span(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Tokens of runs of units, EOS included."""
-        return self.at[first + count] - self.at[first] + 1
-
-    def tokens(self, first: int, count: int) -> np.ndarray:
-        """Ids of a run of units, EOS included."""
-        return np.append(self.ids[self.at[first] : self.at[first + count]].astype(np.int64), EOS)
-
-    def target(self, first: int, count: int) -> Tensor:
-        """(d,) mean of the units' vectors, normalised."""
-        return F.normalize(self.vectors[first : first + count].float().mean(0), dim=0)
-
-    def batch(self, rng: np.random.Generator, step: int) -> Batch:
-        """Draw one step."""
-        r = self.recipe
-        kinds = [("short", self.short, (r.short_blocks, r.short_block))]
-        if step % r.passage_every == 0:
-            kinds.append(("passages", self.passages, (r.passage_blocks, r.passage_block)))
-        pool = self.pairs_of[rng.choice(self.pair_sources, p=self.pair_share)]
-        drawn = pool[rng.permutation(len(pool))[: r.pairs], :2]
-        sides = drawn[rng.permutation(len(drawn))].ravel()
-        chosen: list[np.ndarray] = []
-        for name, rows, shape in kinds:
-            mine = sides[(self.lengths[sides] <= r.short_block) == (name == "short")]
-            cdf = self.cdf[name]
-            more = rows[np.searchsorted(cdf, rng.random(shape[0] * shape[1] // 4) * cdf[-1])]
-            # Half of the room is for pairs at most; an item stands once.
-            half = fill(self.lengths[mine], (max(1, shape[0] // 2), shape[1]))
-            texts = np.array(list(dict.fromkeys([*mine[:half], *more])))
-            chosen.append(texts[: fill(self.lengths[texts], shape)])
-        items = np.concatenate(chosen)
-        place = {int(text): i for i, text in enumerate(items)}
-        pairs = [(place[q], place[p]) for q, p in drawn.tolist() if q in place and p in place and q != p]
-        spans = [(int(self.texts[i, 0]), 1) for i in items]
-        long = self._long(rng) if step % r.long_every == 0 and len(self.documents) else []
-        blocks = [
-            Blocks.of([self.tokens(int(self.texts[i, 0]), 1) for i in texts], shape, 4, self.device)
-            for texts, (_, _, shape) in zip(chosen, kinds, strict=True)
-        ]
-        batch = Batch(
-            blocks,
-            torch.stack([self.target(*span) for span in [*spans, *long]]).to(self.device),
-            torch.tensor(pairs, dtype=torch.long, device=self.device).reshape(-1, 2),
-            n_tokens=int(self.lengths[items].sum()),
-        )
-        if long:
-            ids = [self.tokens(*span) for span in long]
-            lengths = [len(row) for row in ids]
-            tokens = torch.from_numpy(np.concatenate(ids)).to(self.device)
-            size = torch.tensor(lengths, device=self.device)
-            batch.long = (tokens, Packing.whole(lengths, self.device), size, len(long) // 2)
-            batch.n_tokens += sum(lengths)
+    def batch(self, step: int, device: torch.device) -> Batch:
+        r, rng = self.recipe, np.random.default_rng([self.recipe.seed, step, self.rank])
+        shape = (r.short_blocks, r.short_block)
+        rows = self.taught.draw_short(shape[0] * shape[1] // 9, r.family, rng)
+        rows = rows[: fill(self.taught.lengths[rows] + 1, shape)]
+        texts = [_closed(self.taught.text(row)) for row in rows]
+        batch = Batch(Blocks.of(texts, shape, TAPS, device), self.targets[torch.from_numpy(rows)])
+        if step % (2 * r.longer_every) == 0:
+            texts += self._pairs(batch, rng, device)
+        elif step % r.longer_every == 0:
+            texts += self._long(batch, rng, step % (2 * r.longer_every * r.read_every) == r.longer_every, device)
+        batch.n_tokens = sum(map(len, texts))
         return batch
 
-    def _long(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """Runs of units: one unit of each window as its query, then the windows."""
-        r = self.recipe
-        units = int(rng.choice(r.window_units))
-        queries: list[tuple[int, int]] = []
-        windows: list[tuple[int, int]] = []
-        room = r.long_tokens
-        for first, count, *_ in self.documents[rng.permutation(len(self.documents))]:
-            n = min(int(count), units)
-            start = int(first + rng.integers(count - n + 1))
-            query = int(start + rng.integers(n))
-            room -= int(self.span(np.array(start), np.array(n)) + self.span(np.array(query), np.array(1)))
-            if room < 0 and len(windows) > 1:
-                break
-            queries.append((query, 1))
-            windows.append((start, n))
-        return queries + windows
+    def _pairs(self, batch: Batch, rng: np.random.Generator, device: torch.device) -> list[np.ndarray]:
+        r, (blocks, size) = self.recipe, (self.recipe.passage_blocks, self.recipe.passage_block)
+        sides = self.whole.draw_pairs(r.pairs, rng)
+        texts = [_closed(text) for pair in zip(sides.queries, sides.keys, strict=True) for text in pair]
+        n = fill(np.array([len(text) for text in texts]), (blocks * 3 // 4, size)) // 2
+        rows = self.taught.draw_passages(2 * blocks, rng)
+        rows = rows[self.taught.lengths[rows] < size]
+        texts = texts[: 2 * n] + [_closed(self.taught.text(row)) for row in rows]
+        texts = texts[: fill(np.array([len(text) for text in texts]), (blocks, size))]
+        batch.longer = Blocks.of(texts, (blocks, size), TAPS, device)
+        batch.pairs = (torch.arange(0, 2 * n, 2), torch.arange(1, 2 * n, 2), torch.from_numpy(sides.same[:n, :n]))
+        rows = rows[: len(texts) - 2 * n]
+        batch.passages = (torch.arange(2 * n, len(texts)), self.targets[torch.from_numpy(rows)])
+        return texts
+
+    def _long(self, batch: Batch, rng: np.random.Generator, read: bool, device: torch.device) -> list[np.ndarray]:
+        r, shape = self.recipe, (self.recipe.passage_blocks, self.recipe.passage_block)
+        sides = self.whole.draw_windows(int(rng.choice(r.window_units)), r.windows, r.windows_per_book, rng)
+        texts = [_closed(text) for text in sides.queries]
+        texts = texts[: fill(np.array([len(text) for text in texts]), shape)]
+        batch.longer = Blocks.of(texts, shape, TAPS, device)
+        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys[: len(texts)]))
+        if not read:
+            return texts
+        window = self.whole.draw_windows(r.read_units, 1, 1, rng).keys[0]
+        whole = _closed(window)
+        target = means(self.table, [window])[0]
+        batch.read = (torch.from_numpy(whole).to(device), Packing.whole([len(whole)], device), target)
+        return [*texts, whole]
+
+
+def _closed(text: np.ndarray) -> np.ndarray:
+    return np.append(text.astype(np.int64), EOS)
 
 
 def embed(model: Mamba2, tokens: Tensor, packing: Packing, lengths: Tensor) -> Tensor:
@@ -229,42 +170,30 @@ def embed(model: Mamba2, tokens: Tensor, packing: Packing, lengths: Tensor) -> T
     return F.normalize(total / lengths[:, None], dim=1)
 
 
-def info_nce(query: Tensor, key: Tensor, target_key: Tensor, recipe: Recipe) -> Tensor:
-    """Both directions; keys that the teacher finds nearly equal to the positive are no negatives."""
-    scores = query @ key.t() / recipe.temperature
-    same = target_key @ target_key.t() > recipe.same_threshold
-    same.fill_diagonal_(False)
-    scores = scores.masked_fill(same, -1e4)
-    labels = torch.arange(len(query), device=query.device)
-    return (F.cross_entropy(scores, labels) + F.cross_entropy(scores.t(), labels)) / 2
-
-
-def loss_of(
-    model: Mamba2, blocks: BlockModel, batch: Batch, basis: Tensor, recipe: Recipe
-) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum of all parts, and the parts."""
-    student = torch.cat([blocks.embed(part) for part in batch.blocks])
-    target = batch.target @ basis
-    n = len(student)
-    cosine = 1 - (student * target[:n]).sum(1)
-    n_short = batch.blocks[0].n
-    parts = {"short": cosine[:n_short].mean()}
-    if n > n_short:
-        parts["passages"] = cosine[n_short:].mean()
-    similarity = (student @ student.t() - target[:n] @ target[:n].t()).square().mean()
-    parts["similarity"] = similarity
-    total = cosine.mean() + recipe.similarity_weight * similarity
-    if len(batch.pairs) > 1:
-        query, key = batch.pairs.unbind(1)
-        parts["pair"] = info_nce(student[query], student[key], target[key], recipe)
-        total = total + recipe.pair_weight * parts["pair"]
-    if batch.long is not None:
-        tokens, packing, lengths, m = batch.long
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            vectors = embed(model, tokens, packing, lengths)
-        parts["long"] = (1 - (vectors * target[n:]).sum(1)).mean()
-        contrast = info_nce(vectors[:m], vectors[m:], target[n + m :], recipe)
-        total = total + parts["long"] + recipe.long_weight * contrast
+    student = blocks.embed(batch.short)
+    parts = {"short": (1 - (student * batch.short_target).sum(1)).mean()}
+    parts["similarity"], parts["order"] = structure_loss(student, batch.short_target, r.temperature)
+    total = parts["short"] + r.similarity_weight * parts["similarity"] + r.order_weight * parts["order"]
+    longer = blocks.embed(batch.longer) if batch.longer else student
+    if batch.pairs and len(batch.pairs[0]) > 1:
+        query, key, same = batch.pairs
+        parts["pairs"] = info_nce(longer[query], longer[key], same, r.temperature)
+        total = total + r.pair_weight * parts["pairs"]
+    if batch.passages and len(batch.passages[0]):
+        items, target = batch.passages
+        parts["passages"] = (1 - (longer[items] * target).sum(1)).mean()
+        total = total + 0.5 * parts["passages"]
+    if batch.windows:
+        items, key = batch.windows
+        parts["windows"] = info_nce(longer[items], key, torch.eye(len(key), dtype=torch.bool), r.window_temperature)
+        total = total + r.window_weight * parts["windows"]
+    if batch.read:
+        tokens, packing, target = batch.read
+        vector = embed(model, tokens, packing, torch.tensor([len(tokens)]))[0]
+        parts["read"] = 1 - (vector * target).sum()
+        total = total + 0.5 * parts["read"]
     return total, parts
 
 
@@ -295,63 +224,71 @@ def encoder(model: Mamba2, tokenizer_folder: Path, step_tokens: int = 8192) -> C
     return encode
 
 
-def build(recipe: Recipe, vocab_size: int, start: Path, device: torch.device) -> tuple[Mamba2, Tensor]:
-    """The model at the start, and the directions of the teacher's space that its output has."""
-    d_inner = recipe.expand * recipe.d_model
-    model = Mamba2(
-        Mamba2Config(
-            vocab_size=vocab_size,
-            d_model=recipe.d_model,
-            n_layers=recipe.n_layers,
-            n_heads=d_inner // recipe.head_dim,
-            head_dim=recipe.head_dim,
-            d_state=recipe.d_state,
+def build(recipe: Recipe, vocab_size: int, start: Path) -> tuple[Mamba2, Tensor, Tensor]:
+    """The model at the start, the table, and the directions of the teacher's space that its output has."""
+    saved = torch.load(start, weights_only=True)
+    if "weights" in saved:
+        model = Mamba2(Mamba2Config(**saved["config"]))
+        model.load_state_dict(saved["weights"])
+    else:
+        model = Mamba2(
+            Mamba2Config(
+                vocab_size=vocab_size,
+                d_model=recipe.d_model,
+                n_layers=recipe.n_layers,
+                n_heads=recipe.expand * recipe.d_model // recipe.head_dim,
+                head_dim=recipe.head_dim,
+                d_state=recipe.d_state,
+            )
         )
-    )
+        for layer in model.layers:
+            assert isinstance(layer, Mamba2Layer)
+            layer.mixer.out_proj.weight.data *= recipe.out_scale
+        install(model, saved["table"], saved["inputs"])
     for layer in model.layers:
         assert isinstance(layer, Mamba2Layer)
-        layer.mixer.out_proj.weight.data *= recipe.out_scale
         layer.mixer.chunk_size = recipe.chunk_size
-    saved = torch.load(start, weights_only=True)
-    install(model, saved["table"], saved["basis"], saved["inputs"])
-    return model.to(device), saved["basis"].to(device)
+    return model, saved["table"], saved["basis"]
 
 
-def learning_rate(progress: float, warm_up: float) -> float:
-    """Factor at `progress` in [0, 1]: linear warm-up, then cosine to 2 %."""
-    if progress < warm_up:
-        return progress / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up))))
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Factor: linear warm-up, constant, linear to 0 over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / recipe.warm_up, (steps - step) / (recipe.decay * steps))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, nargs="+", required=True)
+    parser.add_argument("--taught", type=Path, nargs="+", required=True, help="caches with the teacher's vectors")
+    parser.add_argument("--whole", type=Path, nargs="+", required=True, help="caches of whole shards")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--devset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True, help="length of the whole schedule")
-    parser.add_argument("--stop-after", type=float, help="minutes until this call stops, the schedule being longer")
-    parser.add_argument("--score-every", type=float, default=3, help="minutes between scores on STS-B dev")
+    parser.add_argument("--steps", type=int, required=True, help="length of the whole schedule")
+    parser.add_argument("--stop-after", type=int, help="the step at which this call stops, the schedule being longer")
+    parser.add_argument("--score-every", type=int, default=50, help="steps between scores on STS-B dev")
+    parser.add_argument("--average-every", type=int, default=8, help="steps between means of several processes")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for CPUs with AMX")
     parser.add_argument("--set", nargs="*", default=[], help="recipe fields, name=value")
     args = parser.parse_args()
 
-    defaults = asdict(Recipe())
-    overrides = dict(item.split("=", 1) for item in args.set)
-    recipe = Recipe(**{name: type(defaults[name])(json.loads(value)) for name, value in overrides.items()})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = recipe_of(Recipe, args.set)
+    device = torch.device("cpu")
     torch.manual_seed(recipe.seed)
-    check_tokenizer(args.cache, args.tokenizer)
-    data = Data(args.cache, recipe, device)
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(hours=2))
+    check_tokenizer([*args.taught, *args.whole], args.tokenizer)
+    taught, whole = Taught(args.taught, recipe.short_tokens), Whole(args.whole, recipe.passage_block - 1)
     dev = load_suite(args.devset)["sts"]["stsb-dev"]
     vocab = json.loads((args.tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
-    model, basis = build(recipe, -(-len(vocab) // 64) * 64, args.start, device)
-    mean, _ = build(recipe, model.config.vocab_size, args.start, device)
+    model, table, basis = build(recipe, -(-len(vocab) // 64) * 64, args.start)
+    data = Data(taught, whole, table, basis, recipe, rank)
+    mean, *_ = build(recipe, model.config.vocab_size, args.start)
     mean.load_state_dict(model.state_dict())
-    blocks = BlockModel(model, compiled=not args.eager)
+    blocks = BlockModel(model, torch.bfloat16 if args.bfloat16 else torch.float32, compiled=not args.eager)
     encode = encoder(mean.eval(), args.tokenizer)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "conv" not in n and "embeddings" not in n]
     vectors = [p for n, p in model.named_parameters() if p.ndim == 1 or "conv" in n]
@@ -367,7 +304,7 @@ def main() -> None:
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / "checkpoint.pt"
+    checkpoint = args.out / f"checkpoint-{rank}.pt"
     spent, steps, seen, best = 0.0, 0, 0, -1.0
     if args.resume and checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -375,65 +312,72 @@ def main() -> None:
         mean.load_state_dict(saved["mean"])
         optimizer.load_state_dict(saved["optimizer"])
         spent, steps, seen, best = saved["spent"], saved["steps"], saved["seen"], saved["best"]
-    log = (args.out / "log.jsonl").open("a")
+    log = (args.out / f"log-{rank}.jsonl").open("a")
 
     def tell(row: dict[str, object]) -> None:
         print(json.dumps(row), flush=True)
         log.write(json.dumps(row) + "\n")
         log.flush()
 
+    def where() -> dict[str, object]:
+        minutes = (spent + time.process_time() - began) / 60
+        done = {"step": steps, "processes": processes, "CPU minutes": round(minutes * processes, 2)}
+        return {**done, "Mtokens": round(seen * processes / 1e6, 2)}
+
     def save() -> None:
-        """Score the mean weights, keep them if they are the best, and store the run."""
+        """Store the run; the first process scores the mean weights, and keeps them if they are the best."""
+        state = {"model": model.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
+        now = spent + time.process_time() - began
+        _store({**state, "spent": now, "steps": steps, "seen": seen, "best": best}, checkpoint)
+        if rank == 0:
+            score_and_keep()
+
+    def score_and_keep() -> None:
         nonlocal best
         score = sts_score(encode, dev)
-        progress = {"step": steps, "minutes": round(spent / 60, 2), "Mtokens": round(seen / 1e6, 2)}
-        tell({**progress, "stsb-dev": round(score, 4)})
+        tell({**where(), "stsb-dev": round(score, 4)})
         weights = {name: value.to("cpu", torch.float16) for name, value in mean.state_dict().items()}
-        run = {"recipe": asdict(recipe), "config": asdict(model.config), "progress": {**progress, "stsb-dev": score}}
+        progress = {**where(), "stsb-dev": score}
+        run = {"recipe": asdict(recipe), "config": asdict(model.config), "progress": progress}
         _store({"model": weights, **run}, args.out / "last.pt")
         if score > best:
             best = score
             _store({"model": weights, **run}, args.out / "best.pt")
-        state = {"model": model.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-        _store({**state, "spent": spent, "steps": steps, "seen": seen, "best": best}, checkpoint)
 
-    tell({"recipe": asdict(recipe), "parameters": sum(p.numel() for p in model.parameters())})
-    save()
+    began = time.process_time()
+    sizes = {"short": len(taught.short), "passages": len(taught.passages), "books": len(whole.documents)}
+    tell({"recipe": asdict(recipe), "parameters": sum(p.numel() for p in model.parameters()), **sizes})
+    if steps == 0:
+        save()
     ahead: queue.Queue[Batch] = queue.Queue(2)
-    stop = threading.Event()
 
     def draw() -> None:
-        step = steps
-        while not stop.is_set():
-            ahead.put(data.batch(np.random.default_rng([recipe.seed, step]), step))
-            step += 1
+        for step in range(steps, args.steps):
+            ahead.put(data.batch(step, device))
 
     threading.Thread(target=draw, daemon=True).start()
-    limit, base = args.minutes * 60, spent
-    began = last = told = time.time()
-    while spent < limit and (args.stop_after is None or time.time() - began < args.stop_after * 60):
+    while steps < min(args.steps, args.stop_after or args.steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * learning_rate(spent / limit, recipe.warm_up)
+            group["lr"] = rate * learning_rate(steps, args.steps, recipe)
         batch = ahead.get()
-        loss, parts = loss_of(model, blocks, batch, basis, recipe)
+        loss, parts = loss_of(model, blocks, batch, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         steps, seen = steps + 1, seen + batch.n_tokens
+        if processes > 1 and (steps % args.average_every == 0 or steps == args.steps):
+            for parameter in model.parameters():
+                torch.distributed.all_reduce(parameter.data)
+                parameter.data /= processes
         with torch.no_grad():
             decay = min(recipe.average, steps / (steps + 10))
             torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 - decay)
-        spent = base + time.time() - began
-        if time.time() - told > 20:
-            row: dict[str, object] = {name: round(value.item(), 4) for name, value in parts.items()}
-            rate = optimizer.param_groups[0]["lr"]
-            tell({"step": steps, "minutes": round(spent / 60, 2), "Mtokens": round(seen / 1e6, 2), "lr": rate, **row})
-            told = time.time()
-        if time.time() - last > args.score_every * 60:
+        if steps % (5 * recipe.longer_every) in (1, recipe.longer_every + 1):  # a step with pairs, or windows
+            losses: dict[str, object] = {name: round(value.item(), 4) for name, value in parts.items()}
+            tell({**where(), "lr": round(optimizer.param_groups[0]["lr"], 6), **losses})
+        if steps % args.score_every == 0:
             save()
-            last = time.time()
-    stop.set()
     save()
 
 
