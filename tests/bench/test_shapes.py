@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from thalweg.bench.shapes import SHAPES, shape
-from thalweg.bench.weights import RECURRENT, parameter_bytes, recurrent_model, transformer_model
+from thalweg.bench.weights import RECURRENT, recurrent_model, transformer_model
 from thalweg.errors import InvalidInputError
+from thalweg.models.quantized import weight_bytes
 from thalweg.packing import Packing
 
 PUBLISHED = {
@@ -65,7 +66,7 @@ def test_random_weights_run(name: str, dtype: torch.dtype) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in wide)
     width = 2 if dtype == torch.bfloat16 else 4
     narrow = sum(parameter.numel() for parameter in model.parameters())
-    assert parameter_bytes(model) == width * narrow + (4 - width) * sum(parameter.numel() for parameter in wide)
+    assert weight_bytes(model) == width * narrow + (4 - width) * sum(parameter.numel() for parameter in wide)
 
 
 def test_the_same_weights_every_time() -> None:

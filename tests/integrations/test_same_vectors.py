@@ -18,6 +18,9 @@ import thalweg
 from tests.corpus.tiny import make_text
 from thalweg.assets import book, model_folder
 
+# Since 5.24 transformers calls it `cache`; the card's loop is the same as before.
+pytestmark = pytest.mark.filterwarnings("ignore:.*cache_params.* is deprecated:FutureWarning")
+
 Vectors = npt.NDArray[np.float32]
 CHUNK = 512
 
