@@ -101,8 +101,8 @@ print(status("VmHWM") - before, weight_bytes(model))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_loading_quantises_layer_by_layer(tmp_path: Path) -> None:
-    """A checkpoint of 100 MB in float16, 200 in float32: the peak is what is kept, the file's pages in use, and what the
-    allocator holds back: 40 to 70 MB were seen."""
+    """A checkpoint of 100 MB in float16, 200 in float32: the peak is what is kept, the file's pages in use, and what
+    the allocator holds back: 40 to 70 MB were seen."""
     _write_large(tmp_path, torch.float16, "model.safetensors")
     shipped = str(thalweg.load().folder)
     done = subprocess.run(
