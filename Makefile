@@ -38,8 +38,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two at a time, a thread each: threads of two processes on two cores wait for each other.
 test: check $(VENV)/sentence-transformers-5
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
