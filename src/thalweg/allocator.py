@@ -16,7 +16,7 @@ LARGE = 30 << 20
 MOST_RESERVED = 128 << 20
 """Bytes that are taken in advance at most: the temporaries of larger steps lie mostly outside the pool."""
 
-LEAST_ROOM, MOST_ROOM = 20 << 20, 60 << 20
+LEAST_ROOM, MOST_ROOM = 20 << 20, 40 << 20
 """Bytes of holes between temporaries, at least and at most."""
 
 BLOCK = 8 << 20
