@@ -81,7 +81,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfab"))[0] == [("a.txt", "ab")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", gzip.compress(b"")], ids=["nothing", "mark", "gzip"])
 def test_an_empty_file_is_skipped(tmp_path: Path, content: bytes) -> None:
     name = "a.txt.gz" if content.startswith(b"\x1f") else "a.txt"
     assert read(write(tmp_path / name, content)) == ([], [(name, "skipped: an empty file")])
