@@ -19,7 +19,7 @@ from torch import Tensor
 
 from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.models.protocol import RecurrentModel, State
+from thalweg.models.protocol import RecurrentModel, State, state_bytes
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
 from thalweg.states import StateStore, select
@@ -239,6 +239,7 @@ class Engine:
         flying: list[_Document] = []
         state: State | None = None
         store = StateStore()
+        one_state = state_bytes(self.model.init_state(1))
         self._may_start = may_start or (lambda: True)
         exhausted = False
         while True:
@@ -255,7 +256,7 @@ class Engine:
                     return
                 continue
             if self.model.device.type == "cpu":
-                reserve(self.model.activation_bytes(step.n_tokens))
+                reserve(self.model.activation_bytes(step.n_tokens) + len(step.final) * one_state)
             results, state = step.run(state)
             state = store.keep(state)
             flying = step.flying

@@ -47,5 +47,5 @@ def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> 
         weights=weight_bytes(model),
         states=copies * schedule.max_in_flight * one_state,
         activations=activations,
-        room=room(activations) if model.device.type == "cpu" else 0,
+        room=room(activations + schedule.max_in_flight * one_state) if model.device.type == "cpu" else 0,
     )
