@@ -58,7 +58,7 @@ def test_the_shipped_model_has_a_name_that_a_folder_comes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert thalweg.load(MODEL_NAME).fingerprint == thalweg.load().fingerprint
+    assert thalweg.load(MODEL_NAME).fingerprint == thalweg.load("default").fingerprint == thalweg.load().fingerprint
     write_model(tmp_path / MODEL_NAME)
     assert thalweg.load(MODEL_NAME).dimension == 32
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from thalweg import __version__
-from thalweg.assets import MODEL_NAME, model_folder
+from thalweg.assets import DEFAULT, MODEL_NAME, model_folder
 from thalweg.checkpoints import (
     Checkpoint,
     TokenIds,
@@ -82,7 +82,7 @@ def load(
     Args:
         name_or_path: a local folder or a hub id `org/name`, in any of the formats of `docs/checkpoints.md`, or of
             several RWKV-7 models one file (`folder/model.pth`, `org/name/model.pth`); None is the small English model
-            that ships with the package, and so is its name, "thalweg-small-en", where no folder is called so.
+            that ships with the package, and so are "thalweg-small-en" and "default", where no folder is called so.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is one, else the CPU.
         dtype: of the weights and matrix products: "float32", "bfloat16", "float16", "auto" (the file's); None is
             float32 on the CPU and the file's elsewhere. States and sums are float32 in any case.
@@ -100,7 +100,7 @@ def load(
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
         InvalidInputError: the model has no such head, or there is no such quantisation on this device.
     """
-    if name_or_path == MODEL_NAME and not Path(MODEL_NAME).exists():
+    if name_or_path in (MODEL_NAME, DEFAULT) and not Path(name_or_path).exists():
         name_or_path = None
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)

@@ -6,6 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 MODEL_NAME = "thalweg-small-en"
+DEFAULT = "default"
+"""Another name of the shipped model, for where a model must be named."""
+
 MODULE_FILE = "thalweg_module.py"
 
 

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from thalweg.assets import DEFAULT
 from thalweg.bench.agreement import Agreement, agreement
 from thalweg.bench.point import OK
 from thalweg.bench.process import Limits, result_of
 from thalweg.bench.side import SETTINGS, Side, Task
 from thalweg.errors import InvalidInputError, MeasurementError
-
-DEFAULT = "default"
-"""The name of the shipped model, or of whatever the other side is not told to change."""
 
 
 @dataclass(frozen=True)

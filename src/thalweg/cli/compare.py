@@ -86,7 +86,7 @@ def compare(
 
 
 def _model(name: str) -> str | None:
-    from thalweg.bench.compare import DEFAULT
+    from thalweg.assets import DEFAULT
 
     return None if name == DEFAULT else lasting_name(name)
 

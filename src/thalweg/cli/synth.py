@@ -324,4 +324,4 @@ def _types(values: list[str] | None) -> frozenset[TaskType]:
 def _mining(model: str, types: frozenset[TaskType], device: str | None) -> Mining:
     from thalweg.synthesis.mining import Mining
 
-    return Mining(load_model(None if model == "default" else model, None, device, None), types)
+    return Mining(load_model(model, None, device, None), types)

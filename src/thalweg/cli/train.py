@@ -29,7 +29,9 @@ DATA_PANEL, RECIPE_PANEL, RUN_PANEL = "Data", "Recipe", "Run"
 def train(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="Folder or hub id 'org/name' of any model.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="Folder or hub id 'org/name' of any model, or 'default'.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from thalweg.assets import MODEL_NAME
 from thalweg.errors import InvalidInputError, MissingExtraError
 
 WITHOUT_EFFECT = ("batch_size", "trust_remote_code")
@@ -91,7 +90,7 @@ class SharedModel:
 
         self._arguments = name, options
         self._lock = threading.Lock()
-        self.embedder = load(None if name == MODEL_NAME else name, **options)
+        self.embedder = load(name, **options)
 
     def embed_query(self, text: str, options: Mapping[str, Any]) -> list[float]:
         """The vector of a query, with the model's prompt for queries unless `options` (of `encode`) name another."""
