@@ -118,8 +118,13 @@ def test_the_peak_is_the_same_at_any_length(family: str) -> None:
     their ids alone are 0.1 % of the peak. Without the allocator's holes, which differ by a few percent between
     processes; `benchmarks/length.py` has them in."""
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
-    short, long = (measure(family, [n], bounds, holes=False) for n in (3_000, 30_000))
-    assert long["whole"] <= 1.01 * short["whole"], (short, long)
+
+    def whole(n: int) -> int:
+        # The lower of two: one run of 40 was 1 % above all others. A past that is kept is there every time.
+        return min(measure(family, [n], bounds, holes=False)["whole"] for _ in range(2))
+
+    short, long = whole(3_000), whole(30_000)
+    assert long <= 1.01 * short, (short, long)
 
 
 STREAM = """

@@ -12,7 +12,7 @@ from tests.ops.registry import CASES
 from thalweg.packing import Packing
 
 every_case = pytest.mark.parametrize(("op", "fast"), CASES, ids=[f"{op.name}: {fast}" for op, fast in CASES])
-few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @every_case
