@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -29,12 +26,15 @@ from thalweg.checkpoints import (
     save_checkpoint,
     stated_dtype,
 )
-from thalweg.engine import Engine, Failure, Ids, Pooled, Progress, Schedule, TokenArray, TokenSource
-from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
+from thalweg.engine import Engine, Failure, Ids, Progress, Schedule, TokenSource
+from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.in_order import InOrder
 from thalweg.memory import MemoryPlan, plan_memory
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import FloatArray, Precision, finish, quantize
-from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
+from thalweg.progress_bar import progress_bar
+from thalweg.text_sources import TokenizedText, tokenized
+from thalweg.tokenizer import TextSource, Tokenizer
 
 log = logging.getLogger("thalweg")
 
@@ -44,6 +44,10 @@ Side: TypeAlias = Literal["query", "document"]
 
 PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """What authors of models call their prompts."""
+
+
+SAMPLE, SAMPLES = 4096, 512
+"""A fingerprint reads at most so many samples of so many bytes of a file, evenly spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +354,7 @@ class Embedder:
         width = self.dimension if truncate_dim is None else truncate_dim
         vectors = np.zeros((len(batch), width), dtype=np.float32)
         cut = 0
-        with _progress_bar(len(batch), show_progress_bar) as report:
+        with progress_bar(len(batch), show_progress_bar) as report:
             for embedding in self.encode_stream(
                 batch,
                 prompt=prompt,
@@ -505,15 +509,17 @@ class Embedder:
         on_error: Literal["raise", "yield"],
         progress: Callable[[Progress], None] | None,
     ) -> Iterator[Embedding | Failure]:
-        texts: dict[int, _Text] = {}
+        texts: dict[int, TokenizedText] = {}
 
         def sources() -> Iterator[TokenSource]:
             with_offsets = engine.schedule.section_size is not None
-            for index, text in enumerate(self._texts(documents, prompt, max_length, with_offsets)):
+            for index, text in enumerate(
+                tokenized(documents, self.tokenizer, prompt, max_length, with_offsets, self._probe_id)
+            ):
                 texts[index] = text
                 yield text
 
-        queue = _InOrder() if ordered else None
+        queue = InOrder() if ordered else None
         results = engine.run(sources(), may_start=queue.has_room if queue else None, on_step=progress)
         for result in queue.sort(results) if queue else results:
             text = texts[result.index]
@@ -544,151 +550,3 @@ class Embedder:
         if self.head is None:
             return vector
         return self.model.heads[self.head](torch.from_numpy(vector).to(self.model.device)).cpu().numpy()
-
-    def _texts(
-        self, documents: Iterable[TextSource], prompt: str, max_length: int | None, with_offsets: bool
-    ) -> Iterator[_Text]:
-        """Token sources: short strings tokenised many at a time, everything else as it is pulled."""
-        group: list[str] = []
-
-        def flush() -> Iterator[_Text]:
-            try:
-                encoded = self.tokenizer.encode_batch(group, prompt)
-            except TokenizationError:  # one of them is no text: each on its own, so that only that one fails
-                for text in group:
-                    yield _Text(self.tokenizer.stream(text, prompt), len(text), self._probe_id)
-            else:
-                for text, ids in zip(group, encoded, strict=True):
-                    yield _Text(Ids(ids), len(text), self._probe_id)
-            group.clear()
-
-        for document in documents:
-            if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and not with_offsets:
-                group.append(document)
-                if len(group) == GROUP:
-                    yield from flush()
-                continue
-            yield from flush()
-            length = len(document) if isinstance(document, str) and max_length is None else None
-            located = with_offsets or length is None
-            stream = self.tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
-            yield _Text(stream, length, self._probe_id, located, in_sections=with_offsets)
-        yield from flush()
-
-
-SAMPLE, SAMPLES = 4096, 512
-"""A fingerprint reads at most so many samples of so many bytes of a file, evenly spread."""
-
-SHORT_TEXT = 8192
-"""Characters below which a string is tokenised together with its neighbours."""
-
-GROUP = 64
-"""Strings tokenised together: the input is read at most so far ahead."""
-
-
-class _Text:
-    """A document's tokens on their way to the engine, and the characters they stand for."""
-
-    def __init__(
-        self,
-        source: Ids | TokenStream,
-        length: int | None,
-        eos: int | None,
-        with_offsets: bool = False,
-        *,
-        in_sections: bool = False,
-    ) -> None:
-        self._source = source
-        self._in_sections = in_sections
-        self._with_offsets = with_offsets
-        self._length = length
-        self._eos = eos
-        self._taken = 0
-        self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
-        self._section_end = 0
-
-    @property
-    def truncated(self) -> bool:
-        return isinstance(self._source, TokenStream) and self._source.truncated
-
-    def take(self, n: int) -> tuple[TokenArray, bool]:
-        """See `TokenSource`. An empty text of a model that appends no EOS is one EOS: every text has a vector."""
-        ids: TokenArray
-        if self._with_offsets:
-            assert isinstance(self._source, TokenStream)
-            ids, offsets, last = self._source.take_with_offsets(n)
-            if not self._in_sections:
-                self._ends.clear()  # only the document's end will be asked for
-            self._ends.append((self._taken, offsets[:, 1].copy()))
-        else:
-            ids, last = self._source.take(n)
-        if last and self._taken + len(ids) == 0 and self._eos is not None:
-            ids = np.array([self._eos])
-            self._ends.append((0, np.zeros(1, dtype=np.int64)))
-        self._taken += len(ids)
-        return ids, last
-
-    def characters(self, result: Pooled) -> tuple[int, int]:
-        """The characters [start, end) of a section or of the whole document."""
-        start = self._section_end
-        if self._length is not None and result.last:
-            return start, self._length
-        while self._ends[0][0] + len(self._ends[0][1]) < result.stop:
-            self._ends.popleft()
-        first, ends = self._ends[0]
-        self._section_end = max(start, int(ends[result.stop - 1 - first]))
-        return start, self._section_end
-
-
-class _InOrder:
-    """Holds results back until all of earlier documents are out."""
-
-    CAPACITY = 4096  # results held back before no further document is started
-
-    def __init__(self) -> None:
-        self._held: dict[int, list[Pooled | Failure]] = {}
-        self._count = 0
-        self._next = 0
-
-    def has_room(self) -> bool:
-        return self._count < self.CAPACITY
-
-    def sort(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
-        for result in results:
-            self._held.setdefault(result.index, []).append(result)
-            self._count += 1
-            while self._next in self._held:
-                ready = self._held.pop(self._next)
-                self._count -= len(ready)
-                yield from ready
-                if not (isinstance(ready[-1], Failure) or ready[-1].last):
-                    break
-                self._next += 1
-
-
-@contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar over documents with the rate in tokens; yields what `encode_stream` calls after every step."""
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("embedding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embedding", total=total, rate="")
-        began = time.perf_counter()
-
-        def report(progress: Progress) -> None:
-            rate = progress.tokens / (time.perf_counter() - began)
-            bar.update(task, completed=progress.documents, rate=f"{rate:,.0f} tokens/s")
-
-        yield report

@@ -1,0 +1,33 @@
+"""Results in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from thalweg.engine import Failure, Pooled
+
+
+class InOrder:
+    """Holds results back until all of earlier documents are out."""
+
+    CAPACITY = 4096  # results held back before no further document is started
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[Pooled | Failure]] = {}
+        self._count = 0
+        self._next = 0
+
+    def has_room(self) -> bool:
+        return self._count < self.CAPACITY
+
+    def sort(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
+        for result in results:
+            self._held.setdefault(result.index, []).append(result)
+            self._count += 1
+            while self._next in self._held:
+                ready = self._held.pop(self._next)
+                self._count -= len(ready)
+                yield from ready
+                if not (isinstance(ready[-1], Failure) or ready[-1].last):
+                    break
+                self._next += 1

@@ -1,0 +1,116 @@
+"""Documents on their way to the engine: texts, tokenised as they are pulled, that know which characters they are at."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.engine import Ids, Pooled, TokenArray
+from thalweg.errors import TokenizationError
+from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
+
+SHORT_TEXT = 8192
+"""Characters below which a string is tokenised together with its neighbours."""
+
+GROUP = 64
+"""Strings tokenised together: the input is read at most so far ahead."""
+
+
+def tokenized(
+    documents: Iterable[TextSource],
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_length: int | None,
+    with_offsets: bool,
+    eos: int | None,
+) -> Iterator[TokenizedText]:
+    """Documents as token sources: short strings tokenised many at a time, everything else as it is pulled.
+
+    Args:
+        prompt: put before every text.
+        max_length: tokens a text is cut to, or None.
+        with_offsets: sections will be asked for, and so the characters of each.
+        eos: the id that stands for an empty text where nothing else does.
+    """
+    group: list[str] = []
+
+    def flush() -> Iterator[TokenizedText]:
+        try:
+            encoded = tokenizer.encode_batch(group, prompt)
+        except TokenizationError:  # one of them is no text: each on its own, so that only that one fails
+            for text in group:
+                yield TokenizedText(tokenizer.stream(text, prompt), len(text), eos)
+        else:
+            for text, ids in zip(group, encoded, strict=True):
+                yield TokenizedText(Ids(ids), len(text), eos)
+        group.clear()
+
+    for document in documents:
+        if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and not with_offsets:
+            group.append(document)
+            if len(group) == GROUP:
+                yield from flush()
+            continue
+        yield from flush()
+        length = len(document) if isinstance(document, str) and max_length is None else None
+        located = with_offsets or length is None
+        stream = tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
+        yield TokenizedText(stream, length, eos, located, in_sections=with_offsets)
+    yield from flush()
+
+
+class TokenizedText:
+    """A document's tokens on their way to the engine, and the characters they stand for."""
+
+    def __init__(
+        self,
+        source: Ids | TokenStream,
+        length: int | None,
+        eos: int | None,
+        with_offsets: bool = False,
+        *,
+        in_sections: bool = False,
+    ) -> None:
+        self._source = source
+        self._in_sections = in_sections
+        self._with_offsets = with_offsets
+        self._length = length
+        self._eos = eos
+        self._taken = 0
+        self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
+        self._section_end = 0
+
+    @property
+    def truncated(self) -> bool:
+        return isinstance(self._source, TokenStream) and self._source.truncated
+
+    def take(self, n: int) -> tuple[TokenArray, bool]:
+        """See `TokenSource`. An empty text of a model that appends no EOS is one EOS: every text has a vector."""
+        ids: TokenArray
+        if self._with_offsets:
+            assert isinstance(self._source, TokenStream)
+            ids, offsets, last = self._source.take_with_offsets(n)
+            if not self._in_sections:
+                self._ends.clear()  # only the document's end will be asked for
+            self._ends.append((self._taken, offsets[:, 1].copy()))
+        else:
+            ids, last = self._source.take(n)
+        if last and self._taken + len(ids) == 0 and self._eos is not None:
+            ids = np.array([self._eos])
+            self._ends.append((0, np.zeros(1, dtype=np.int64)))
+        self._taken += len(ids)
+        return ids, last
+
+    def characters(self, result: Pooled) -> tuple[int, int]:
+        """The characters [start, end) of a section or of the whole document."""
+        start = self._section_end
+        if self._length is not None and result.last:
+            return start, self._length
+        while self._ends[0][0] + len(self._ends[0][1]) < result.stop:
+            self._ends.popleft()
+        first, ends = self._ends[0]
+        self._section_end = max(start, int(ends[result.stop - 1 - first]))
+        return start, self._section_end
