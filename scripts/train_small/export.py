@@ -66,8 +66,8 @@ Trained with `scripts/train_small` in two phases, seed {seed}. No evaluation tex
 
 1. A table of one vector per token, whose mean over a text learnt the teacher's vectors and their similarities,
    pairs, passages and the windows of books they are from, and summaries and their documents.{before}
-2. Layers on top: {minutes} CPU minutes, {tokens} M tokens, {steps} steps of {processes} process(es).
-   Recipe: `{recipe}`
+2. The layers, and with them the table: {minutes} CPU minutes, {tokens} M tokens, {steps} steps of {processes}
+   process(es).{note} Recipe: `{recipe}`
 
 The text comes from the sources below; `scripts/train_small/README.md` says how it was put together. The full record
 (repository, commit, licence of each source) is `SOURCES.tsv` beside the training data. The teacher is Apache-2.0.
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="outputs of evaluate.py")
     parser.add_argument("--steps", type=Path, nargs="*", default=[], help="outputs of warm.py to quote")
+    parser.add_argument("--note", default="", help="on the run of train.py, for the card")
     args = parser.parse_args()
 
     saved = torch.load(args.model, weights_only=True)
@@ -143,6 +144,7 @@ def main() -> None:
             steps=progress["step"],
             seed=recipe["seed"],
             before="".join(f"\n   Recipe: `{json.dumps(json.loads(line)['recipe'])}`" for line in before),
+            note=args.note and f" {args.note}",
             recipe=json.dumps(recipe),
             licences=licence_table(args.sources),
         ),

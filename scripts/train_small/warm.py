@@ -197,6 +197,9 @@ def main() -> None:
     parser.add_argument(
         "--turn-by", type=int, default=4096, help="texts by which an earlier version's directions are found"
     )
+    parser.add_argument(
+        "--layer-scale", type=float, default=0.5, help="of an earlier version's layers, which read another table now"
+    )
     parser.add_argument("--devset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], help="recipe fields, name=value")
@@ -232,6 +235,8 @@ def main() -> None:
     table = train_table(table, taught, whole, recipe)
     if args.earlier:
         reinstall(earlier.model, table)
+        for layer in earlier.model.layers:
+            layer.mixer.out_proj.weight.data *= args.layer_scale
         model = {"weights": earlier.model.state_dict(), "config": asdict(earlier.model.config)}
         width = earlier.model.d_model
         torch.save({"table": F.pad(table, (0, width - table.shape[1])), "basis": basis, **model}, args.out)
