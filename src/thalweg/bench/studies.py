@@ -190,7 +190,8 @@ def quick_study(device: str, dtype: str, threads: int | None) -> list[Point]:
         for point in length_study(ask(*recurrent, lengths=(1024, 4096, 16384, 32768)))
         if not point.horizontal or V < point.length < 32768
     ]
-    points += length_study(ask("mistral-130m", lengths=(1024, 4096, 16384), windows=(None, 1024)))
+    points += length_study(ask("mistral-130m", lengths=(1024, 4096, 16384), windows=(None,)))
+    points += length_study(ask("mistral-130m", lengths=(1024, 4096, 8192), windows=(1024,)))
     points += length_study(ask("modernbert-base", lengths=(1024, 4096, 8192), base={"layers": 3}))
     points += chunk_study(ask("mamba2-130m", lengths=(8192,), inner=(32, 64, 128, 256)))
     points += batch_study(ask("mamba2-130m", batches=(1, 32), vertical=(64, 128)))

@@ -17,7 +17,7 @@ from thalweg.errors import ThalwegError
 TURNS = 5
 """Of a step and its matrix products."""
 
-WARM_TOKENS = 4096
+WARM_TOKENS = 1024
 """On the CPU a warm-up of more tokens brings nothing and only costs time."""
 
 
