@@ -61,13 +61,14 @@ def room(n_bytes: int) -> int:
 def reserve(n_bytes: int) -> None:
     """Before a step: take the memory for temporaries of `n_bytes` at once, with room for holes.
 
-    Happens once in a process for each larger step, so that a long text's peak is that of its first step. Nothing on
-    other C libraries.
+    Happens once in a process for each larger step, so that a long text's peak is that of its first step. A step that is
+    only a little larger takes of the room: to reserve anew costs up to half of what there is (62.0 MiB after 61.8: 48
+    more). Nothing on other C libraries.
     """
     global _reserved
-    n_bytes = min(n_bytes + room(n_bytes), MOST_RESERVED)
-    if _reserved < n_bytes and settle():
-        _reserved = n_bytes
+    least = min(n_bytes + room(n_bytes) // 2, MOST_RESERVED)
+    if _reserved < least and settle():
+        _reserved = n_bytes = min(n_bytes + room(n_bytes), MOST_RESERVED)
         blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, n_bytes, BLOCK)]
         del blocks
 
