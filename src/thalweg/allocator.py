@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import mmap
 import os
 import sys
 
 import torch
-from torch import Tensor
 
 LARGE = 30 << 20
 """Bytes from which a freed block goes back to the system at once; smaller ones are kept for reuse. A little below the
@@ -71,16 +69,3 @@ def reserve(n_bytes: int) -> None:
         _reserved = n_bytes = min(n_bytes + room(n_bytes), MOST_RESERVED)
         blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, n_bytes, BLOCK)]
         del blocks
-
-
-def apart(like: Tensor) -> Tensor:
-    """An empty tensor of the same shape, for what stays longer than a step: on the CPU a mapping of its own.
-
-    In the pool of glibc it would lie among temporaries, and what is freed around it would be holes of odd sizes:
-    100 MiB, seen with 50 MiB of states.
-    """
-    n_bytes = like.numel() * like.element_size()
-    if sys.platform != "linux" or like.device.type != "cpu" or n_bytes == 0:
-        return torch.empty_like(like)
-    mapping = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork has its own copy
-    return torch.frombuffer(mapping, dtype=like.dtype, count=like.numel()).view(like.shape)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from thalweg.allocator import apart
 from thalweg.models.protocol import State
 
 
@@ -15,7 +14,7 @@ class StateStore:
 
     A step's own state tensors lie among its temporaries. Kept until the next step, they would leave holes of other
     sizes in every step, and the peak would creep up for the first hundred (by 4 % on the CPU, measured); copied out,
-    they let every step find free memory as the one before found it. The store's tensors lie apart from all others.
+    they let every step find free memory as the one before found it.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,7 @@ class StateStore:
         """Copy a state of n rows into the store, which grows where needed; returns the copy."""
         n_rows = len(state[0][0])
         if n_rows > self._n_rows or not self._tensors:
-            self._tensors = tuple(type(layer)(*map(apart, layer)) for layer in state)
+            self._tensors = tuple(type(layer)(*map(torch.empty_like, layer)) for layer in state)
             self._n_rows = n_rows
         kept = tuple(type(layer)(*(tensor[:n_rows] for tensor in layer)) for layer in self._tensors)
         for layer, kept_layer in zip(state, kept, strict=True):
