@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -39,20 +37,3 @@ def test_rows_are_selected_in_order_and_may_be_named_twice() -> None:
     given = state(3, 0)
     picked = select(given, [2, 0, 2])
     assert torch.equal(picked[1].scan, given[1].scan[[2, 0, 2]])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_has_states_of_its_own() -> None:
-    store = StateStore()
-    given = state(2, 0)
-    kept = store.keep(given)
-    child = os.fork()
-    if child == 0:
-        try:
-            with torch.inference_mode():
-                kept[0].scan.zero_()
-        finally:
-            os._exit(int(kept[0].scan.any()))
-    assert os.waitpid(child, 0)[1] == 0
-    assert same(kept, given)
