@@ -143,7 +143,7 @@ class _Run:
             "wanted": dict(settings.counts),
             "accepted": {name: len(places) for name, places in self.places().items()},
             "tasks": status.tasks,
-            "rejected": dict(status.rejected.most_common()),
+            "rejected": dict(sorted(status.rejected.items(), key=lambda each: (-each[1], each[0]))),
             "replies": status.replies,
             "prompt_tokens": status.prompt_tokens,
             "reply_tokens": status.reply_tokens,
