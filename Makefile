@@ -13,17 +13,21 @@ help:
 	@echo "make clean   remove the environment and caches"
 
 # A stamp file per environment: installing again happens only when what is installed has changed.
-$(VENV)/.base: pyproject.toml constraints.txt
-	@echo "== creating $(VENV) and installing thalweg and what it needs (PyTorch is the large part)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "thalweg needs Python 3.10 or newer; try make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	@touch $@
+INSTALLED_FROM := pyproject.toml constraints.txt setup.py
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "thalweg needs Python 3.10 or newer; try make PYTHON=python3.12")'
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)"
+@touch $@ $(VENV)/.base
+endef
 
-$(VENV)/.dev: $(VENV)/.base
-	@echo "== installing what the tests need"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $@
+$(VENV)/.base: $(INSTALLED_FROM)
+	@echo "== installing thalweg and what it needs in $(VENV) (PyTorch is the large part)"
+	$(call install,.)
+
+$(VENV)/.dev: $(INSTALLED_FROM)
+	@echo "== installing thalweg and what the tests need in $(VENV)"
+	$(call install,.[dev])
 
 # The release before, for the tests that run in both; it needs nothing that the present one does not bring.
 $(VENV)/sentence-transformers-5: $(VENV)/.dev

@@ -5,13 +5,32 @@ so that both share one set of threads. Without a compiler the install goes on an
 """
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 FLAGS += ["-Wno-psabi"]  # how vectors are passed to functions: those that take any are inlined
 
+
+class SideBySide(build_ext):
+    """Compiles all sources at once."""
+
+    def build_extensions(self):
+        compile_some = self.compiler.compile
+
+        def compile_all(sources, **settings):
+            with ThreadPoolExecutor() as pool:
+                objects = pool.map(lambda source: compile_some([source], **settings), sources)
+                return [path for of_one in objects for path in of_one]
+
+        self.compiler.compile = compile_all
+        super().build_extensions()
+
+
 setup(
+    cmdclass={"build_ext": SideBySide},
     ext_modules=[
         Extension(
             "thalweg.native._kernels",
@@ -21,5 +40,5 @@ setup(
             language="c++",
             optional=True,
         )
-    ]
+    ],
 )
