@@ -62,9 +62,24 @@ def test_longer_texts_are_not_tried(tmp_path: Path, go_beyond: bool, expected: s
 
 def test_a_process_that_dies() -> None:
     """No result, no traceback that is lost: the last line says why."""
-    result = result_of("thalweg.no_such_module", {}, ROOMY)
-    assert result["status"] == "error"
-    assert "No module named thalweg.no_such_module" in result["message"]
+    result = result_of(dying, {"last": "no bits left"}, ROOMY)
+    assert (result["status"], result["message"]) == ("error", "no bits left")
+
+
+def dying(task: dict[str, str]) -> dict[str, str]:
+    sys.exit(task["last"])
+
+
+def test_a_process_is_where_its_parent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now, not when the first one was started."""
+    result_of(place, {}, ROOMY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THALWEG_TEST", "here")
+    assert result_of(place, {"added": 1}, ROOMY, "more") == {"place": [str(tmp_path), "here", "more"], "added": 1}
+
+
+def place(task: dict[str, int], *more: str) -> dict[str, object]:
+    return {"place": [os.getcwd(), os.environ.get("THALWEG_TEST"), *more], **task}
 
 
 STUDY = """
@@ -88,13 +103,14 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     children: list[psutil.Process] = []
     while time.monotonic() < deadline and not (len(read_rows(tmp_path)) == 1 and children):
-        children = psutil.Process(run.pid).children() if len(read_rows(tmp_path)) == 1 else []
+        children = psutil.Process(run.pid).children(recursive=True) if len(read_rows(tmp_path)) == 1 else []
+        children = children if any(each.ppid() != run.pid for each in children) else []
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    assert len(children) == 1
+    assert children
     _, left = psutil.wait_procs(children, timeout=20)
-    assert not left, "the point's process outlived the study"
+    assert not left, "the point's process, or the one it was forked from, outlived the study"
     assert [row["point"]["length"] for row in read_rows(tmp_path)] == [16]
     first = (tmp_path / LINES).read_bytes()
     points[1] = tiny(20)

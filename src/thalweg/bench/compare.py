@@ -15,7 +15,7 @@ from thalweg.assets import DEFAULT
 from thalweg.bench.agreement import Agreement, agreement
 from thalweg.bench.point import OK
 from thalweg.bench.process import Limits, result_of
-from thalweg.bench.side import SETTINGS, Side, Task
+from thalweg.bench.side import SETTINGS, Side, Task, work
 from thalweg.errors import InvalidInputError, MeasurementError
 
 
@@ -77,7 +77,7 @@ def compare(
             on_side(name)
             path = Path(folder) / name
             task = replace(task, side=side)
-            result = result_of("thalweg.bench.side", task.to_json(), limits, str(path))
+            result = result_of(work, task.to_json(), limits, str(path))
             if result["status"] != OK:
                 raise MeasurementError(f"{name} ({describe(side)}): {result['status']}: {result['message']}")
             vectors = np.fromfile(path, dtype=np.float32).reshape(len(result["rows"]), result["dimension"])

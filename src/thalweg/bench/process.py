@@ -1,25 +1,29 @@
 """A process that measures, watched by the one that wants the figures.
 
-The child gets a task as JSON and writes a result as JSON. It is ended when it takes too much memory or time, and ends
-itself when its parent is gone.
+The child is forked by a server that has imported PyTorch and the module that measures, and nothing else: every child
+begins alike, without the seconds that imports take. It is ended when it takes too much memory or time, and ends itself
+when its parent is gone.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from thalweg.bench.point import ERROR, OUT_OF_MEMORY, TIME_LIMIT
 from thalweg.errors import MissingExtraError
+
+Work = Callable[..., dict[str, Any]]
 
 POLL = 0.02
 """Seconds between looks at a process."""
@@ -38,29 +42,39 @@ def free_memory() -> int:
     return int(_psutil().virtual_memory().available)
 
 
-def result_of(module: str, task: dict[str, Any], limits: Limits, *more: str) -> dict[str, Any]:
-    """What `python -m module TASK RESULT` found out; or a `status` and `message` that say why there is nothing."""
+def result_of(work: Work, task: dict[str, Any], limits: Limits, *more: str) -> dict[str, Any]:
+    """What `work(task, *more)` finds out in a process; or a `status` and `message` that say why there is nothing.
+
+    Args:
+        work: a function of a module, whose result can be written as JSON.
+    """
     with tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
         target, log = Path(folder) / "result.json", Path(folder) / "log"
-        command = [sys.executable, "-m", module, json.dumps(task), str(target), *more]
-        with open(log, "wb") as stream:
-            ended = _watched(command, limits, stream)
+        context = _forking(work)
+        place = _Place(os.getcwd(), dict(os.environ), target, log)
+        parent_lives, end = context.Pipe(duplex=False)
+        with parent_lives, end:
+            ended = _watched(context.Process(target=_serve, args=(work, task, more, place, parent_lives)), limits)
         if target.exists():
             return dict(json.loads(target.read_text()))
         return ended or {"status": ERROR, "message": _last_line(log) or "the process ended without a result"}
 
 
-def _watched(command: list[str], limits: Limits, log: Any) -> dict[str, Any] | None:
-    """Run a command to its end, or end it; why, if it came to no good end."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-    )
-    assert process.stdin is not None
+def _forking(work: Work) -> multiprocessing.context.ForkServerContext:
+    """Where processes come from; the first one asked for starts the server."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that do not spin while they wait
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    return context
+
+
+def _watched(process: BaseProcess, limits: Limits) -> dict[str, Any] | None:
+    """Run a process to its end, or end it; why, if it came to no good end."""
     began, most = time.perf_counter(), 0
+    process.start()
     try:
         watched = _psutil().Process(process.pid)
-        while process.poll() is None:
+        while process.exitcode is None:
             most = max(most, _resident(watched))
             if most > limits.memory:
                 message = f"more than the limit of {limits.memory / 2**30:.1f} GiB of resident memory"
@@ -68,21 +82,13 @@ def _watched(command: list[str], limits: Limits, log: Any) -> dict[str, Any] | N
             if time.perf_counter() - began > limits.seconds:
                 message = f"more than the limit of {limits.seconds:,.0f} seconds"
                 return {"status": TIME_LIMIT, "message": message, "memory": {"peak_rss": most}}
-            _wait(process)
+            process.join(POLL)
     finally:
         process.kill()
-        process.wait()
-        process.stdin.close()
-    if process.returncode == -9:
+        process.join()
+    if process.exitcode == -9:
         return {"status": OUT_OF_MEMORY, "message": "ended by the system, which had no memory left"}
     return None
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(POLL)
-    except subprocess.TimeoutExpired:
-        return
 
 
 def _resident(process: Any) -> int:
@@ -105,26 +111,38 @@ def _psutil() -> Any:
     return psutil
 
 
-def serve(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The child's side: do the task of the command line and leave the result, whole or not at all."""
-    task, target = json.loads(sys.argv[1]), Path(sys.argv[2])
-    _end_with_parent()
+@dataclass(frozen=True)
+class _Place:
+    """Where a child works, as its parent did when it was asked for: not as the server did when it was started."""
+
+    folder: str
+    environment: dict[str, str]
+    target: Path
+    log: Path
+
+    def enter(self) -> None:
+        os.setsid()  # Ctrl-C is for the parent, which ends this process
+        with open(self.log, "wb") as log:
+            os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        os.chdir(self.folder)
+        os.environ.update(self.environment)
+
+
+def _serve(work: Work, task: dict[str, Any], more: tuple[str, ...], place: _Place, parent_lives: Connection) -> None:
+    """The child's side: do the task and leave the result, whole or not at all."""
+    place.enter()
+    threading.Thread(target=_end_with_parent, args=(parent_lives,), daemon=True).start()
     _give_way()
-    result = work(task)
-    fresh = target.with_suffix(".tmp")
+    result = work(task, *more)
+    fresh = place.target.with_suffix(".tmp")
     fresh.write_text(json.dumps(result))
-    os.replace(fresh, target)
+    os.replace(fresh, place.target)
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of standard input and never writes: when it closes, the parent is gone."""
-
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _end_with_parent(parent_lives: Connection) -> None:
+    """The parent holds the other end and never writes: when it closes, the parent is gone."""
+    parent_lives.poll(None)
+    os._exit(1)
 
 
 def _give_way() -> None:

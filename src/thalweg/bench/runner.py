@@ -15,6 +15,7 @@ from thalweg.bench.estimate import Estimate
 from thalweg.bench.point import NOT_RUN, OUT_OF_MEMORY, TIME_LIMIT, Point
 from thalweg.bench.process import Limits, result_of
 from thalweg.bench.results import Results
+from thalweg.bench.worker import work
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def run_study(
 def run_point(point: Point, limits: Limits) -> dict[str, Any]:
     """One point in its own process: its result, whatever becomes of it."""
     began = time.perf_counter()
-    result = result_of("thalweg.bench.worker", point.to_json(), limits)
+    result = result_of(work, point.to_json(), limits)
     return {**result, "wall_seconds": time.perf_counter() - began, "at": time.strftime("%Y-%m-%dT%H:%M:%S")}
 
 

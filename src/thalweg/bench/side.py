@@ -1,16 +1,14 @@
-"""The process of one side of a comparison: `python -m thalweg.bench.side TASK RESULT VECTORS`.
+"""The process of one side of a comparison.
 
 It reads the texts, embeds them as often as asked, and leaves the vectors of the first time as rows of float32.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -20,7 +18,6 @@ from thalweg.bench.limit import set_inner_chunk
 from thalweg.bench.machine import machine
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY
-from thalweg.bench.process import serve
 from thalweg.corpus.documents import Document, read_documents
 from thalweg.corpus.inputs import discover
 from thalweg.corpus.streams import Meter as BytesRead
@@ -146,17 +143,13 @@ def _documents(task: Task, unread: list[dict[str, str]]) -> Iterator[Document]:
             unread.append({"id": document.id, "reason": str(document.error)})
 
 
-def work(task: dict[str, Any]) -> dict[str, Any]:
-    """The result of a task that came as JSON."""
+def work(task: dict[str, Any], path: str) -> dict[str, Any]:
+    """The result of a task that came as JSON; the vectors go to the file."""
     warnings.simplefilter("ignore")
     try:
-        with open(Path(sys.argv[3]), "wb") as vectors:
+        with open(path, "wb") as vectors:
             return embed(Task.from_json(task), vectors)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return {"status": OUT_OF_MEMORY, "message": str(error)}
     except (ThalwegError, OSError, RuntimeError) as error:
         return {"status": ERROR, "message": str(error)}
-
-
-if __name__ == "__main__":
-    serve(work)

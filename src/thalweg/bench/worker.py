@@ -1,4 +1,4 @@
-"""The process of one point: `python -m thalweg.bench.worker POINT RESULT`."""
+"""The process of one point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from thalweg.bench.machine import machine
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY, Point
-from thalweg.bench.process import serve
 from thalweg.bench.subjects import Step, Subject, subject
 from thalweg.errors import ThalwegError
 
@@ -80,7 +79,3 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     """The result of a point that came as JSON."""
     warnings.simplefilter("ignore")
     return measure(Point.from_json(task))
-
-
-if __name__ == "__main__":
-    serve(work)
