@@ -2,7 +2,7 @@
 
     python cache.py tokenize SHARD --tokenizer DIR --out DIR [--whole]         one shard: texts to be taught, or, with
                                                                                --whole, its pairs and documents
-    python cache.py thin CACHE --out DIR --short N --passages N   a sample for the teacher
+    python cache.py thin CACHE --out DIR [--short N] [--sentences N] [--passages N]    a sample for the teacher
     python cache.py teach OUT… --teacher DIR                                   adds the teacher's vectors, GPU or CPU
 
 A *unit* is a piece of at most `UNIT_WORDS` words, which the teacher (256 tokens) sees whole. A *text* is a run of
@@ -40,6 +40,7 @@ EDITS = {"coco": 4, "tatoeba": 1, "wikisplit": 1}  # edited sentences for each s
 EDITED_WORDS = 18  # of longer sentences none are made
 STATEMENTS = 12_000  # new sentences per shard
 SHORT_TOKENS = (3, 28)  # what `thin` counts as short
+SENTENCE_TOKENS = (6, 32)
 TEACH_UNITS = 2048
 PASSAGE_TOKENS = (48, 240)
 
@@ -149,8 +150,9 @@ def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     print(f"{out}: {len(table.units)} units, {len(table.texts)} texts, {len(pairs)} pairs, {at[-1]} tokens", flush=True)
 
 
-def thin(whole: Path, out: Path, short: int, passages: int, seed: int) -> None:
-    """So many texts of one unit for the teacher, in the shares of their themes, by count."""
+def thin(whole: Path, out: Path, short: int, sentences: int, passages: int, themes: Sequence[str], seed: int) -> None:
+    """So many texts of one unit for the teacher, in the shares of their themes, by count: everyday ones, and sentences
+    and passages of all kinds, or of some themes only."""
     rng = np.random.default_rng(seed)
     names = (whole / "sources.json").read_text()
     sources = [Source(*name) for name in json.loads(names)]
@@ -158,11 +160,15 @@ def thin(whole: Path, out: Path, short: int, passages: int, seed: int) -> None:
     single = np.flatnonzero((table[:, 1] == 1) & (table[:, 3] == 0))
     length = np.diff(at)[table[single, 0]]
     chosen = []
+    all_kinds = {theme: share for theme, share in DISTILLATION_SHARES.items() if theme in (themes or [theme])}
     for number, shares, (least, most) in (
         (short, SHORT_SHARES, SHORT_TOKENS),
-        (passages, DISTILLATION_SHARES, PASSAGE_TOKENS),
+        (sentences, all_kinds, SENTENCE_TOKENS),
+        (passages, all_kinds, PASSAGE_TOKENS),
     ):
-        rows = single[(length >= least) & (length <= most)]
+        if number == 0:
+            continue
+        rows = np.setdiff1d(single[(length >= least) & (length <= most)], np.concatenate([np.zeros(0, int), *chosen]))
         chosen.append(_draw(rows, sampling_weights(sources, table[rows, 2], shares), number, rng))
     kept = table[np.sort(np.concatenate(chosen))]
     out.mkdir(parents=True, exist_ok=True)
@@ -255,8 +261,10 @@ def main() -> None:
     two = commands.add_parser("thin")
     two.add_argument("cache", type=Path)
     two.add_argument("--out", type=Path, required=True)
-    two.add_argument("--short", type=int, required=True)
-    two.add_argument("--passages", type=int, required=True)
+    two.add_argument("--short", type=int, default=0)
+    two.add_argument("--sentences", type=int, default=0)
+    two.add_argument("--passages", type=int, default=0)
+    two.add_argument("--themes", nargs="+", default=[], choices=list(DISTILLATION_SHARES), help="of the last two")
     two.add_argument("--seed", type=int, default=0)
     three = commands.add_parser("teach")
     three.add_argument("out", type=Path, nargs="+")
@@ -265,7 +273,7 @@ def main() -> None:
     if args.command == "tokenize":
         tokenize(args.shard, args.tokenizer, args.out, args.whole)
     elif args.command == "thin":
-        thin(args.cache, args.out, args.short, args.passages, args.seed)
+        thin(args.cache, args.out, args.short, args.sentences, args.passages, args.themes, args.seed)
     else:
         teach(args.out, args.teacher)
 
