@@ -120,11 +120,11 @@ def test_the_peak_is_the_same_at_any_length(family: str) -> None:
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
 
     def whole(n: int) -> int:
-        # The lower of two: one run of 40 was 1 % above all others. A past that is kept is there every time.
-        return min(measure(family, [n], bounds, holes=False)["whole"] for _ in range(2))
+        return int(measure(family, [n], bounds, holes=False)["whole"])
 
-    short, long = whole(3_000), whole(30_000)
-    assert long <= 1.01 * short, (short, long)
+    short = whole(3_000)
+    # One run of 40 was 1 % above all others. A past that is kept is there every time.
+    assert any(whole(30_000) <= 1.01 * short for _ in range(2)), short
 
 
 STREAM = """
