@@ -102,7 +102,7 @@ def test_what_is_not_finite_stays_in_its_row(products: str) -> None:
 
 @pytest.mark.skipif(bool(kernels_missing()), reason="no native kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("inputs", [1, 7, 40, 96, 384, 1000])
+@pytest.mark.parametrize("inputs", [1, 7, 40, 96, 128, 384, 640, 1000, 1536])
 def test_the_native_kernel_gives_the_levels_of_the_reference(inputs: int, dtype: torch.dtype) -> None:
     """Up to one level where a number lies between two, which is rare; rows that lie apart in memory, too."""
     x = data(90, inputs + 3, 1)[0].to(dtype)[:, 1 : inputs + 1]

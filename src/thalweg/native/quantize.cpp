@@ -3,16 +3,51 @@
 
 namespace {
 
-// ---- a row to 8 bits ----------------------------------------------------------------------------------------------------
+// ---- the rotation of a row ----------------------------------------------------------------------------------------------
 
-// The row times signs, rotated (see ops/quantized.py), over its largest magnitude: 128 + round(127 v / max).
-template <typename T>
-INLINE void quantize_row(const T* x, const float* signs, std::uint8_t* q, float* scale, float* row, std::int64_t width,
-                         std::int64_t block) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < width; i++) row[i] = load(x[i]) * signs[i];
-    // Elements a stride apart are mixed, so that each butterfly is over contiguous runs.
-    for (std::int64_t run = width / block; run < width; run *= 2) {
+typedef float Lanes __attribute__((vector_size(32)));
+constexpr std::int64_t WIDTH = 8;  // of Lanes
+constexpr std::int64_t FEW = 8, MANY = 16;
+
+// N vectors, each becomes a sum of all with the signs of a Hadamard matrix.
+template <int N>
+INLINE void mix(Lanes* v) {
+    if constexpr (N > 1) {
+        mix<N / 2>(v);
+        mix<N / 2>(v + N / 2);
+#pragma GCC unroll 8
+        for (int i = 0; i < N / 2; i++) {
+            Lanes a = v[i], b = v[i + N / 2];
+            v[i] = a + b;
+            v[i + N / 2] = a - b;
+        }
+    }
+}
+
+// N runs of `run` floats each, mixed. Where `run` is no multiple of WIDTH this reads and writes up to 7 floats beyond each;
+// the last part comes first, so that what it writes too much is put right by what follows.
+template <int N>
+INLINE void mix_runs(const float* from, float* to, std::int64_t run) {
+    for (std::int64_t at = (run - 1) / WIDTH * WIDTH; at >= 0; at -= WIDTH) {
+        Lanes v[N];
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i++) std::memcpy(&v[i], from + i * run + at, sizeof(Lanes));
+        mix<N>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i++) std::memcpy(to + i * run + at, &v[i], sizeof(Lanes));
+    }
+}
+
+// Elements a stride apart are mixed (see ops/quantized.py), so that each sum is over contiguous runs. The row is in `row`,
+// with room for 8 floats more, as in `other`; returned is which of the two it is in then.
+INLINE float* rotate(float* row, float* other, std::int64_t width, std::int64_t block) {
+    std::int64_t run = width / block;
+    if (block == FEW * MANY) {
+        for (std::int64_t at = 0; at < width; at += FEW * run) mix_runs<FEW>(row + at, other + at, run);
+        mix_runs<MANY>(other, other, FEW * run);
+        return other;
+    }
+    for (; run < width; run *= 2)
         for (std::int64_t at = 0; at < width; at += 2 * run) {
             float* first = row + at;
             float* second = first + run;
@@ -23,7 +58,18 @@ INLINE void quantize_row(const T* x, const float* signs, std::uint8_t* q, float*
                 second[i] = a - b;
             }
         }
-    }
+    return row;
+}
+
+// ---- a row to 8 bits ----------------------------------------------------------------------------------------------------
+
+// The row times signs, rotated, over its largest magnitude: 128 + round(127 v / max).
+template <typename T>
+INLINE void quantize_row(const T* x, const float* signs, std::uint8_t* q, float* scale, float* rows, std::int64_t width,
+                         std::int64_t block) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; i++) rows[i] = load(x[i]) * signs[i];
+    float* row = rotate(rows, rows + width + WIDTH, width, block);
     float largest = 0, poison = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : poison)
     for (std::int64_t i = 0; i < width; i++) {
@@ -43,13 +89,13 @@ INLINE void quantize_row(const T* x, const float* signs, std::uint8_t* q, float*
     *scale = largest / (127.0f * std::sqrt(float(block))) + poison;
 }
 
-CLONES void quantize_rows(const float* x, const float* signs, std::uint8_t* q, float* scale, float* row,
+CLONES void quantize_rows(const float* x, const float* signs, std::uint8_t* q, float* scale, float* room,
                           std::int64_t width, std::int64_t block) {
-    quantize_row(x, signs, q, scale, row, width, block);
+    quantize_row(x, signs, q, scale, room, width, block);
 }
-CLONES void quantize_rows(const bf16* x, const float* signs, std::uint8_t* q, float* scale, float* row,
+CLONES void quantize_rows(const bf16* x, const float* signs, std::uint8_t* q, float* scale, float* room,
                           std::int64_t width, std::int64_t block) {
-    quantize_row(x, signs, q, scale, row, width, block);
+    quantize_row(x, signs, q, scale, room, width, block);
 }
 
 template <typename T>
@@ -57,11 +103,11 @@ void quantize(const T* x, std::int64_t stride, const float* signs, std::uint8_t*
               std::int64_t width, std::int64_t block) {
 #pragma omp parallel
     {
-        float* row = new float[width];
+        float* room = new float[2 * (width + WIDTH)]();
 #pragma omp for schedule(static)
         for (std::int64_t m = 0; m < rows; m++)
-            quantize_rows(x + m * stride, signs, q + m * width, scales + m, row, width, block);
-        delete[] row;
+            quantize_rows(x + m * stride, signs, q + m * width, scales + m, room, width, block);
+        delete[] room;
     }
 }
 
