@@ -43,7 +43,7 @@ def settle() -> bool:
     has set thresholds in the environment: nothing is changed then.
     """
     chosen = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-    if sys.platform != "linux" or any(name in os.environ for name in chosen):
+    if sys.platform != "linux" or not os.path.exists(_STATM) or any(name in os.environ for name in chosen):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
