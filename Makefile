@@ -44,7 +44,7 @@ check: $(VENV)/.dev
 
 # Two at a time, a thread each: threads of two processes on two cores wait for each other.
 test: check $(VENV)/sentence-transformers-5
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py

@@ -66,8 +66,10 @@ def test_a_run_killed_ten_times_equals_an_undisturbed_one(
     rng = random.Random(7)
     kills = saved = 0
     while True:
+        # On a machine that changes its speed all ten may come before anything is saved.
+        enough = kills >= KILLS and (saved > 0 or kills >= 6 * KILLS)
         run = start(forked, ["embed", docs, "-o", out, "--resume", *options])
-        if kills < KILLS:
+        if not enough:
             # Any moment of a run, the last ones included, when the output is put together and the work folder removed.
             run.join(rng.uniform(0, seconds))
         else:
@@ -82,7 +84,7 @@ def test_a_run_killed_ten_times_equals_an_undisturbed_one(
         assert run.exitcode == 3
         assert_same_output(whole, out)
         assert not list(tmp_path.glob("out.parquet.parts"))
-        if kills >= KILLS:
+        if enough:
             break
         out.unlink()
     assert saved > 0, "some of the killed runs had saved rows"

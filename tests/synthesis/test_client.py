@@ -150,7 +150,7 @@ def test_too_many_failures_in_a_row_are_an_error(trouble: Answer) -> None:
         pytest.raises(EndpointError, match=r"does not work: 12 tries in a row failed.*the same command goes on"),
     ):
         ask(server, *map(str, range(20)), max_failures=12, retries=5)
-    assert len(server.requests) >= 12
+    assert len(server.requests) >= 8  # on a busy machine a connection may be reset before the request is read
 
 
 def test_a_success_between_failures_starts_the_count_anew() -> None:
