@@ -69,8 +69,8 @@ def reserve(n_bytes: int) -> None:
     only a little larger takes of the room (62.0 MiB after 61.8).
 
     Holes still grow, in four runs of six by up to 20 MiB in a million tokens, as small blocks that stay come to lie in
-    them. When they fill three quarters of their room, so that a step may still take a large block more, all are given
-    back: the steps that follow take again what they need. Nothing on other C libraries.
+    them. When they fill half of their room, so that a step may still take a large block more, all are given back: the
+    steps that follow take again what they need. Nothing on other C libraries.
     """
     global _reserved, _enough
     if not settle():
@@ -78,7 +78,7 @@ def reserve(n_bytes: int) -> None:
     if _reserved < min(n_bytes + room(n_bytes) // 2, MOST_RESERVED):
         _give_back()
         _reserved = min(n_bytes + room(n_bytes), MOST_RESERVED)
-        _enough = n_bytes + 3 * room(n_bytes) // 4
+        _enough = n_bytes + room(n_bytes) // 2
         blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, _reserved, BLOCK)]
         del blocks
     elif _resident() > _live + _enough:
