@@ -57,9 +57,9 @@ def room(n_bytes: int) -> int:
     """Bytes of holes that temporaries of `n_bytes` end up with.
 
     They are of many sizes and leave holes that the next ones do not fill: up to half as much again after a hundred
-    steps (measured). Very large ones leave none, since they lie outside the pool.
+    steps (measured), and one block more within a step. Very large ones leave none, since they lie outside the pool.
     """
-    return min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM)
+    return min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM) + BLOCK
 
 
 def reserve(n_bytes: int) -> None:
