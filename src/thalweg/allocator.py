@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -79,8 +80,7 @@ def reserve(n_bytes: int) -> None:
         _give_back()
         _reserved = min(n_bytes + room(n_bytes), MOST_RESERVED)
         _enough = n_bytes + room(n_bytes) // 2
-        blocks = [torch.zeros(BLOCK, dtype=torch.uint8) for _ in range(0, _reserved, BLOCK)]
-        del blocks
+        _take(torch.zeros)
     elif _resident() > _live + _enough:
         _give_back()
 
@@ -88,12 +88,20 @@ def reserve(n_bytes: int) -> None:
 def _give_back() -> None:
     """Pages of free blocks go to the system.
 
-    Not those after the last block in use: where the heap's end is cut off, the next steps' states come to lie where it
-    was, and leave no room for large temporaries (a run with large states took 351 MiB instead of 290).
+    Those after the last block in use stay part of the heap, though not in memory: where its end is cut off, the next
+    steps' states come to lie there, and leave no room for large temporaries (a run with large states took 351 MiB
+    instead of 290).
     """
     global _live
-    ctypes.CDLL(None).malloc_trim(4 * MOST_RESERVED)
+    ctypes.CDLL(None).malloc_trim(0)
+    _take(torch.empty)
     _live = _resident()
+
+
+def _take(new: Callable[..., torch.Tensor]) -> None:
+    """Have all that is reserved in blocks for a moment."""
+    blocks = [new(BLOCK, dtype=torch.uint8) for _ in range(0, _reserved, BLOCK)]
+    del blocks
 
 
 def _resident() -> int:
