@@ -55,6 +55,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/sentence_transformers_drop_in.py
 	$(BIN)/python benchmarks/first_vector.py
 	$(BIN)/python benchmarks/small_model.py
+	$(BIN)/python benchmarks/tokenizer.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from thalweg.resident import resident_bytes
+
 LARGE = 30 << 20
 """Bytes from which a freed block goes back to the system at once; smaller ones are kept for reuse. A little below the
 32 MiB that glibc allows: steps of 16,384 tokens are seldom full, and blocks just below leave the largest holes."""
@@ -24,7 +26,6 @@ BLOCK = 8 << 20
 """Bytes of the pieces in which they are taken: as large as a temporary, and below `LARGE`."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_STATM = "/proc/self/statm"
 
 _reserved = 0
 """Bytes."""
@@ -44,7 +45,7 @@ def settle() -> bool:
     has set thresholds in the environment: nothing is changed then.
     """
     chosen = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-    if sys.platform != "linux" or not os.path.exists(_STATM) or any(name in os.environ for name in chosen):
+    if sys.platform != "linux" or any(name in os.environ for name in chosen):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -81,7 +82,7 @@ def reserve(n_bytes: int) -> None:
         _reserved = min(n_bytes + room(n_bytes), MOST_RESERVED)
         _enough = n_bytes + room(n_bytes) // 2
         _take(torch.zeros)
-    elif _resident() > _live + _enough:
+    elif (resident_bytes() or 0) > _live + _enough:
         _give_back()
 
 
@@ -95,15 +96,10 @@ def _give_back() -> None:
     global _live
     ctypes.CDLL(None).malloc_trim(0)
     _take(torch.empty)
-    _live = _resident()
+    _live = resident_bytes() or 0
 
 
 def _take(new: Callable[..., torch.Tensor]) -> None:
     """Have all that is reserved in blocks for a moment."""
     blocks = [new(BLOCK, dtype=torch.uint8) for _ in range(0, _reserved, BLOCK)]
     del blocks
-
-
-def _resident() -> int:
-    with open(_STATM, "rb") as numbers:
-        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -38,7 +38,7 @@ def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> 
     A step reads the states of `max_in_flight` documents and writes new ones before the old are let go. With sections
     and last-token pooling the states that are read may all have been copied, once for the document and once for the
     vector of its section. New states lie among a step's temporaries until they are stored, and as much again may be in
-    holes between them (with 49 MiB of them: a peak of 280 to 365 MiB in equal runs).
+    holes between them (docs/log.md).
     """
     assert isinstance(model, nn.Module)
     one_state = state_bytes(model.init_state(1))

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from thalweg.resident import resident_bytes
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -32,7 +34,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def resident() -> int:
     """Bytes that this process has in memory now, or its peak where the system only tells that."""
-    return _status("VmRSS") or _most_resident()
+    return resident_bytes() or 0
 
 
 def peak_rss() -> int:

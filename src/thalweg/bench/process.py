@@ -125,6 +125,7 @@ class _Place:
         with open(self.log, "wb") as log:
             os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
         os.chdir(self.folder)
+        os.environ.clear()
         os.environ.update(self.environment)
 
 
