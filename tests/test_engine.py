@@ -38,11 +38,16 @@ class Toy:
     def init_state(self, n_segments: int) -> State:
         return (Count(torch.zeros(n_segments, 2, dtype=torch.float64)),)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        return 0
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        return []
 
     def forward(
-        self, tokens: Tensor, packing: Packing, state: State | None = None, rows: Sequence[int] | None = None
+        self,
+        tokens: Tensor,
+        packing: Packing,
+        state: State | None = None,
+        rows: Sequence[int] | None = None,
+        out: State | None = None,
     ) -> tuple[Tensor, State]:
         self.steps.append(packing)
         hidden = torch.empty(len(tokens), 2, dtype=torch.float64)
@@ -56,7 +61,9 @@ class Toy:
             hidden[start:stop, 1] = seen[1] + (tokens[start:stop] * count).cumsum(0)
         final = hidden[[packing.last_rows[segment] for segment in packing.final]]
         self.most_states = max(self.most_states, len(final))
-        return (hidden if rows is None else hidden[list(rows)]).float(), (Count(final),)
+        assert out is not None
+        out[0].seen.copy_(final)
+        return (hidden if rows is None else hidden[list(rows)]).float(), out
 
 
 def expected(ids: TokenArray, pooling: Pooling) -> np.ndarray:

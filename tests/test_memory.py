@@ -18,10 +18,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's pe
 ROOT = Path(__file__).parent.parent
 
 RUN = """
-import json, sys
+import ctypes, json, sys
 from pathlib import Path
 import numpy as np, torch
-from thalweg import allocator
 from thalweg.engine import Engine, Ids, Schedule
 from thalweg.memory import plan_memory
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
@@ -52,8 +51,12 @@ tiny = Mamba2(Mamba2Config(vocab_size=10, d_model=64, n_layers=1, n_heads=8, hea
 tiny.requires_grad_(False)
 for _ in range(2):
     list(Engine(tiny.to(getattr(torch, dtype)), "last").run([Ids(np.arange(5000) % 10)]))
-torch.ones(300, 300, dtype=getattr(torch, dtype)) @ torch.ones(300, 300, dtype=getattr(torch, dtype))
-before = memory("VmRSS") - allocator._reserved  # which the run's steps will use
+for kind in ("float32", dtype):  # matrix products keep up to 30 MiB a thread, more for larger ones
+    square = torch.ones(2048, 2048, dtype=getattr(torch, kind))
+    square @ square
+del square
+ctypes.CDLL(None).malloc_trim(0)
+before = memory("VmRSS")
 torch.set_default_dtype(getattr(torch, dtype))  # never in float32 first: that memory would serve the run
 model = MODELS[family]().to(getattr(torch, dtype)).eval().requires_grad_(False)
 torch.set_default_dtype(torch.float32)
@@ -79,8 +82,8 @@ def measure(
 FAMILIES = ["mamba2", "mamba", "rwkv7", "xlstm", "gated_deltanet"]
 
 
-HOLES = 24 << 20
-"""By so much the peaks of two equal processes differ at most (seen), whatever their size: where glibc leaves holes."""
+LIBRARIES = 8 << 20
+"""Buffers that matrix products of other shapes may add to those that are there before the run."""
 
 ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000])
 FULL_STEPS = {
@@ -100,7 +103,7 @@ def test_the_plan_is_within_15_percent_of_the_real_peak(
     family: str, bounds: dict[str, int], lengths: list[int], dtype: str
 ) -> None:
     found = measure(family, lengths, bounds, dtype)
-    assert found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + HOLES), found
+    assert found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + LIBRARIES), found
 
 
 @pytest.mark.parametrize(("family", "bounds", "lengths"), RUNS, ids=NAMES)
@@ -109,7 +112,7 @@ def test_without_holes_the_plan_is_never_exceeded(family: str, bounds: dict[str,
     in the same hole, so that twice of what lives is counted."""
     found = measure(family, lengths, bounds, holes=False)
     counted = found["plan"] - found["room"]
-    assert 0.6 * counted <= found["peak"] <= counted, found
+    assert 0.6 * counted <= found["peak"] <= counted + LIBRARIES, found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -24,13 +24,30 @@ def same(a: tuple[Layer, ...], b: tuple[Layer, ...]) -> bool:
     return all(torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True))
 
 
-def test_a_store_keeps_what_it_is_given_whatever_the_number_of_rows() -> None:
-    store = StateStore()
-    for step, n_rows in enumerate([2, 5, 1, 0, 5, 3]):
-        given = state(n_rows, step)
-        kept = store.keep(given)
-        assert same(kept, given)
-        assert all(x.data_ptr() != y.data_ptr() for x, y in zip(kept[0], given[0], strict=True) if n_rows)
+def write(to: tuple[Layer, ...], given: tuple[Layer, ...]) -> None:
+    for layer, values in zip(to, given, strict=True):
+        for tensor, value in zip(layer, values, strict=True):
+            tensor.copy_(value)
+
+
+def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
+    store = StateStore(state(1, 9))
+    given = state(2, 0)
+    write(store.rows(2), given)
+    longer = store.rows(5)
+    assert same(select(longer, [0, 1]), given)
+    assert same(store.rows(2), given)
+    assert all(x.data_ptr() == y.data_ptr() for x, y in zip(store.rows(1)[0], longer[0], strict=True))
+
+
+def test_the_first_rows_of_a_store_become_those_that_are_kept() -> None:
+    store = StateStore(state(1, 9))
+    given = state(4, 0)
+    write(store.rows(4), given)
+    store.keep([1, 3])
+    assert same(store.rows(2), select(given, [1, 3]))
+    store.keep([])
+    assert len(store.rows(0)[0].scan) == 0
 
 
 def test_rows_are_selected_in_order_and_may_be_named_twice() -> None:

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -55,17 +55,22 @@ def settle() -> bool:
     return True
 
 
+def pooled(blocks: Iterable[int]) -> int:
+    """Bytes of those blocks that come from the pool of freed memory; very large ones are mappings of their own."""
+    return sum(size for size in blocks if size < LARGE)
+
+
 def room(n_bytes: int) -> int:
     """Bytes of holes that temporaries of `n_bytes` end up with.
 
     They are of many sizes and leave holes that the next ones do not fill: up to half as much again after a hundred
-    steps (measured), and one block more within a step. Very large ones leave none, since they lie outside the pool.
+    steps (measured), and one block more within a step.
     """
     return min(max(n_bytes // 2, LEAST_ROOM), MOST_ROOM) + BLOCK
 
 
-def reserve(n_bytes: int) -> None:
-    """Before a step: take the memory for temporaries of `n_bytes` at once, with room for holes.
+def reserve(blocks: Iterable[int]) -> None:
+    """Before a step: take the memory for temporaries of so many bytes at once, with room for holes.
 
     Happens once in a process for each larger step, so that a long text's peak is that of its first step. A step that is
     only a little larger takes of the room (62.0 MiB after 61.8).
@@ -77,6 +82,7 @@ def reserve(n_bytes: int) -> None:
     global _reserved, _enough
     if not settle():
         return
+    n_bytes = pooled(blocks)
     if _reserved < min(n_bytes + room(n_bytes) // 2, MOST_RESERVED):
         _give_back()
         _reserved = min(n_bytes + room(n_bytes), MOST_RESERVED)
@@ -84,22 +90,19 @@ def reserve(n_bytes: int) -> None:
         _take(torch.zeros)
     elif (resident_bytes() or 0) > _live + _enough:
         _give_back()
+        # The heap's end stays part of it, though not in memory: where it is cut off, the next small blocks come to lie
+        # there and leave no room for large temporaries (a run with large states took 351 MiB instead of 290).
+        _take(torch.empty)
 
 
 def _give_back() -> None:
-    """Pages of free blocks go to the system.
-
-    Those after the last block in use stay part of the heap, though not in memory: where its end is cut off, the next
-    steps' states come to lie there, and leave no room for large temporaries (a run with large states took 351 MiB
-    instead of 290).
-    """
+    """Pages of free blocks go to the system."""
     global _live
     ctypes.CDLL(None).malloc_trim(0)
-    _take(torch.empty)
     _live = resident_bytes() or 0
 
 
 def _take(new: Callable[..., torch.Tensor]) -> None:
     """Have all that is reserved in blocks for a moment."""
-    blocks = [new(BLOCK, dtype=torch.uint8) for _ in range(0, _reserved, BLOCK)]
+    blocks = [new(min(BLOCK, _reserved - start), dtype=torch.uint8) for start in range(0, _reserved, BLOCK)]
     del blocks

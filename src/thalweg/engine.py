@@ -19,7 +19,7 @@ from torch import Tensor
 
 from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.models.protocol import RecurrentModel, State, state_bytes
+from thalweg.models.protocol import RecurrentModel, State, largest_layer_bytes
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
 from thalweg.states import StateStore, select
@@ -237,9 +237,9 @@ class Engine:
         incoming = enumerate(documents)
         waiting: deque[_Document] = deque()
         flying: list[_Document] = []
-        state: State | None = None
-        store = StateStore()
-        one_state = state_bytes(self.model.init_state(1))
+        one_state = self.model.init_state(1)
+        store = StateStore(one_state)
+        fresh_state = largest_layer_bytes(one_state)
         self._may_start = may_start or (lambda: True)
         exhausted = False
         while True:
@@ -247,7 +247,7 @@ class Engine:
             keep = [row for row, document in enumerate(flying) if self._readable(document, failures)]
             if len(keep) < len(flying):
                 flying = [flying[row] for row in keep]
-                state = select(state, keep) if keep and state is not None else None
+                store.keep(keep)
             step = _Step(self, flying)
             exhausted = self._admit(step, waiting, incoming, exhausted, failures)
             yield from failures
@@ -255,10 +255,10 @@ class Engine:
                 if exhausted and not waiting:
                     return
                 continue
+            new_state = store.rows(len(step.final))
             if self.model.device.type == "cpu":
-                reserve(self.model.activation_bytes(step.n_tokens) + len(step.final) * one_state)
-            results, state = step.run(state)
-            state = store.keep(state)
+                reserve([*self.model.activation_blocks(step.n_tokens), len(step.final) * fresh_state])
+            results = step.run(store.rows(len(flying)), new_state)
             flying = step.flying
             self._count(step, results)
             if on_step:
@@ -369,23 +369,23 @@ class _Step:
         self.n_tokens += len(ids)
 
     @torch.inference_mode()
-    def run(self, state: State | None) -> tuple[list[Pooled], State]:
-        """The vectors that this step completes, and the state of the documents that go on."""
+    def run(self, state: State, new_state: State) -> list[Pooled]:
+        """The vectors that this step completes; the state of the documents that go on is written to `new_state`."""
         model = self.engine.model
         packing = Packing(
             [len(ids) for ids in self.ids], n_initial=len(self.state_rows), final=self.final, device=model.device
         )
-        if state is not None and len(self.state_rows) > self.n_flying:
+        if len(self.state_rows) > self.n_flying:
             state = select(state, self.state_rows)
         tokens = torch.from_numpy(np.concatenate(self.ids).astype(np.int64)).to(model.device)
         if self.engine.pooling == "mean":
-            hidden, state = model.forward(tokens, packing, state)
-            return self._mean(hidden), state
+            hidden, _ = model.forward(tokens, packing, state, out=new_state)
+            return self._mean(hidden)
         counts, rows = self._pooled_rows()
-        hidden, state = model.forward(tokens, packing, state, rows)
+        hidden, _ = model.forward(tokens, packing, state, rows, new_state)
         results = self._last(hidden, counts)
         # A section's probe may come in the step that ends the document: sections leave in order all the same.
-        return sorted(results, key=lambda result: (result.index, result.section)), state
+        return sorted(results, key=lambda result: (result.index, result.section))
 
     def _pooled_rows(self) -> tuple[list[int], list[int]]:
         """Last-token pooling: how many tokens of each part count, and their rows. Sections inside a document wait a

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
+from torch import Tensor
 
 from thalweg.models.protocol import State
 
@@ -12,29 +12,39 @@ from thalweg.models.protocol import State
 class StateStore:
     """Holds the states of the documents in flight in the same tensors from step to step.
 
-    A step's own state tensors lie among its temporaries. Kept until the next step, they would leave holes of other
-    sizes in every step, and the peak would creep up for the first hundred (by 4 % on the CPU, measured); copied out,
-    they let every step find free memory as the one before found it.
+    A step writes the new state of a layer over the old one when the layer has run, so that a state is there once.
+    States among a step's temporaries would be there twice, and leave holes of other sizes in every step (docs/log.md).
+
+    Args:
+        state: any state of the model, for the shapes.
     """
 
-    def __init__(self) -> None:
-        self._tensors: State = ()
-        self._n_rows = 0
+    def __init__(self, state: State) -> None:
+        self._state = _map(lambda tensor: tensor[:0], state)
 
-    @torch.inference_mode()
-    def keep(self, state: State) -> State:
-        """Copy a state of n rows into the store, which grows where needed; returns the copy."""
-        n_rows = len(state[0][0])
-        if n_rows > self._n_rows or not self._tensors:
-            self._tensors = tuple(type(layer)(*map(torch.empty_like, layer)) for layer in state)
-            self._n_rows = n_rows
-        kept = tuple(type(layer)(*(tensor[:n_rows] for tensor in layer)) for layer in self._tensors)
-        for layer, kept_layer in zip(state, kept, strict=True):
-            for tensor, kept_tensor in zip(layer, kept_layer, strict=True):
-                kept_tensor.copy_(tensor)
-        return kept
+    def rows(self, n: int) -> State:
+        """The first n rows, to be read and written. Where there is no room yet it is made, layer by layer."""
+        if n > len(self._state[0][0]):
+            self._state = _map(lambda tensor: _longer(tensor, n), self._state)
+        return _map(lambda tensor: tensor[:n], self._state)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """The named rows become the first ones, in that order."""
+        for kept, chosen in zip(self.rows(len(rows)), select(self._state, rows), strict=True):
+            for tensor, values in zip(kept, chosen, strict=True):
+                tensor.copy_(values)
 
 
 def select(state: State, rows: Sequence[int]) -> State:
     """The named rows of a state, in that order; a row may be named twice."""
-    return tuple(type(layer)(*(tensor[list(rows)] for tensor in layer)) for layer in state)
+    return _map(lambda tensor: tensor[list(rows)], state)
+
+
+def _map(fn: Callable[[Tensor], Tensor], state: State) -> State:
+    return tuple(type(layer)(*map(fn, layer)) for layer in state)
+
+
+def _longer(tensor: Tensor, n: int) -> Tensor:
+    longer = tensor.new_zeros(n, *tensor.shape[1:])
+    longer[: len(tensor)] = tensor
+    return longer

@@ -72,6 +72,20 @@ def test_forward_leaves_its_state_alone(model: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(layer, start, strict=True))
 
 
+def test_a_new_state_may_be_written_over_the_one_that_was_given(model: Any) -> None:
+    """Rows move, as when the first of three documents ends and another begins."""
+    packing = Packing([40, 2, 70, 30], n_initial=3, final=(1, 2, 3))
+    tokens = torch.arange(142) % VOCABULARY
+    state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(3))
+    with torch.inference_mode():
+        hidden, fresh = model(tokens, packing, state)
+        same, written = model(tokens, packing, state, out=state)
+    assert torch.equal(same, hidden)
+    for layer, kept, old in zip(fresh, written, state, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(layer, kept, strict=True))
+        assert all(a is b for a, b in zip(kept, old, strict=True))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_reach_every_parameter(family: str) -> None:
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, dtype_of
+from thalweg.models.layers import TILE, Conv, Norm, dtype_of, write_state
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
 from thalweg.packing import Packing
@@ -223,16 +223,6 @@ class GatedDeltaNetLayer(nn.Module):
         return u, new_state
 
 
-def _copy_into(kept: GatedDeltaNetLayerState, state: GatedDeltaNetLayerState) -> GatedDeltaNetLayerState:
-    """A state that outlives the step moves to memory taken before the step's large temporary tensors.
-
-    Between them it would leave holes that are a little too small for the next layer's, and the process would grow.
-    """
-    for to, tensor in zip(kept, state, strict=True):
-        to.copy_(tensor)
-    return kept
-
-
 def _add(u: Tensor, branch: Tensor) -> Tensor:
     """The residual stream belongs to the step: without gradients one copy of it is enough."""
     return u + branch if torch.is_grad_enabled() else u.add_(branch)
@@ -276,27 +266,28 @@ class GatedDeltaNet(nn.Module):
         packing: Packing,
         state: tuple[GatedDeltaNetLayerState, ...] | None = None,
         rows: Sequence[int] | None = None,
+        out: tuple[GatedDeltaNetLayerState, ...] | None = None,
     ) -> tuple[Tensor, tuple[GatedDeltaNetLayerState, ...]]:
         """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        kept = None if torch.is_grad_enabled() else self.init_state(len(packing.final))
         u = self.embeddings(tokens).float()
         new_state = []
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            new_state.append(layer_state if kept is None else _copy_into(kept[i], layer_state))
+            new_state.append(write_state(layer_state, out[i] if out else None))
         return self.norm(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
         width = self.embeddings.weight.element_size()
         # the residual stream and its norm; then q, k, v and y of the scan, or y, its gate and what becomes of them
-        mixer = max(2 * c.key_dim + 2 * c.value_dim, 2 * c.value_dim + c.d_model)
-        per_token = (4 + width) * c.d_model + width * mixer
-        mlp = min(n_tokens, MLP_TILE) * (3 * width * c.d_mlp + 12 * c.d_model)
+        mixer = [*max([c.key_dim, c.key_dim], [c.value_dim, c.d_model], key=sum), c.value_dim, c.value_dim]
+        rows = min(n_tokens, MLP_TILE)
+        mlp = [rows * width * c.d_mlp] * 3 + [rows * 4 * c.d_model] * 3
         q, channels = default_chunk_size(), c.head_dim + c.value_head_dim
         per_block = 4 * c.n_value_heads * (8 * q * q + 6 * q * channels + 3 * c.head_dim * c.value_head_dim)
         # Large products of half precision keep float32 sums and copies inside the library: measured, not derived.
-        inside = 4 * n_tokens * 2 * c.d_model if width == 2 else 0
-        return n_tokens * per_token + per_block + mlp + inside
+        inside = [4 * n_tokens * c.d_model] * 2 if width == 2 else []
+        streams = [n_tokens * 4 * c.d_model, n_tokens * width * c.d_model]
+        return streams + [n_tokens * width * channels for channels in mixer] + mlp + inside + [per_block]

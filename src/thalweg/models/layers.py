@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from typing import TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.models.quantized import QuantizedLinear
+
+LayerState = TypeVar("LayerState", bound=tuple[Any, ...])
 
 TILE = 128
 """Rows treated at a time between two matrix products on the CPU, so that float32 temporaries stay in a core's cache."""
@@ -130,6 +132,15 @@ def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
         return u.addmm_(x, layer.weight.t())
     added = project(layer, x)
     return native.add_(u, added) if native.usable(added) and added.is_contiguous() else u.add_(added)
+
+
+def write_state(new: LayerState, out: LayerState | None) -> LayerState:
+    """A layer's new state, in `out` where that is given."""
+    if out is None:
+        return new
+    for kept, tensor in zip(out, new, strict=True):
+        kept.copy_(tensor)
+    return out
 
 
 class Norm(nn.Module):

@@ -24,7 +24,17 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, add_projected, cuttable, dtype_of, project, project_part
+from thalweg.models.layers import (
+    TILE,
+    Conv,
+    Norm,
+    add_projected,
+    cuttable,
+    dtype_of,
+    project,
+    project_part,
+    write_state,
+)
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.selective_scan import default_chunk_size, selective_scan
 from thalweg.packing import Packing
@@ -209,6 +219,7 @@ class Mamba(nn.Module):
         packing: Packing,
         state: tuple[MambaLayerState, ...] | None = None,
         rows: Sequence[int] | None = None,
+        out: tuple[MambaLayerState, ...] | None = None,
     ) -> tuple[Tensor, tuple[MambaLayerState, ...]]:
         """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
         u = self.embeddings(tokens).float()
@@ -216,20 +227,20 @@ class Mamba(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            new_state.append(layer_state)
+            new_state.append(write_state(layer_state, out[i] if out else None))
         return self.norm_f(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
         width = self.embeddings.weight.element_size()
         # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
         # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
         # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
         wide = 8
-        per_token = width * (wide * c.d_inner + c.dt_rank + 2 * c.d_state + 3 * c.d_model) + 4 * c.d_model
+        widths = wide * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
+        blocks = [n_tokens * width * channels for channels in widths] + [n_tokens * 4 * c.d_model]
         if width == 2 and native.missing():
-            per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
-        state = c.d_state * c.d_inner
-        per_block = 4 * state * (2 * default_chunk_size(state) + 6)
-        return n_tokens * per_token + per_block
+            blocks += 6 * [n_tokens * 4 * c.d_model]  # the norm in several float32 steps
+        state = 4 * c.d_state * c.d_inner
+        return blocks + 2 * [state * default_chunk_size(c.d_state * c.d_inner)] + 6 * [state]

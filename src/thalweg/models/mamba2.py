@@ -32,6 +32,7 @@ from thalweg.models.layers import (
     dtype_of,
     project,
     project_part,
+    write_state,
 )
 from thalweg.native.ssd import Convolution, Gate
 from thalweg.ops.causal_conv import causal_conv, last_columns
@@ -221,6 +222,7 @@ class Mamba2(nn.Module):
         packing: Packing,
         state: tuple[Mamba2LayerState, ...] | None = None,
         rows: Sequence[int] | None = None,
+        out: tuple[Mamba2LayerState, ...] | None = None,
     ) -> tuple[Tensor, tuple[Mamba2LayerState, ...]]:
         """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
         u = self.embeddings(tokens).float()
@@ -228,28 +230,30 @@ class Mamba2(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            new_state.append(layer_state)
+            new_state.append(write_state(layer_state, out[i] if out else None))
         return self.norm_f(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
         weight = self.embeddings.weight
         width = weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
         # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y and what a product
         # takes, for half precision the sums of its rows and not both at once.
-        per_token = width * (c.d_model + projected) + 4 * (c.d_model + 4 * c.n_heads)
+        per_token = [4 * c.d_model, width * c.d_model, width * projected, *[4 * c.n_heads] * 4]
         gated = n_tokens * width * c.d_inner
         product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
-        peak = product + gated if width == 4 else max(product, gated)
+        blocks = [product, gated] if width == 4 else [max(product, gated)]
         if weight.device.type == "cpu" and weight.dtype in native.DTYPES and not native.missing():
             chunk = default_chunk_size(weight.dtype, fused=True)
             shared = c.n_groups * (3 * c.d_state + chunk)
-            return n_tokens * per_token + peak + 4 * (c.d_state * c.d_inner + chunk * (2 * c.d_inner + shared))
-        per_token += width * (c.conv_dim + c.d_inner)  # the convolved xBC, y
-        if width == 2:
-            per_token += 4 * 6 * c.d_model  # the norm in several float32 steps
-        chunk = default_chunk_size(weight.dtype)
-        per_block = 4 * (3 * c.n_heads * chunk * chunk + 4 * c.d_state * c.d_inner + 4 * chunk * c.d_inner)
-        return n_tokens * per_token + product + gated + per_block
+            per_block = [c.d_state * c.d_inner, chunk * (2 * c.d_inner + shared)]
+        else:
+            per_token += [width * c.conv_dim, width * c.d_inner]  # the convolved xBC, y
+            if width == 2:
+                per_token += [4 * c.d_model] * 6  # the norm in several float32 steps
+            chunk = default_chunk_size(weight.dtype)
+            per_block = [c.n_heads * chunk * chunk] * 3 + [c.d_state * c.d_inner, chunk * c.d_inner] * 4
+            blocks = [product, gated]
+        return [n_tokens * size for size in per_token] + blocks + [4 * size for size in per_block]

@@ -1,7 +1,8 @@
 """What the engine asks of a model, and nothing more.
 
 A state is a tuple with one NamedTuple of tensors a layer; every tensor has the segment as its first dimension, and
-accumulators are float32. `forward` returns a fresh state and never changes the one it was given.
+accumulators are float32. `forward` returns a fresh state and never changes the one it was given, unless told where to
+write.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ class RecurrentModel(Protocol):
         """The zero state of `n_segments` segments."""
 
     def forward(
-        self, tokens: Tensor, packing: Packing, state: State | None = None, rows: Sequence[int] | None = None
+        self,
+        tokens: Tensor,
+        packing: Packing,
+        state: State | None = None,
+        rows: Sequence[int] | None = None,
+        out: State | None = None,
     ) -> tuple[Tensor, State]:
         """One step.
 
@@ -42,15 +48,24 @@ class RecurrentModel(Protocol):
             packing: the run's layout.
             state: rows 0..S_in-1, in the order of the first S_in segments; None only if S_in = 0.
             rows: ascending positions whose hidden vector is wanted; None stands for all N.
+            out: S_out rows that take the new state, each layer's once it has run, so that they may lie in the memory of
+                `state`. Without gradients only.
 
         Returns:
-            hidden (N or M, D) float32 after the final norm, and the state of the S_out wanted segments.
+            hidden (N or M, D) float32 after the final norm, and the state of the S_out wanted segments: `out`, or a
+            fresh one.
         """
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """Upper estimate of the bytes that a step of `n_tokens` takes besides weights and states."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """Upper estimate of the bytes of each tensor that lives at the fullest point of a step of `n_tokens`, weights
+        and states apart."""
 
 
 def state_bytes(state: State) -> int:
     """Bytes of all tensors of a state."""
     return sum(tensor.numel() * tensor.element_size() for layer in state for tensor in layer)
+
+
+def largest_layer_bytes(state: State) -> int:
+    """Bytes of the layer whose part of a state is the largest."""
+    return max(state_bytes((layer,)) for layer in state)

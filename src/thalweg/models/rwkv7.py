@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import dtype_of
+from thalweg.models.layers import dtype_of, write_state
 from thalweg.native import rwkv7 as kernels
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
@@ -357,6 +357,7 @@ class RWKV7(nn.Module):
         packing: Packing,
         state: tuple[RWKV7LayerState, ...] | None = None,
         rows: Sequence[int] | None = None,
+        out: tuple[RWKV7LayerState, ...] | None = None,
     ) -> tuple[Tensor, tuple[RWKV7LayerState, ...]]:
         """See `RecurrentModel.forward`. The last layer computes only the wanted rows and what its state needs."""
         u = self.embedding_norm(self.embeddings(tokens).float())
@@ -366,14 +367,14 @@ class RWKV7(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, v_first, layer_state = layer(u, v_first, packing, state[i] if state else None, wanted if last else None)
-            new_state.append(layer_state)
+            new_state.append(write_state(layer_state, out[i] if out else None))
         return self.norm(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a layer."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
         # Around the scan: u, its norm and the tokens before; log w, k, kk, a, r; v, v_first and y. And a tile's own.
-        return 4 * (n_tokens * (10 * c.d_model + 3 * c.d_value) + 14 * TILE * c.d_model)
+        return [4 * n_tokens * c.d_model] * 10 + [4 * n_tokens * c.d_value] * 3 + [4 * TILE * c.d_model] * 14
 
 
 TILE = 512

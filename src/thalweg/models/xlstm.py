@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply
+from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply, write_state
 from thalweg.native.mlstm import head_norm_gate
 from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
 from thalweg.ops.mlstm_native import side_by_side
@@ -216,6 +216,7 @@ class XLSTM(nn.Module):
         packing: Packing,
         state: tuple[MLSTMState, ...] | None = None,
         rows: Sequence[int] | None = None,
+        out: tuple[MLSTMState, ...] | None = None,
     ) -> tuple[Tensor, tuple[MLSTMState, ...]]:
         """See `RecurrentModel.forward`. The last block computes only the wanted rows."""
         u = self.embeddings(tokens).float()
@@ -223,26 +224,27 @@ class XLSTM(nn.Module):
         for n, block in enumerate(self.blocks):
             last = n == len(self.blocks) - 1
             u, block_state = block(u, packing, state[n] if state else None, rows if last else None)
-            new_state.append(block_state)
+            new_state.append(write_state(block_state, out[n] if out else None))
         return self.out_norm(u), tuple(new_state)
 
-    def activation_bytes(self, n_tokens: int) -> int:
-        """See `RecurrentModel.activation_bytes`. What lives at once at the fullest point of a block."""
+    def activation_blocks(self, n_tokens: int) -> list[int]:
+        """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a block."""
         c = self.config
         width = self.embeddings.weight.element_size()
         # The residual stream, its norm in float32 and in the weights' dtype, q, k, v, o, y, and what they add to the
         # stream. The output of the feed-forward layer, twice while its rows are joined, takes less.
         copy = 0 if width == 4 else width
-        per_token = 2 * 4 * c.d_model + (copy + width) * c.d_model + width * (2 * c.d_qk + 3 * c.d_v)
-        wide = 2 * width * c.d_ffn * min(n_tokens, FFN_ROWS)
+        per_token = [4 * c.d_model] * 2 + [copy * c.d_model, width * c.d_model]
+        per_token += [width * c.d_qk] * 2 + [width * c.d_v] * 3
+        wide = width * c.d_ffn * min(n_tokens, FFN_ROWS)
         chunk = DEFAULT_CHUNK_SIZE
         per_block = 4 * (4 * c.n_heads * chunk * chunk + 4 * c.d_qk * c.d_v // c.n_heads + 4 * chunk * c.d_v)
         # With native kernels: of some blocks side by side q, k, v by heads, scores, readouts and states.
         matrix, tokens = c.d_qk * c.d_v // c.n_heads, chunk * side_by_side(c.n_heads)
         by_head = width * tokens * (3 * c.d_qk + 3 * c.d_v + c.n_heads * chunk)
         per_block = max(per_block, by_head + matrix * (8 + 2 * width * side_by_side(c.n_heads)))
-        inside = 4 * c.d_model  # copies inside products: measured, not derived
-        return n_tokens * (per_token + inside) + wide + per_block
+        per_token += [4 * c.d_model]  # copies inside products: measured, not derived
+        return [n_tokens * size for size in per_token] + [wide, wide, per_block]
 
 
 def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:
