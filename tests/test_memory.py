@@ -88,9 +88,9 @@ LIBRARIES = 8 << 20
 ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000])
 FULL_STEPS = {
     "one document": ONE_DOCUMENT,
-    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 4096, "max_in_flight": 8}, [9000] * 8),
+    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 1024, "max_in_flight": 8}, [3000] * 8),
     "states": ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [800] * 24),
-    "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 2}, [200] * 100),
+    "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 1}, [200] * 100),
 }
 """Runs that fill their steps, each with another part of the plan the largest."""
 RUNS = [*(("mamba2", *run) for run in FULL_STEPS.values()), *((family, *ONE_DOCUMENT) for family in FAMILIES[1:])]

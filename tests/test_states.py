@@ -24,6 +24,7 @@ def same(a: tuple[Layer, ...], b: tuple[Layer, ...]) -> bool:
     return all(torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True))
 
 
+@torch.inference_mode()
 def write(to: tuple[Layer, ...], given: tuple[Layer, ...]) -> None:
     for layer, values in zip(to, given, strict=True):
         for tensor, value in zip(layer, values, strict=True):
@@ -33,7 +34,9 @@ def write(to: tuple[Layer, ...], given: tuple[Layer, ...]) -> None:
 def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
     store = StateStore(state(1, 9))
     given = state(2, 0)
+    store.make_room(2)
     write(store.rows(2), given)
+    store.make_room(5)
     longer = store.rows(5)
     assert same(select(longer, [0, 1]), given)
     assert same(store.rows(2), given)
@@ -43,6 +46,7 @@ def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
 def test_the_first_rows_of_a_store_become_those_that_are_kept() -> None:
     store = StateStore(state(1, 9))
     given = state(4, 0)
+    store.make_room(4)
     write(store.rows(4), given)
     store.keep([1, 3])
     assert same(store.rows(2), select(given, [1, 3]))

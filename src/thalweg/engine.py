@@ -19,7 +19,7 @@ from torch import Tensor
 
 from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.models.protocol import RecurrentModel, State, largest_layer_bytes
+from thalweg.models.protocol import RecurrentModel, largest_layer_bytes
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
 from thalweg.states import StateStore, select
@@ -237,9 +237,8 @@ class Engine:
         incoming = enumerate(documents)
         waiting: deque[_Document] = deque()
         flying: list[_Document] = []
-        one_state = self.model.init_state(1)
-        store = StateStore(one_state)
-        fresh_state = largest_layer_bytes(one_state)
+        store = StateStore(self.model.init_state(1))
+        fresh_state = largest_layer_bytes(self.model.init_state(1))
         self._may_start = may_start or (lambda: True)
         exhausted = False
         while True:
@@ -255,10 +254,10 @@ class Engine:
                 if exhausted and not waiting:
                     return
                 continue
-            new_state = store.rows(len(step.final))
+            store.make_room(len(step.final))
             if self.model.device.type == "cpu":
                 reserve([*self.model.activation_blocks(step.n_tokens), len(step.final) * fresh_state])
-            results = step.run(store.rows(len(flying)), new_state)
+            results = step.run(store)
             flying = step.flying
             self._count(step, results)
             if on_step:
@@ -369,12 +368,13 @@ class _Step:
         self.n_tokens += len(ids)
 
     @torch.inference_mode()
-    def run(self, state: State, new_state: State) -> list[Pooled]:
-        """The vectors that this step completes; the state of the documents that go on is written to `new_state`."""
+    def run(self, store: StateStore) -> list[Pooled]:
+        """The vectors that this step completes; the store then holds the state of the documents that go on."""
         model = self.engine.model
         packing = Packing(
             [len(ids) for ids in self.ids], n_initial=len(self.state_rows), final=self.final, device=model.device
         )
+        state, new_state = store.rows(self.n_flying), store.rows(len(self.final))
         if len(self.state_rows) > self.n_flying:
             state = select(state, self.state_rows)
         tokens = torch.from_numpy(np.concatenate(self.ids).astype(np.int64)).to(model.device)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor
+import torch
 
 from thalweg.models.protocol import State
 
@@ -20,31 +20,31 @@ class StateStore:
     """
 
     def __init__(self, state: State) -> None:
-        self._state = _map(lambda tensor: tensor[:0], state)
+        self._kinds = [type(layer) for layer in state]
+        self._tensors = [[tensor.new_empty(0, *tensor.shape[1:]) for tensor in layer] for layer in state]
+
+    @torch.inference_mode()
+    def make_room(self, n: int) -> None:
+        """For n rows; those that are there stay. One tensor after the other, so that only one is there twice."""
+        for layer in self._tensors:
+            for i, tensor in enumerate(layer):
+                if n > len(tensor):
+                    layer[i] = tensor.new_zeros(n, *tensor.shape[1:])
+                    layer[i][: len(tensor)] = tensor
 
     def rows(self, n: int) -> State:
-        """The first n rows, to be read and written. Where there is no room yet it is made, layer by layer."""
-        if n > len(self._state[0][0]):
-            self._state = _map(lambda tensor: _longer(tensor, n), self._state)
-        return _map(lambda tensor: tensor[:n], self._state)
+        """The first n rows, to be read and, in inference mode, written."""
+        layers = zip(self._kinds, self._tensors, strict=True)
+        return tuple(kind(*(tensor[:n] for tensor in layer)) for kind, layer in layers)
 
+    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """The named rows become the first ones, in that order."""
-        for kept, chosen in zip(self.rows(len(rows)), select(self._state, rows), strict=True):
-            for tensor, values in zip(kept, chosen, strict=True):
-                tensor.copy_(values)
+        for layer in self._tensors:
+            for tensor in layer:
+                tensor[: len(rows)] = tensor[list(rows)]
 
 
 def select(state: State, rows: Sequence[int]) -> State:
     """The named rows of a state, in that order; a row may be named twice."""
-    return _map(lambda tensor: tensor[list(rows)], state)
-
-
-def _map(fn: Callable[[Tensor], Tensor], state: State) -> State:
-    return tuple(type(layer)(*map(fn, layer)) for layer in state)
-
-
-def _longer(tensor: Tensor, n: int) -> Tensor:
-    longer = tensor.new_zeros(n, *tensor.shape[1:])
-    longer[: len(tensor)] = tensor
-    return longer
+    return tuple(type(layer)(*(tensor[list(rows)] for tensor in layer)) for layer in state)

@@ -274,7 +274,8 @@ class GatedDeltaNet(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            new_state.append(write_state(layer_state, out[i] if out else None))
+            layer_state = write_state(layer_state, out[i] if out else None)
+            new_state.append(layer_state)
         return self.norm(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
@@ -282,7 +283,7 @@ class GatedDeltaNet(nn.Module):
         c = self.config
         width = self.embeddings.weight.element_size()
         # the residual stream and its norm; then q, k, v and y of the scan, or y, its gate and what becomes of them
-        mixer = [*max([c.key_dim, c.key_dim], [c.value_dim, c.d_model], key=sum), c.value_dim, c.value_dim]
+        mixer = [c.value_dim] * 2 + max([c.key_dim] * 2, [c.d_model], key=sum)
         rows = min(n_tokens, MLP_TILE)
         mlp = [rows * width * c.d_mlp] * 3 + [rows * 4 * c.d_model] * 3
         q, channels = default_chunk_size(), c.head_dim + c.value_head_dim

@@ -135,7 +135,7 @@ def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def write_state(new: LayerState, out: LayerState | None) -> LayerState:
-    """A layer's new state, in `out` where that is given."""
+    """A layer's new state, in `out` where that is given; whoever calls lets go of `new` before the next layer."""
     if out is None:
         return new
     for kept, tensor in zip(out, new, strict=True):

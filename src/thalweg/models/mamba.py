@@ -227,7 +227,8 @@ class Mamba(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            new_state.append(write_state(layer_state, out[i] if out else None))
+            layer_state = write_state(layer_state, out[i] if out else None)
+            new_state.append(layer_state)
         return self.norm_f(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:

@@ -367,7 +367,8 @@ class RWKV7(nn.Module):
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
             u, v_first, layer_state = layer(u, v_first, packing, state[i] if state else None, wanted if last else None)
-            new_state.append(write_state(layer_state, out[i] if out else None))
+            layer_state = write_state(layer_state, out[i] if out else None)
+            new_state.append(layer_state)
         return self.norm(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:

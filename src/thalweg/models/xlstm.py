@@ -224,7 +224,8 @@ class XLSTM(nn.Module):
         for n, block in enumerate(self.blocks):
             last = n == len(self.blocks) - 1
             u, block_state = block(u, packing, state[n] if state else None, rows if last else None)
-            new_state.append(write_state(block_state, out[n] if out else None))
+            block_state = write_state(block_state, out[n] if out else None)
+            new_state.append(block_state)
         return self.out_norm(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
@@ -237,14 +238,15 @@ class XLSTM(nn.Module):
         per_token = [4 * c.d_model] * 2 + [copy * c.d_model, width * c.d_model]
         per_token += [width * c.d_qk] * 2 + [width * c.d_v] * 3
         wide = width * c.d_ffn * min(n_tokens, FFN_ROWS)
-        chunk = DEFAULT_CHUNK_SIZE
-        per_block = 4 * (4 * c.n_heads * chunk * chunk + 4 * c.d_qk * c.d_v // c.n_heads + 4 * chunk * c.d_v)
+        chunk, matrix = DEFAULT_CHUNK_SIZE, c.d_qk * c.d_v // c.n_heads
+        per_block = [4 * c.n_heads * chunk * chunk, 4 * matrix, 4 * chunk * c.d_v] * 4
         # With native kernels: of some blocks side by side q, k, v by heads, scores, readouts and states.
-        matrix, tokens = c.d_qk * c.d_v // c.n_heads, chunk * side_by_side(c.n_heads)
-        by_head = width * tokens * (3 * c.d_qk + 3 * c.d_v + c.n_heads * chunk)
-        per_block = max(per_block, by_head + matrix * (8 + 2 * width * side_by_side(c.n_heads)))
+        blocks = side_by_side(c.n_heads)
+        by_head = [c.d_qk] * 3 + [c.d_v] * 3 + [c.n_heads * chunk]
+        beside = [width * chunk * blocks * size for size in by_head] + [matrix * 4] * 2 + [2 * width * blocks * matrix]
+        per_block = max(per_block, beside, key=sum)
         per_token += [4 * c.d_model]  # copies inside products: measured, not derived
-        return [n_tokens * size for size in per_token] + [wide, wide, per_block]
+        return [n_tokens * size for size in per_token] + [wide, wide] + per_block
 
 
 def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:

@@ -76,9 +76,7 @@ def ssd(
         z, weight, norm_groups, eps = gate.z, gate.weight.float(), gate.groups, float(gate.eps)
         z_stride = z.stride(0)
     blocks = packing.block_table(chunk_size)
-    final = torch.empty(
-        len(packing.final), state_width, heads, width
-    )  # what stays lies below what goes: no holes in memory
+    final = torch.empty(len(packing.final), state_width, heads, width)
     y = torch.empty(n if rows is None else len(rows), heads, width, dtype=x.dtype)
     call(
         "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), taps, bias, n_taps, columns,
