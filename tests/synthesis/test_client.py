@@ -26,7 +26,11 @@ def ask(server: Endpoint, *prompts: str, pace: Pace | None = None, **options: An
 
     async def run() -> list[Reply]:
         async with ChatClient(address, pace) as client:
-            return list(await asyncio.gather(*(client.ask(prompt, 0.8) for prompt in prompts)))
+            asked = [asyncio.create_task(client.ask(prompt, 0.8)) for prompt in prompts]
+            try:
+                return list(await asyncio.gather(*asked))
+            finally:
+                await asyncio.wait(asked)  # a client that closes while others still connect leaves sockets open
 
     return asyncio.run(run())
 
