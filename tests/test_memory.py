@@ -118,8 +118,8 @@ def test_without_holes_the_plan_is_never_exceeded(family: str, bounds: dict[str,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_peak_is_the_same_at_any_length(family: str) -> None:
     """Two processes, four times the text. Were the past kept, it would show: the vectors of 12,000 tokens are 24 MB,
-    6 % of the peak. Without the allocator's holes, which differ by a few percent between processes; `benchmarks/length.py`
-    has them in."""
+    6 % of the peak. Without the allocator's holes, which differ by a few percent between processes;
+    `benchmarks/length.py` has them in."""
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
 
     def whole(n: int) -> int:
