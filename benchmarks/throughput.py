@@ -4,9 +4,11 @@ The limit is the time of the matrix products alone that the projections and the 
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
 same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
 PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32 in all else; its limit is the
-integer products and the scan's.
+integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and `--texts` many
+short texts of 20 to 400 tokens together, each with a limit timed beside it.
 
     python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
+                                    [--lengths 2048 131072] [--texts 100]
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from thalweg.engine import Engine, Ids, Schedule
 from thalweg.models.quantized import Quantization
 
 
-def ours(model: Any, ids: np.ndarray, v: int) -> Callable[[], np.ndarray]:
-    """One document of len(ids) tokens through the engine."""
+def ours(model: Any, documents: list[np.ndarray], v: int) -> Callable[[], np.ndarray]:
+    """Documents of token ids through the engine; the vector of the one that is through first."""
 
     def run() -> np.ndarray:
         schedule = Schedule(max_tokens_per_step=2 * v, vertical_chunk_size=v)
-        return next(iter(Engine(model, "last", schedule).run([Ids(ids)]))).vector
+        results = list(Engine(model, "last", schedule).run(Ids(ids) for ids in documents))
+        return results[0].vector
 
     return run
 
@@ -79,29 +82,22 @@ def measure(
     model, v = recurrent_model(shape, dtype, quantize=quantize), args.vertical_chunk_size
     q, label = inner_chunk(model), f"{family}, {quantize or dtype}"
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens)
-    best, run = products(model, v), ours(model, ids, v)
-    best(), ours(model, ids[: 2 * v], v)()
-    limits, rates, shares = [], [], []
-    for _ in range(args.repeat):
-        limit = v / min(seconds(best) for _ in range(3))
-        rate = args.tokens / seconds(run)
-        limits.append(limit)
-        rates.append(rate)
-        shares.append(rate / limit)
-        print(f"{label}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
-    result: dict[str, Any] = {
-        "tokens_per_s": spread(rates),
-        "limit": spread(limits),
-        "share": spread(shares),
-        "Q": q,
-    }
+    best = products(model, v)
+    best(), ours(model, [ids[: 2 * v]], v)()
+    result: dict[str, Any] = {**turns(model, best, [ids], v, args.repeat, label), "Q": q}
+    for length in args.lengths:
+        document = np.resize(ids, length)
+        result[f"{length} tokens"] = turns(model, best, [document], v, args.repeat, f"{label}, {length} tokens")
+    if args.texts:
+        texts = [np.resize(ids, size) for size in np.random.default_rng(0).integers(20, 401, args.texts)]
+        result[f"{len(texts)} texts"] = turns(model, best, texts, v, args.repeat, f"{label}, {len(texts)} texts")
     if not args.no_peers and quantize is None and family in PEERS:
         for name, theirs in PEERS[family](model, ids[: args.peer_tokens], dtype).items():
-            short = ours(model, ids[: args.peer_tokens], v)
+            short = ours(model, [ids[: args.peer_tokens]], v)
             vector = theirs()
-            turns = [(seconds(short), seconds(theirs)) for _ in range(args.peer_turns)]
-            ratio = spread([b / a for a, b in turns])
-            peer = {"tokens_per_s": args.peer_tokens / min(b for _, b in turns), "ours_over_theirs": ratio}
+            times = [(seconds(short), seconds(theirs)) for _ in range(args.peer_turns)]
+            ratio = spread([b / a for a, b in times])
+            peer = {"tokens_per_s": args.peer_tokens / min(b for _, b in times), "ours_over_theirs": ratio}
             if vector is not None:
                 exact = vector.float().numpy()
                 peer["largest_relative_difference"] = float(np.abs(short() - exact).max() / np.abs(exact).max())
@@ -110,10 +106,29 @@ def measure(
     return result
 
 
+def turns(
+    model: Any, best: Callable[[], None], documents: list[np.ndarray], v: int, repeat: int, label: str
+) -> dict[str, Any]:
+    """The model and the products in turn. The limit of a turn is the better of one before and one after it."""
+    run, tokens = ours(model, documents, v), sum(map(len, documents))
+    limits, rates, shares = [], [], []
+    for _ in range(repeat):
+        before = min(seconds(best) for _ in range(2))
+        rate = tokens / seconds(run)
+        limit = v / min(before, *(seconds(best) for _ in range(2)))
+        limits.append(limit)
+        rates.append(rate)
+        shares.append(rate / limit)
+        print(f"{label}: {rate:,.0f} of {limit:,.0f} tokens/s, {rate / limit:.0%}", flush=True)
+    return {"tokens_per_s": spread(rates), "limit": spread(limits), "share": spread(shares)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=RECURRENT, default="mamba2")
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="of further documents")
+    parser.add_argument("--texts", type=int, default=0, help="short texts that are read together")
     parser.add_argument("--peer-tokens", type=int, default=8192, help="of the document that peers read")
     parser.add_argument("--peer-turns", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=5)

@@ -173,10 +173,14 @@ def _piece(text: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def info_nce(query: Tensor, key: Tensor, same: Tensor, temperature: float) -> Tensor:
     """Both directions; (n, d) normalised, the i-th key belongs to the i-th query, `same` (n, n) are no negatives."""
-    scores = query @ key.t() / temperature
-    scores = scores.masked_fill(same & ~torch.eye(len(query), dtype=torch.bool, device=query.device), -1e4)
-    labels = torch.arange(len(query), device=query.device)
-    return (F.cross_entropy(scores, labels) + F.cross_entropy(scores.t(), labels)) / 2
+    return (one_way(query, key, same, temperature) + one_way(key, query, same.t(), temperature)) / 2
+
+
+def one_way(query: Tensor, key: Tensor, same: Tensor, temperature: float) -> Tensor:
+    """(n, d) queries must find theirs among (m, d) keys, m >= n, of which the i-th belongs to the i-th query."""
+    own = torch.eye(len(query), len(key), dtype=torch.bool, device=query.device)
+    scores = (query @ key.t() / temperature).masked_fill(same & ~own, -1e4)
+    return F.cross_entropy(scores, torch.arange(len(query), device=query.device))
 
 
 def structure_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

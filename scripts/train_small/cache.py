@@ -150,14 +150,27 @@ def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     print(f"{out}: {len(table.units)} units, {len(table.texts)} texts, {len(pairs)} pairs, {at[-1]} tokens", flush=True)
 
 
-def thin(whole: Path, out: Path, short: int, sentences: int, passages: int, themes: Sequence[str], seed: int) -> None:
+def thin(
+    whole: Path,
+    out: Path,
+    short: int,
+    sentences: int,
+    passages: int,
+    themes: Sequence[str],
+    seed: int,
+    beside: Sequence[Path],
+) -> None:
     """So many texts of one unit for the teacher, in the shares of their themes, by count: everyday ones, and sentences
-    and passages of all kinds, or of some themes only."""
+    and passages of all kinds, or of some themes only. Texts of the samples `beside` are left out."""
     rng = np.random.default_rng(seed)
     names = (whole / "sources.json").read_text()
     sources = [Source(*name) for name in json.loads(names)]
     table, at = np.load(whole / "texts.npy"), np.load(whole / "student_at.npy")
     single = np.flatnonzero((table[:, 1] == 1) & (table[:, 3] == 0))
+    if beside:
+        known = {text for sample in beside for text in _texts(sample)}
+        texts = _texts(whole)
+        single = np.array([row for row in single if texts[table[row, 0]] not in known])
     length = np.diff(at)[table[single, 0]]
     chosen = []
     all_kinds = {theme: share for theme, share in DISTILLATION_SHARES.items() if theme in (themes or [theme])}
@@ -183,6 +196,11 @@ def thin(whole: Path, out: Path, short: int, sentences: int, passages: int, them
     (out / "tokenizer.sha256").write_text((whole / "tokenizer.sha256").read_text())
     (out / "sources.json").write_text(names)
     print(f"{out}: {len(kept)} texts", flush=True)
+
+
+def _texts(cache: Path) -> list[bytes]:
+    raw, ends = np.load(cache / "text.npy").tobytes(), np.load(cache / "text_at.npy").tolist()
+    return [raw[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _spans(first: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -266,6 +284,7 @@ def main() -> None:
     two.add_argument("--passages", type=int, default=0)
     two.add_argument("--themes", nargs="+", default=[], choices=list(DISTILLATION_SHARES), help="of the last two")
     two.add_argument("--seed", type=int, default=0)
+    two.add_argument("--beside", type=Path, nargs="+", default=[], help="earlier samples, whose texts are left out")
     three = commands.add_parser("teach")
     three.add_argument("out", type=Path, nargs="+")
     three.add_argument("--teacher", type=Path, required=True)
@@ -273,7 +292,7 @@ def main() -> None:
     if args.command == "tokenize":
         tokenize(args.shard, args.tokenizer, args.out, args.whole)
     elif args.command == "thin":
-        thin(args.cache, args.out, args.short, args.sentences, args.passages, args.themes, args.seed)
+        thin(args.cache, args.out, args.short, args.sentences, args.passages, args.themes, args.seed, args.beside)
     else:
         teach(args.out, args.teacher)
 

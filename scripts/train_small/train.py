@@ -5,9 +5,10 @@
 `--start` is what warm.py writes. Every step reads short texts with a teacher's vector, in families of near ones, laid
 out in blocks (blocks.py): distance to the teacher's vector, and the structure of their similarities. Some
 steps add longer blocks, in turn
-  pairs     pairs of one source (InfoNCE), and taught passages
+  pairs     pairs of one source (InfoNCE), and taught passages. Each side must also find the other among many, whose
+            vectors come from the table as it was at the start
   long      passages that must find their window of a book (InfoNCE), and at times one read whole. The vectors of
-            windows come from the table as it was at the start, a mean of token vectors: it is good at long texts and
+            windows come from that table too, a mean of token vectors: it is good at long texts and
             costs nothing, and the window that is read whole must come near its own.
 
 The rate is constant, then falls linearly to zero over the last `decay` of `--steps`. A run that `--stop-after` or a
@@ -37,10 +38,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from batches import Taught, Whole, info_nce, recipe_of, structure_loss
+from batches import Taught, Whole, info_nce, one_way, recipe_of, structure_loss
 from blocks import BlockModel, Blocks, fill
 from cache import check_tokenizer
 from evaluate import load_suite, sts_score
+from mix import read
 from warm import install, means
 
 from thalweg.models.mamba2 import Mamba2, Mamba2Config, Mamba2Layer
@@ -68,7 +70,7 @@ class Recipe:
     passage_blocks: int = 12
     longer_every: int = 3  # steps
     read_every: int = 8  # of the steps with windows
-    pairs: int = 48  # drawn; those that do not fit the blocks are left out
+    pairs: int = 48  # drawn; of those that do not fit the blocks only the table's vectors are used
     windows: int = 16
     windows_per_book: int = 8
     window_units: tuple[int, ...] = (12, 24, 47)
@@ -96,7 +98,8 @@ class Batch:
     short: Blocks
     short_target: Tensor
     longer: Blocks | None = None
-    pairs: tuple[Tensor, Tensor, Tensor] | None = None  # items of queries, of keys, and `same`
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None  # items of queries, of keys, and `same` of all pairs drawn
+    drawn: tuple[Tensor, Tensor] | None = None  # the table's vectors of their queries and keys, and of more
     passages: tuple[Tensor, Tensor] | None = None  # items, targets
     windows: tuple[Tensor, Tensor] | None = None  # items of queries, windows' vectors
     read: tuple[Tensor, Packing, Tensor] | None = None  # tokens of a window, packing, its vector
@@ -137,7 +140,8 @@ class Data:
         texts = texts[: 2 * n] + [_closed(self.taught.text(row)) for row in rows]
         texts = texts[: fill(np.array([len(text) for text in texts]), (blocks, size))]
         batch.longer = Blocks.of(texts, (blocks, size), TAPS, device)
-        batch.pairs = (torch.arange(0, 2 * n, 2), torch.arange(1, 2 * n, 2), torch.from_numpy(sides.same[:n, :n]))
+        batch.pairs = (torch.arange(0, 2 * n, 2), torch.arange(1, 2 * n, 2), torch.from_numpy(sides.same))
+        batch.drawn = (means(self.table, sides.queries), means(self.table, sides.keys))
         rows = rows[: len(texts) - 2 * n]
         batch.passages = (torch.arange(2 * n, len(texts)), self.targets[torch.from_numpy(rows)])
         return texts
@@ -177,10 +181,14 @@ def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple
     parts["similarity"], parts["order"] = structure_loss(student, batch.short_target, r.temperature)
     total = parts["short"] + r.similarity_weight * parts["similarity"] + r.order_weight * parts["order"]
     longer = blocks.embed(batch.longer) if batch.longer else student
-    if batch.pairs and len(batch.pairs[0]) > 1:
-        query, key, same = batch.pairs
-        parts["pairs"] = info_nce(longer[query], longer[key], same, r.temperature)
-        total = total + r.pair_weight * parts["pairs"]
+    if batch.pairs and batch.drawn and len(batch.pairs[0]) > 1:
+        query, key, same = longer[batch.pairs[0]], longer[batch.pairs[1]], batch.pairs[2]
+        n = len(query)
+        parts["pairs"] = info_nce(query, key, same[:n, :n], r.temperature)
+        queries, keys = batch.drawn
+        found = one_way(query, keys, same[:n], r.temperature) + one_way(key, queries, same.t()[:n], r.temperature)
+        parts["drawn"] = found / 2
+        total = total + r.pair_weight * (parts["pairs"] + parts["drawn"]) / 2
     if batch.passages and len(batch.passages[0]):
         items, target = batch.passages
         parts["passages"] = (1 - (longer[items] * target).sum(1)).mean()
@@ -262,6 +270,7 @@ def main() -> None:
     parser.add_argument("--whole", type=Path, nargs="+", required=True, help="caches of whole shards")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="what mix.py wrote or an earlier version, to go on from")
     parser.add_argument("--devset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True, help="length of the whole schedule")
@@ -285,6 +294,8 @@ def main() -> None:
     dev = load_suite(args.devset)["sts"]["stsb-dev"]
     vocab = json.loads((args.tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
     model, table, basis = build(recipe, -(-len(vocab) // 64) * 64, args.start)
+    if args.weights:
+        model.load_state_dict(read(args.weights)[0])
     data = Data(taught, whole, table, basis, recipe, rank)
     mean, *_ = build(recipe, model.config.vocab_size, args.start)
     mean.load_state_dict(model.state_dict())

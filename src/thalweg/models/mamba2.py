@@ -248,8 +248,8 @@ class Mamba2(nn.Module):
         blocks = [product, gated] if width == 4 else [max(product, gated)]
         if weight.device.type == "cpu" and weight.dtype in native.DTYPES and not native.missing():
             chunk = default_chunk_size(weight.dtype, fused=True)
-            shared = c.n_groups * (3 * c.d_state + chunk)
-            per_block = [c.d_state * c.d_inner, chunk * (2 * c.d_inner + shared)]
+            shared = c.n_groups * (5 * c.d_state + chunk)
+            per_block = [c.d_state * c.d_inner, chunk * (3 * c.d_inner + shared)]
         else:
             per_token += [width * c.conv_dim, width * c.d_inner]  # the convolved xBC, y
             if width == 2:

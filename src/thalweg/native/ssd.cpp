@@ -174,47 +174,55 @@ struct Sizes {
           panels(up(P, M::COLUMNS) / M::COLUMNS) {}
 };
 
-// What threads hand each other of some neighbouring blocks: for each block, and head or group.
+// What threads hand each other of a few neighbouring blocks, for each block, and head or group. What tokens are taken into
+// is there twice: while the heads go through some blocks, the next are taken in. Blocks lie in turn in the room there is.
 template <typename M>
 struct Shared {
     using Number = typename M::Number;
-    const Index* blocks;
-    Index n_blocks;
-    Index of_values, of_bc, of_queries, of_keys, of_scores, of_y;  // elements of a block
-    std::unique_ptr<Number[]> values;                              // (H, panels, step token, COLUMNS)
-    std::unique_ptr<float[]> bc;                                   // (token, 2, G, K)
-    std::unique_ptr<Number[]> queries;                             // (G, tiles of tokens, step K)
-    std::unique_ptr<Number[]> keys;                                // (G, tiles of K, step token)
-    std::unique_ptr<float[]> scores;                               // (G, tiles of tokens, step token)
-    std::unique_ptr<float[]> y;                                    // (token, H P)
+    Index most;                                              // blocks at a time
+    Index of_values, of_queries, of_keys, of_B, of_scores, of_y;  // elements of a block
+    std::unique_ptr<Number[]> values;                        // (H, panels, step token, COLUMNS)
+    std::unique_ptr<Number[]> queries;                       // (G, tiles of tokens, step K)
+    std::unique_ptr<Number[]> keys;                          // (G, tiles of K, step token)
+    std::unique_ptr<float[]> B;                              // (token, G, K)
+    std::unique_ptr<float[]> scores;                         // (G, tiles of tokens, step token)
+    std::unique_ptr<float[]> y;                              // (token, H P)
     template <typename T>
     Shared(const Run<T>& run, const Sizes<M>& size, Index most)
-        : of_values(run.heads * size.panels * size.steps * M::COLUMNS),
-          of_bc(run.q * 2 * run.groups * run.K),
+        : most(most),
+          of_values(run.heads * size.panels * size.steps * M::COLUMNS),
           of_queries(run.groups * size.rows * size.inner),
           of_keys(run.groups * size.state_rows * size.steps),
+          of_B(run.q * run.groups * run.K),
           of_scores(run.groups * size.rows * size.steps),
           of_y(run.q * run.heads * run.P),
-          values(new Number[most * of_values]),
-          bc(new float[most * of_bc]),
-          queries(new Number[most * of_queries]),
-          keys(new Number[most * of_keys]),
+          values(new Number[2 * most * of_values]),
+          queries(new Number[2 * most * of_queries]),
+          keys(new Number[2 * most * of_keys]),
+          B(new float[most * of_B]),
           scores(new float[most * of_scores]),
           y(new float[most * of_y]) {}
+    Number* values_of(Index b) const { return values.get() + b % (2 * most) * of_values; }
+    Number* queries_of(Index b) const { return queries.get() + b % (2 * most) * of_queries; }
+    Number* keys_of(Index b) const { return keys.get() + b % (2 * most) * of_keys; }
+    float* B_of(Index b) const { return B.get() + b % most * of_B; }
+    float* scores_of(Index b) const { return scores.get() + b % most * of_scores; }
+    float* y_of(Index b) const { return y.get() + b % most * of_y; }
 };
 
 // Tokens from .. to of block b: x, B and C to where the next steps find them. row: room for x, B and C of a token.
 template <typename M, typename T>
 INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {
-    constexpr Index W = M::COLUMNS;
+    constexpr Index R = M::ROWS, W = M::COLUMNS;
     const Sizes<M> size(run.q, run.K, run.P);
-    const Index* block = shared.blocks + b * FIELDS;
+    const Index* block = run.blocks + b * FIELDS;
     Index q = block[1] - block[0], width = run.heads * run.P, shared_width = run.groups * run.K;
-    typename M::Number* values = shared.values.get() + b * shared.of_values;
+    typename M::Number *values = shared.values_of(b), *queries = shared.queries_of(b), *keys = shared.keys_of(b);
+    const float *B = row + width, *C = B + shared_width;
     for (Index j = from; j < to && j < up(q, M::STEPS); j++) {
         Index t = block[0] + j;
         if (j >= q) {
-            for (Index i = 0; i < width; i++) row[i] = 0.0f;
+            for (Index i = 0; i < width + 2 * shared_width; i++) row[i] = 0.0f;
         } else if (run.taps) {
             Index channels = width + 2 * shared_width, segment = run.segments[t];
             bool past = run.columns && segment < run.n_initial;
@@ -226,9 +234,17 @@ INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index f
             for (Index i = 0; i < shared_width; i++) row[width + i] = load(run.B[t * run.B_stride + i]);
             for (Index i = 0; i < shared_width; i++) row[width + shared_width + i] = load(run.C[t * run.C_stride + i]);
         }
-        if (j < q)
-            std::memcpy(shared.bc.get() + b * shared.of_bc + j * 2 * shared_width, row + width,
-                        std::size_t(2 * shared_width) * sizeof(float));
+        if (j < q) std::memcpy(shared.B_of(b) + j * shared_width, B, std::size_t(shared_width) * sizeof(float));
+        for (Index g = 0; g < run.groups; g++) {
+            typename M::Number* query = queries + g * size.rows * size.inner + j / R * R * size.inner;
+            for (Index k = 0; k < size.inner; k++)
+                store(query[packed<M>(j % R, k, R)], k < run.K ? C[g * run.K + k] : 0.0f);
+            if (!block[3]) continue;  // no state leaves it
+            typename M::Number* key = keys + g * size.state_rows * size.steps;
+            for (Index k0 = 0; k0 < size.state_rows; k0 += R)
+                for (Index r = 0; r < R; r++)
+                    store(key[k0 * size.steps + packed<M>(r, j, R)], k0 + r < run.K ? B[g * run.K + k0 + r] : 0.0f);
+        }
         for (Index h = 0; h < run.heads; h++)
             for (Index p = 0; p < size.panels; p++) {
                 typename M::Number* to = values + (h * size.panels + p) * size.steps * W;
@@ -243,56 +259,32 @@ INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index f
     }
 }
 
-// Of block b and one group: keys.
+// Of block b and one group: scores C_i . B_j of COLUMNS tokens j from j0 on, where j <= i. right: room for their B.
 template <typename M, typename T>
-INLINE void pack_keys(const Run<T>& run, const Shared<M>& shared, Index b, Index group) {
-    constexpr Index R = M::ROWS;
-    const Sizes<M> size(run.q, run.K, run.P);
-    const Index* block = shared.blocks + b * FIELDS;
-    Index q = block[1] - block[0], K = run.K, stride = 2 * run.groups * K;
-    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
-    typename M::Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
-    if (!block[3]) return;  // no state leaves it
-    for (Index k0 = 0; k0 < size.state_rows; k0 += R)
-        for (Index j = 0; j < up(q, M::STEPS); j++)
-            for (Index r = 0; r < R; r++)
-                store(keys[k0 * size.steps + packed<M>(r, j, R)], j < q && k0 + r < K ? B[j * stride + k0 + r] : 0.0f);
-}
-
-// Of block b and one group: queries, and scores C_i . B_j where j <= i. right: room for a right operand.
-template <typename M, typename T>
-INLINE void score(const Run<T>& run, const Shared<M>& shared, Index b, Index group, typename M::Number* right) {
+INLINE void score(const Run<T>& run, const Shared<M>& shared, Index b, Index group, Index j0, typename M::Number* right) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
     const Sizes<M> size(run.q, run.K, run.P);
-    const Index* block = shared.blocks + b * FIELDS;
-    Index start = block[0], q = block[1] - start, K = run.K, inner = size.inner, stride = 2 * run.groups * K;
-    const float* B = shared.bc.get() + b * shared.of_bc + group * K;
-    const float* C = B + run.groups * K;
-    typename M::Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * inner;
-    float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
-    for (Index j0 = 0; j0 < q; j0 += W) {
-        if (!any_wanted(run, start + j0, start + q)) continue;
-        Index n = q - j0 < W ? q - j0 : W;
-        for (Index c = 0; c < W; c++)
-            for (Index k = 0; k < inner; k++)
-                store(right[packed<M>(c, k, W)], c < n && k < K ? B[(j0 + c) * stride + k] : 0.0f);
-        for (Index i0 = j0 / R * R; i0 < q; i0 += R) {
-            if (!any_wanted(run, start + i0, start + (i0 + R < q ? i0 + R : q))) continue;
-            typename M::Number* left = queries + i0 * inner;
-            if (j0 == 0)
-                for (Index r = 0; r < R; r++)
-                    for (Index k = 0; k < inner; k++)
-                        store(left[packed<M>(r, k, R)], i0 + r < q && k < K ? C[(i0 + r) * stride + k] : 0.0f);
-            if (run.first[start + i0] - start >= j0 + W) continue;  // sees none of these tokens
-            Tile<M> tile;
-            clear(tile);
-            multiply(tile, left, right, inner);
-            float found[R * W];
-            write_tile(tile, found, W);
-            Index last = j0 + W < i0 + R ? j0 + W : i0 + R;
-            for (Index j = j0; j < (last < q ? last : q); j++)
-                for (Index r = 0; r < R; r++) scores[i0 * size.steps + j * R + r] = found[r * W + j - j0];
-        }
+    const Index* block = run.blocks + b * FIELDS;
+    Index start = block[0], q = block[1] - start, K = run.K, inner = size.inner, stride = run.groups * K;
+    if (j0 >= q || !any_wanted(run, start + j0, start + q)) return;
+    const float* B = shared.B_of(b) + group * K;
+    const typename M::Number* queries = shared.queries_of(b) + group * size.rows * inner;
+    float* scores = shared.scores_of(b) + group * size.rows * size.steps;
+    Index n = q - j0 < W ? q - j0 : W;
+    for (Index c = 0; c < W; c++)
+        for (Index k = 0; k < inner; k++)
+            store(right[packed<M>(c, k, W)], c < n && k < K ? B[(j0 + c) * stride + k] : 0.0f);
+    for (Index i0 = j0 / R * R; i0 < q; i0 += R) {
+        if (!any_wanted(run, start + i0, start + (i0 + R < q ? i0 + R : q))) continue;
+        if (run.first[start + i0] - start >= j0 + W) continue;  // sees none of these tokens
+        Tile<M> tile;
+        clear(tile);
+        multiply(tile, queries + i0 * inner, right, inner);
+        float found[R * W];
+        write_tile(tile, found, W);
+        Index last = j0 + W < i0 + R ? j0 + W : i0 + R;
+        for (Index j = j0; j < (last < q ? last : q); j++)
+            for (Index r = 0; r < R; r++) scores[i0 * size.steps + j * R + r] = found[r * W + j - j0];
     }
 }
 
@@ -387,22 +379,23 @@ INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& 
     return decayed(sum);
 }
 
-// One head through some blocks. state: (panels, K as rows of tiles, COLUMNS), what the block before left and the last
+// One head through blocks begin .. end. state: (panels, K as rows of tiles, COLUMNS), what the block before left and the last
 // leaves.
 template <typename M, typename T>
-INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {
+INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, Index begin, Index end, float* state,
+                 Scratch<M>& work) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
     using Number = typename M::Number;
     const Sizes<M> size(run.q, run.K, run.P);
     Index group = h * run.groups / run.heads, width = run.heads * run.P;
     Number *weights = work.weights.data(), *written = work.written.data();
-    for (Index b = 0; b < shared.n_blocks; b++) {
-        const Index* block = shared.blocks + b * FIELDS;
+    for (Index b = begin; b < end; b++) {
+        const Index* block = run.blocks + b * FIELDS;
         Index start = block[0], q = block[1] - start, enters = block[2], leaves = block[3], initial = block[4];
         Index steps = up(q, M::STEPS);
-        const Number* queries = shared.queries.get() + b * shared.of_queries + group * size.rows * size.inner;
-        const Number* keys = shared.keys.get() + b * shared.of_keys + group * size.state_rows * size.steps;
-        const float* scores = shared.scores.get() + b * shared.of_scores + group * size.rows * size.steps;
+        const Number* queries = shared.queries_of(b) + group * size.rows * size.inner;
+        const Number* keys = shared.keys_of(b) + group * size.state_rows * size.steps;
+        const float* scores = shared.scores_of(b) + group * size.rows * size.steps;
         bool seen = any_wanted(run, start, start + q);
         bool past = initial >= 0 ? run.carried != nullptr : enters > 0;
         float through = decays(run, h, block, work);
@@ -410,7 +403,7 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* sta
         for (Index p = 0; p < size.panels; p++) {
             float* own = state + p * size.state_rows * W;
             Index at = h * run.P + p * W, columns = run.P - p * W < W ? run.P - p * W : W;
-            const Number* values = shared.values.get() + b * shared.of_values + (h * size.panels + p) * size.steps * W;
+            const Number* values = shared.values_of(b) + (h * size.panels + p) * size.steps * W;
             if (initial >= 0 && past)
                 for (Index k = 0; k < size.state_rows; k++)
                     for (Index c = 0; c < W; c++)
@@ -438,7 +431,7 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* sta
                     from = (from < 0 ? 0 : from) / M::STEPS * M::STEPS;
                     Index stop = i0 + R < steps ? i0 + R : steps;
                     multiply(tile, weights + i0 * size.steps + from * R, values + from * W, stop - from);
-                    float* y = shared.y.get() + b * shared.of_y + i0 * width + at;
+                    float* y = shared.y_of(b) + i0 * width + at;
                     if (n == R && columns == W) {
                         write_tile(tile, y, width);
                         continue;
@@ -451,8 +444,8 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* sta
             }
             if (!leaves) continue;
             bool keep = past && enters == q && leaves == q;
-            Index begin = (q - leaves) / M::STEPS * M::STEPS;
-            for (Index j = begin; j < steps; j++) {
+            Index first = (q - leaves) / M::STEPS * M::STEPS;
+            for (Index j = first; j < steps; j++) {
                 float by = work.out_of[j];
                 for (Index c = 0; c < W; c++)
                     store(written[packed<M>(c, j, W)], load(values[packed<M>(c, j, W)]) * by);
@@ -463,7 +456,7 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* sta
                     read_tile(tile, own + k0 * W, W, through);
                 else
                     clear(tile);
-                multiply(tile, keys + k0 * size.steps + begin * R, written + begin * W, steps - begin);
+                multiply(tile, keys + k0 * size.steps + first * R, written + first * W, steps - first);
                 write_tile(tile, own + k0 * W, W);
             }
             if (block[5] < 0) continue;
@@ -476,11 +469,11 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, float* sta
 // y of tokens from .. to of block b to where it is wanted.
 template <typename M, typename T>
 INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {
-    Index start = shared.blocks[b * FIELDS], stop = shared.blocks[b * FIELDS + 1], width = run.heads * run.P;
+    Index start = run.blocks[b * FIELDS], stop = run.blocks[b * FIELDS + 1], width = run.heads * run.P;
     for (Index j = from; j < to && start + j < stop; j++) {
         Index row = run.rows ? run.rows[start + j] : start + j;
         if (row < 0) continue;
-        float* y = shared.y.get() + b * shared.of_y + j * width;
+        float* y = shared.y_of(b) + j * width;
         T* out = run.y + row * width;
         if (run.z) {
             gate_norm_row(y, run.z + row * run.z_stride, run.weight, out, width, run.norm_groups, run.eps, y);
@@ -496,13 +489,14 @@ INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index 
     TARGET void take_in_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {   \
         take_in<M>(run, shared, b, from, to, row);                                                                    \
     }                                                                                                                 \
-    TARGET void prepare_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, bool keys,               \
-                           M::Number* right) {                                                                        \
-        keys ? pack_keys<M>(run, shared, b, group) : score<M>(run, shared, b, group, right);                          \
-    }                                                                                                                 \
-    TARGET void head_on(const Run<T>& run, const Shared<M>& shared, Index h, float* state, Scratch<M>& work) {        \
-        head<M>(run, shared, h, state, work);                                                                         \
-    }                                                                                                                 \
+    TARGET void score_on(const Run<T>& run, const Shared<M>& shared, Index b, Index group, Index j0,                   \
+                         M::Number* right) {                                                                           \
+        score<M>(run, shared, b, group, j0, right);                                                                    \
+    }                                                                                                                  \
+    TARGET void head_on(const Run<T>& run, const Shared<M>& shared, Index h, Index begin, Index end, float* state,     \
+                        Scratch<M>& work) {                                                                            \
+        head<M>(run, shared, h, begin, end, state, work);                                                              \
+    }                                                                                                                  \
     TARGET void give_out_on(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to) {              \
         give_out<M>(run, shared, b, from, to);                                                                        \
     }
@@ -525,27 +519,32 @@ void scan(const Run<T>& run, Index n_blocks) {
     Index most = TOKENS / run.q > 1 ? TOKENS / run.q : 1;
     most = most < n_blocks ? most : n_blocks;
     Index of_state = size.panels * size.state_rows * M::COLUMNS, parts = (size.steps + PART - 1) / PART;
+    Index panels = up(run.q, M::COLUMNS) / M::COLUMNS;
     Shared<M> shared(run, size, most);
     std::unique_ptr<float[]> states(new float[run.heads * of_state]);
 #pragma omp parallel
     {
         Scratch<M> work(size, run.heads * run.P + 2 * run.groups * run.K);
+        auto take_in_part = [&](Index i) {
+            take_in_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART, work.row.data());
+        };
+        auto score_panel = [&](Index i) {
+            score_on(run, shared, i / panels / run.groups, i / panels % run.groups, i % panels * M::COLUMNS, work.right.data());
+        };
+#pragma omp for schedule(static)
+        for (Index i = 0; i < most * parts; i++) take_in_part(i);
+#pragma omp for schedule(static)
+        for (Index i = 0; i < most * run.groups * panels; i++) score_panel(i);
         for (Index begin = 0; begin < n_blocks; begin += most) {
-#pragma omp single
-            {
-                shared.blocks = run.blocks + begin * FIELDS;
-                shared.n_blocks = n_blocks - begin < most ? n_blocks - begin : most;
-            }
-#pragma omp for schedule(static)
-            for (Index i = 0; i < shared.n_blocks * parts; i++)
-                take_in_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART, work.row.data());
-#pragma omp for schedule(static)
-            for (Index i = 0; i < shared.n_blocks * run.groups * 2; i++)
-                prepare_on(run, shared, i / 2 / run.groups, i / 2 % run.groups, i % 2, work.right.data());
-#pragma omp for schedule(static)
-            for (Index h = 0; h < run.heads; h++) head_on(run, shared, h, states.get() + h * of_state, work);
-#pragma omp for schedule(static)
-            for (Index i = 0; i < shared.n_blocks * parts; i++)
+            Index end = begin + most < n_blocks ? begin + most : n_blocks, next = end + most < n_blocks ? end + most : n_blocks;
+#pragma omp for schedule(static) nowait
+            for (Index h = 0; h < run.heads; h++) head_on(run, shared, h, begin, end, states.get() + h * of_state, work);
+#pragma omp for schedule(dynamic)
+            for (Index i = end * parts; i < next * parts; i++) take_in_part(i);
+#pragma omp for schedule(dynamic) nowait
+            for (Index i = end * run.groups * panels; i < next * run.groups * panels; i++) score_panel(i);
+#pragma omp for schedule(dynamic)
+            for (Index i = begin * parts; i < end * parts; i++)
                 give_out_on(run, shared, i / parts, i % parts * PART, i % parts * PART + PART);
         }
     }
