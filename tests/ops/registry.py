@@ -72,7 +72,7 @@ def ssd_op(
     options = {"dt_limit": dt_limit}
     chunkwise = {
         f"Q={q}, {b} side by side": partial(chunkwise_ssd, chunk_size=q, blocks_per_group=b, **options)
-        for q, b in ((1, 1), (7, 1), (32, 3), (64, 1), (128, 100))
+        for q, b in ((1, 100), (7, 1), (32, 3), (64, 1), (128, 100))
     }
     return Op(
         name=name,
@@ -246,7 +246,7 @@ def wkv7_op(
 
     chunkwise = {
         f"Q={q}, {b} side by side": partial(chunkwise_wkv7, chunk_size=q, blocks_per_group=b)
-        for q, b in ((1, 1), (7, 1), (32, 3), (64, 1), (64, 100))
+        for q, b in ((1, 100), (7, 1), (32, 3), (64, 1), (64, 100))
     }
     return Op(
         name=name,
