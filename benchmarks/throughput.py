@@ -84,13 +84,15 @@ def measure(
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens)
     best = products(model, v)
     best(), ours(model, [ids[: 2 * v]], v)()
-    result: dict[str, Any] = {**turns(model, best, [ids], v, args.repeat, label), "Q": q}
-    for length in args.lengths:
-        document = np.resize(ids, length)
-        result[f"{length} tokens"] = turns(model, best, [document], v, args.repeat, f"{label}, {length} tokens")
+    others = {f"{length} tokens": [np.resize(ids, length)] for length in args.lengths}
     if args.texts:
-        texts = [np.resize(ids, size) for size in np.random.default_rng(0).integers(20, 401, args.texts)]
-        result[f"{len(texts)} texts"] = turns(model, best, texts, v, args.repeat, f"{label}, {len(texts)} texts")
+        sizes = np.random.default_rng(0).integers(20, 401, args.texts)
+        others[f"{args.texts} texts"] = [np.resize(ids, size) for size in sizes]
+    result: dict[str, Any] = {**turns(model, best, [ids], v, args.repeat, label), "Q": q}
+    for name, documents in others.items():
+        repeat = args.repeat * args.tokens // sum(map(len, documents))  # long ones as often as takes as long
+        repeat = min(max(repeat, 1), args.repeat)
+        result[name] = turns(model, best, documents, v, repeat, f"{label}, {name}")
     if not args.no_peers and quantize is None and family in PEERS:
         for name, theirs in PEERS[family](model, ids[: args.peer_tokens], dtype).items():
             short = ours(model, [ids[: args.peer_tokens]], v)
