@@ -90,7 +90,7 @@ def measure(
         others[f"{args.texts} texts"] = [np.resize(ids, size) for size in sizes]
     result: dict[str, Any] = {**turns(model, best, [ids], v, args.repeat, label), "Q": q}
     for name, documents in others.items():
-        repeat = args.repeat * args.tokens // sum(map(len, documents))  # long ones as often as takes as long
+        repeat = args.repeat * args.tokens // sum(map(len, documents))  # about the same time for each
         repeat = min(max(repeat, 1), args.repeat)
         result[name] = turns(model, best, documents, v, repeat, f"{label}, {name}")
     if not args.no_peers and quantize is None and family in PEERS:

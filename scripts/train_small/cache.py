@@ -229,10 +229,7 @@ def teach(outs: Iterable[Path], teacher: Path) -> None:
     model = AutoModel.from_pretrained(teacher, dtype=torch.float16 if device == "cuda" else torch.float32)
     model = model.to(device).eval()
     for out in outs:
-        raw, ends = np.load(out / "text.npy").tobytes(), np.load(out / "text_at.npy").tolist()
-        flat, at = encode(
-            teacher / "tokenizer.json", [raw[start:end].decode() for start, end in itertools.pairwise(ends)]
-        )
+        flat, at = encode(teacher / "tokenizer.json", [text.decode() for text in _texts(out)])
         lengths = np.minimum(np.diff(at), 254)
         ids = torch.from_numpy(flat.astype(np.int32)).to(device)
         path, shape = out / "vectors.npy", (len(lengths), model.config.hidden_size)
