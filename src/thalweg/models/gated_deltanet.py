@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, dtype_of, write_state
+from thalweg.models.layers import TILE, Conv, Norm, dtype_of, project, write_state
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
 from thalweg.packing import Packing
@@ -95,7 +95,7 @@ class ShortConv(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, C) and the next (S, W - 1, C)."""
-        y = self.proj(x)
+        y = project(self.proj, x)
         if self.conv is None:
             return F.silu(y, inplace=not y.requires_grad), y.new_zeros(len(packing.final), 0, y.shape[1])
         return causal_conv(y, self.conv.weight, self.conv.bias, packing, initial_state=state, silu=True)
@@ -131,8 +131,8 @@ class GatedDeltaNetMixer(nn.Module):
     ) -> tuple[Tensor, GatedDeltaNetLayerState]:
         """(N, D) -> (N or M, D) and the layer's next state."""
         y, new_state = self._scan(x, packing, state, rows)
-        gate = None if self.g_proj is None else self.g_proj(x if rows is None else x[list(rows)])
-        return self.o_proj(self._gate(y, gate).flatten(1)), new_state
+        gate = None if self.g_proj is None else project(self.g_proj, x if rows is None else x[list(rows)])
+        return project(self.o_proj, self._gate(y, gate).flatten(1)), new_state
 
     def _scan(
         self,
@@ -193,10 +193,10 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(width, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate, up = project(self.gate_proj, x), project(self.up_proj, x)
         if torch.is_grad_enabled():
-            return self.down_proj(F.silu(gate) * up)
-        return self.down_proj(F.silu(gate, inplace=True).mul_(up))
+            return project(self.down_proj, F.silu(gate) * up)
+        return project(self.down_proj, F.silu(gate, inplace=True).mul_(up))
 
 
 class GatedDeltaNetLayer(nn.Module):

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import dtype_of, write_state
+from thalweg.models.layers import dtype_of, project, write_state
 from thalweg.native import rwkv7 as kernels
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
@@ -138,9 +138,8 @@ class LowRank(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """up act(down x) in the weights' dtype, without the bias."""
-        inner = self.down(x)
-        out: Tensor = self.up(inner if self.act is None else self.act(inner))
-        return out
+        inner = project(self.down, x)
+        return project(self.up, inner if self.act is None else self.act(inner))
 
 
 class TimeMix(nn.Module):
@@ -211,10 +210,10 @@ class TimeMix(nn.Module):
         log_w = torch.sigmoid(self.lora_w(self._mixed(x, change, "w"))) * -MAX_DECAY
         a = torch.sigmoid(self.lora_a(self._mixed(x, change, "a")))
         x_v = self._mixed(x, change, "v")
-        v = self.value(x_v).float()
+        v = project(self.value, x_v).float()
         if self.lora_v is not None and v_first is not None:
             v = torch.addcmul(v, v_first - v, torch.sigmoid(self.lora_v(x_v)))
-        k = self.key(self._mixed(x, change, "k")).float()
+        k = project(self.key, self._mixed(x, change, "k")).float()
         kk = F.normalize(self._by_head(k * self.k_k.float()), dim=2).flatten(1)
         return log_w, torch.addcmul(k, k * (a - 1), self.k_a.float()), v, kk, a
 
@@ -228,24 +227,26 @@ class TimeMix(nn.Module):
         for start in range(0, n, TILE):
             rows = slice(start, start + TILE)
             x_w, x_a, x_k, x_v = kernels.mix(x[rows], before[rows], mixes, dtype_of(self.output))
-            products = (self.lora_w.product(x_w), self.lora_a.product(x_a), self.key(x_k))
+            products = (self.lora_w.product(x_w), self.lora_a.product(x_a), project(self.key, x_k))
             blend = None
             if self.lora_v is not None and self.lora_v.bias is not None and v_first is not None:
                 blend = self.lora_v.product(x_v), self.lora_v.bias.float(), v_first[rows]
-            kernels.written(products, parameters, self.value(x_v), blend, [out[rows] for out in outputs], c.n_heads)
+            values, written = project(self.value, x_v), [out[rows] for out in outputs]
+            kernels.written(products, parameters, values, blend, written, c.n_heads)
         return outputs
 
     def _read_fused(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
         """As `_read`, with a native kernel."""
         (x_g,) = kernels.mix(x, before, self.mix["g"].float()[None], dtype_of(self.output))
         gate, weight, bias = self.lora_g.product(x_g), self.norm.weight.float(), self.norm.bias.float()
-        return (self.output(kernels.read(y, r, k, v, self.r_k.float(), gate, weight, bias, self.norm.eps)),)
+        read = kernels.read(y, r, k, v, self.r_k.float(), gate, weight, bias, self.norm.eps)
+        return (project(self.output, read),)
 
     def _receptance(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
         if native.usable(x, before) and dtype_of(self.output) in native.DTYPES:
             (x_r,) = kernels.mix(x, before, self.mix["r"].float()[None], dtype_of(self.output))
-            return (self.receptance(x_r),)
-        return (self.receptance(self._mixed(x, before - x, "r")).float(),)
+            return (project(self.receptance, x_r),)
+        return (project(self.receptance, self._mixed(x, before - x, "r")).float(),)
 
     def _read(self, x: Tensor, before: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
         """(M, D): what the scan gave, normalised, with the token's own value, gated and projected."""
@@ -253,7 +254,7 @@ class TimeMix(nn.Module):
         bonus = torch.linalg.vecdot(self._by_head(r * k), self.r_k.float())
         y = torch.addcmul(self._by_head(y), bonus[..., None], self._by_head(v)).flatten(1)
         gate = self.lora_g(self._mixed(x, before - x, "g"))
-        return (self.output((y * gate).to(dtype_of(self.output))),)
+        return (project(self.output, (y * gate).to(dtype_of(self.output))),)
 
 
 class ChannelMix(nn.Module):
@@ -278,10 +279,10 @@ class ChannelMix(nn.Module):
     def _mixed(self, x: Tensor, before: Tensor) -> tuple[Tensor]:
         if native.usable(x, before) and dtype_of(self.key) in native.DTYPES:
             (mixed,) = kernels.mix(x, before, self.mix.float()[None], dtype_of(self.key))
-            return (self.value(kernels.relu_square_(self.key(mixed))),)
-        inner = self.key(torch.addcmul(x, before - x, self.mix.float()).to(dtype_of(self.key)))
-        inner = inner.relu_()
-        return (self.value(inner.square() if torch.is_grad_enabled() else inner.square_()),)
+            return (project(self.value, kernels.relu_square_(project(self.key, mixed))),)
+        mixed = torch.addcmul(x, before - x, self.mix.float()).to(dtype_of(self.key))
+        inner = project(self.key, mixed).relu_()
+        return (project(self.value, inner.square() if torch.is_grad_enabled() else inner.square_()),)
 
 
 class RWKV7Layer(nn.Module):

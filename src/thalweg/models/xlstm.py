@@ -161,7 +161,7 @@ class FeedForward(nn.Module):
             return u + self.down(silu_multiply(self.gate(x), self.up(x)))
         u = u.contiguous()
         for stream, part in zip(u.split(FFN_ROWS), x.split(FFN_ROWS), strict=True):
-            add_projected(stream, self.down, silu_multiply(self.gate(part), self.up(part)))
+            add_projected(stream, self.down, silu_multiply(project(self.gate, part), project(self.up, part)))
         return u
 
 
