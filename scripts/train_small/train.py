@@ -7,8 +7,8 @@ out in blocks (blocks.py): distance to the teacher's vector, and the structure o
 steps add longer blocks, in turn
   pairs     pairs of one source (InfoNCE), and taught passages. Each side must also find the other among many, whose
             vectors come from the table as it was at the start
-  long      passages that must find their window of a book among many (InfoNCE), and at times one read whole. The
-            vectors of windows come from that table too, a mean of token vectors: it is good at long texts and
+  long      passages that must find their window of a book (InfoNCE), and at times one read whole. The vectors of
+            windows come from that table too, a mean of token vectors: it is good at long texts and
             costs nothing, and the window that is read whole must come near its own.
 
 The rate is constant, then falls linearly to zero over the last `decay` of `--steps`. A run that `--stop-after` or a
@@ -152,7 +152,7 @@ class Data:
         texts = [_closed(text) for text in sides.queries]
         texts = texts[: fill(np.array([len(text) for text in texts]), shape)]
         batch.longer = Blocks.of(texts, shape, TAPS, device)
-        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys))
+        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys[: len(texts)]))
         if not read:
             return texts
         window = self.whole.draw_windows(r.read_units, 1, 1, rng).keys[0]
@@ -174,15 +174,10 @@ def embed(model: Mamba2, tokens: Tensor, packing: Packing, lengths: Tensor) -> T
     return F.normalize(total / lengths[:, None], dim=1)
 
 
-def distance(vectors: Tensor, targets: Tensor) -> Tensor:
-    """Mean cosine distance; of vectors with more dimensions than the teacher the first ones count."""
-    return 1 - F.cosine_similarity(vectors[:, : targets.shape[1]], targets).mean()
-
-
 def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum of all parts, and the parts."""
     student = blocks.embed(batch.short)
-    parts = {"short": distance(student, batch.short_target)}
+    parts = {"short": (1 - (student * batch.short_target).sum(1)).mean()}
     parts["similarity"], parts["order"] = structure_loss(student, batch.short_target, r.temperature)
     total = parts["short"] + r.similarity_weight * parts["similarity"] + r.order_weight * parts["order"]
     longer = blocks.embed(batch.longer) if batch.longer else student
@@ -196,12 +191,11 @@ def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple
         total = total + r.pair_weight * (parts["pairs"] + parts["drawn"]) / 2
     if batch.passages and len(batch.passages[0]):
         items, target = batch.passages
-        parts["passages"] = distance(longer[items], target)
+        parts["passages"] = (1 - (longer[items] * target).sum(1)).mean()
         total = total + 0.5 * parts["passages"]
     if batch.windows:
-        items, keys = batch.windows
-        same = torch.eye(len(items), len(keys), dtype=torch.bool)
-        parts["windows"] = one_way(longer[items], keys, same, r.window_temperature)
+        items, key = batch.windows
+        parts["windows"] = info_nce(longer[items], key, torch.eye(len(key), dtype=torch.bool), r.window_temperature)
         total = total + r.window_weight * parts["windows"]
     if batch.read:
         tokens, packing, target = batch.read

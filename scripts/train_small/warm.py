@@ -42,11 +42,9 @@ from cache import check_tokenizer
 from evaluate import load_suite, score, sts_score
 
 import thalweg
-from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.models.mamba2 import Mamba2
 
 IDENTITY = 63  # directions beside the content; one more is the constant
-TEACHER = 384  # the dimensions of these three together, and of the teacher; lexical ones and a fill may follow
-CONTENT = TEACHER - IDENTITY - 1
 EOS = 0
 SPECIAL = 2  # the first ids: end of text, padding
 FREQUENCY = 3e-4  # a token this frequent keeps half of its length
@@ -113,33 +111,25 @@ class Recipe:
 
 @torch.no_grad()
 def content_of(model: Mamba2) -> Tensor:
-    """(V, content + lexical) what each token adds to a mean if the layers do nothing."""
+    """(V, width) what each token adds to a mean if the layers do nothing."""
     rows = model.embeddings.weight
-    vectors = F.normalize(rows, dim=1) * model.d_model**0.5 * model.norm_f.weight
-    return torch.cat([vectors[:, :CONTENT], vectors[:, TEACHER:-1]], 1)
-
-
-def placed(table: Tensor, d_model: int) -> Tensor:
-    """(V, d_model) with content and lexical part where the output has them."""
-    wide = table.new_zeros(len(table), d_model)
-    wide[:, :CONTENT] = table[:, :CONTENT]
-    if d_model > TEACHER:
-        wide[:, TEACHER:-1] = table[:, CONTENT:]
-    return wide
+    width = model.d_model - IDENTITY - 1
+    return (F.normalize(rows, dim=1) * model.d_model**0.5 * model.norm_f.weight)[:, :width].clone()
 
 
 @torch.no_grad()
 def reinstall(model: Mamba2, table: Tensor) -> None:
-    """Give an earlier model new content; the identities stay, the constant fills up as before."""
+    """Give an earlier model new content (V, width); the identities stay, the constant fills up as before."""
+    width = table.shape[1]
     rows = F.normalize(model.embeddings.weight, dim=1) * model.d_model**0.5
-    n = len(table)
-    old = rows[:n, :CONTENT]
-    new = table[:, :CONTENT] / model.norm_f.weight[:CONTENT].clamp(min=0.2)
+    old = rows[: len(table), :width]
+    new = table / model.norm_f.weight[:width].clamp(min=0.2)
     new *= old.norm(dim=1).median() / new.norm(dim=1).median()
-    room = TEACHER - rows[:n, CONTENT : TEACHER - 1].square().sum(1)
+    identity = rows[: len(table), width:-1].square().sum(1)
+    room = model.d_model - identity
     new *= (0.95 * room.sqrt() / new.norm(dim=1).clamp(min=1e-6)).clamp(max=1)[:, None]
-    rows[:n, :CONTENT] = new
-    rows[:n, TEACHER - 1] = torch.sqrt(room - new.square().sum(1))
+    rows[: len(table), :width] = new
+    rows[: len(table), -1] = torch.sqrt(room - new.square().sum(1))
     model.embeddings.weight.copy_(rows)
 
 
@@ -158,12 +148,11 @@ def means(table: Tensor, texts: list[np.ndarray]) -> Tensor:
     return F.normalize(F.embedding_bag(tokens, table, torch.from_numpy(starts), mode="sum", per_sample_weights=counts))
 
 
-def train_table(table: Tensor, width: int, taught: Taught, whole: Whole, recipe: Recipe) -> Tensor:
-    """Adam on the sum of the losses; the rate falls linearly to zero. Columns from `width` on stay as they are."""
-    scale = table[:, :width].square().mean().sqrt()
-    content, lexical = (table / scale).tensor_split([width], dim=1)
-    content = torch.nn.Parameter(content.contiguous())
-    optimizer = torch.optim.Adam([content], lr=recipe.rate, betas=(0.9, 0.99), fused=True)
+def train_table(table: Tensor, taught: Taught, whole: Whole, recipe: Recipe) -> Tensor:
+    """Adam on the sum of the losses; the rate falls linearly to zero."""
+    scale = table.square().mean().sqrt()
+    table = torch.nn.Parameter(table / scale)
+    optimizer = torch.optim.Adam([table], lr=recipe.rate, betas=(0.9, 0.99), fused=True)
     for step in range(recipe.steps):
         rng = np.random.default_rng([recipe.seed, step])
         rows = np.concatenate(
@@ -177,11 +166,10 @@ def train_table(table: Tensor, width: int, taught: Taught, whole: Whole, recipe:
             long = whole.draw_windows(units, recipe.windows, recipe.windows_per_book, rng)
         sides.append(("long", recipe.window_weight, recipe.window_temperature, long))
         texts = [taught.text(row) for row in rows] + [t for *_, side in sides for t in (*side.queries, *side.keys)]
-        vectors = means(torch.cat([content, lexical], 1), texts)
+        vectors = means(table, texts)
         student, teacher = vectors[: len(rows)], taught.vectors[torch.from_numpy(rows)]
         squared, order = structure_loss(student, teacher, recipe.temperature)
-        cosine = 1 - F.cosine_similarity(student[:, : teacher.shape[1]], teacher).mean()
-        parts = {"cosine": cosine, "similarity": squared, "order": order}
+        parts = {"cosine": (1 - (student * teacher).sum(1)).mean(), "similarity": squared, "order": order}
         loss = parts["cosine"] + recipe.similarity_weight * squared + recipe.order_weight * order
         done = len(rows)
         for name, weight, temperature, side in sides:
@@ -195,7 +183,7 @@ def train_table(table: Tensor, width: int, taught: Taught, whole: Whole, recipe:
         if step % 25 == 24 or step == 0:
             losses = {name: round(value.item(), 4) for name, value in parts.items()}
             print(json.dumps({"static step": step + 1, "seconds": round(time.process_time()), **losses}), flush=True)
-    return torch.cat([content.detach(), lexical], 1) * scale
+    return table.detach() * scale
 
 
 def main() -> None:
@@ -206,7 +194,6 @@ def main() -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--warm-start", type=Path, help="folder of warm_*.npy, for a new model")
     start.add_argument("--earlier", type=Path, help="folder of an earlier version, to go on from")
-    parser.add_argument("--wide", type=Path, help="the earlier version as widen.py has widened it")
     parser.add_argument(
         "--turn-by", type=int, default=4096, help="texts by which an earlier version's directions are found"
     )
@@ -232,13 +219,8 @@ def main() -> None:
         rows = taught.short[: args.turn_by]
         own = earlier.encode_ids([np.append(taught.text(row), EOS) for row in rows])
         basis = turn(taught.vectors[torch.from_numpy(rows)], F.normalize(torch.from_numpy(own).float(), dim=1))
-        model = earlier.model
-        if args.wide:
-            saved = torch.load(args.wide, weights_only=True)
-            model = Mamba2(Mamba2Config(**saved["config"]))
-            model.load_state_dict(saved["weights"])
-        table = content_of(model)[:size]
-        taught.vectors = F.normalize((taught.vectors @ basis)[:, :CONTENT], dim=1)
+        table = content_of(earlier.model)[:size]
+        taught.vectors = F.normalize((taught.vectors @ basis)[:, : table.shape[1]], dim=1)
     else:
         basis = principal_directions(taught.vectors[:100_000])
         table = first_table(args.warm_start, np.bincount(whole.ids, minlength=size))
@@ -250,13 +232,14 @@ def main() -> None:
     suite = load_suite(args.devset)
     print(json.dumps({"recipe": asdict(recipe)}), flush=True)
     print(json.dumps({"first table": sts_score(encode, suite["sts"]["stsb-dev"])}), flush=True)
-    table = train_table(table, CONTENT if args.earlier else table.shape[1], taught, whole, recipe)
+    table = train_table(table, taught, whole, recipe)
     if args.earlier:
-        reinstall(model, table)
-        for layer in model.layers:
+        reinstall(earlier.model, table)
+        for layer in earlier.model.layers:
             layer.mixer.out_proj.weight.data *= args.layer_scale
-        whole_model = {"weights": model.state_dict(), "config": asdict(model.config)}
-        torch.save({"table": placed(table, model.d_model), "basis": basis, **whole_model}, args.out)
+        model = {"weights": earlier.model.state_dict(), "config": asdict(earlier.model.config)}
+        width = earlier.model.d_model
+        torch.save({"table": F.pad(table, (0, width - table.shape[1])), "basis": basis, **model}, args.out)
     else:
         inputs = torch.from_numpy(np.load(args.warm_start / "warm_inputs.npy").astype(np.float32))
         torch.save({"table": table @ basis, "basis": basis, "inputs": inputs}, args.out)

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.models import layers
+from thalweg.packing import Packing
+
+
+class HalfProducts(TorchDispatchMode):
+    """Shapes of the matrix products that are made in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.linear):
+            self.seen += [tuple(t.shape) for t in args if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16]
+        return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_leaves_a_projection_to_be_emulated(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    monkeypatch.setattr(layers, "widened", lambda: True)
+    model = FAMILIES[family]().eval().bfloat16()
+    with torch.no_grad(), HalfProducts() as products:
+        model(torch.arange(20) % VOCABULARY, Packing.whole([20], "cpu"))
+    assert not products.seen
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["half precision", "in float32"])

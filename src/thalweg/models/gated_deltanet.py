@@ -146,8 +146,8 @@ class GatedDeltaNetMixer(nn.Module):
         q, q_state = self.q(x, packing, state and state.q)
         k, k_state = self.k(x, packing, state and state.k)
         v, v_state = self.v(x, packing, state and state.v)
-        g = -torch.exp(self.A_log) * F.softplus(self.a_proj(x).to(self.A_log.dtype) + self.dt_bias)
-        beta = torch.sigmoid(self.b_proj(x).to(self.A_log.dtype))
+        g = -torch.exp(self.A_log) * F.softplus(project(self.a_proj, x).to(self.A_log.dtype) + self.dt_bias)
+        beta = torch.sigmoid(project(self.b_proj, x).to(self.A_log.dtype))
         y, memory = gated_delta_rule(
             q.unflatten(1, (c.n_heads, c.head_dim)),
             k.unflatten(1, (c.n_heads, c.head_dim)),
