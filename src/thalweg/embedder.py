@@ -159,7 +159,8 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Width d of the vectors."""
-        return int(self.model.d_model)
+        lexicon = self.embedding.lexicon
+        return int(self.model.d_model) + (lexicon.d_lexicon if lexicon is not None else 0)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -239,7 +240,7 @@ class Embedder:
 
     def plan_memory(self, **schedule: int | None) -> MemoryPlan:
         """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        return plan_memory(self.model, self.schedule(**schedule), self.embedding.pooling)
+        return plan_memory(self.model, self.schedule(**schedule), self.embedding.pooling, self.embedding.lexicon)
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
@@ -435,13 +436,19 @@ class Embedder:
             max_in_flight=max_in_flight,
         )
         rows = list(ids)
-        engine = Engine(self.model, self.embedding.pooling, schedule, n_last=self.embedding.n_eos)
+        engine = self._engine(schedule)
         vectors = np.zeros((len(rows), self.dimension), dtype=np.float32)
         for result in engine.run(Ids(row) for row in rows):
             if isinstance(result, Failure):
                 raise result.error
-            vectors[result.index] = self._through_head(result.vector)
+            vectors[result.index] = self._after_pooling(result.vector)
         return vectors
+
+    def _engine(self, schedule: Schedule, probe_id: int | None = None) -> Engine:
+        config = self.embedding
+        return Engine(
+            self.model, config.pooling, schedule, probe_id=probe_id, n_last=config.n_eos, lexicon=config.lexicon
+        )
 
     # -- documents as they come --------------------------------------------------------------------------------------
 
@@ -493,8 +500,7 @@ class Embedder:
             section_size=section_size,
         )
         normalize = self.embedding.normalize if normalize_embeddings is None else normalize_embeddings
-        n_last = self.embedding.n_eos
-        engine = Engine(self.model, self.embedding.pooling, schedule, probe_id=self._probe_id, n_last=n_last)
+        engine = self._engine(schedule, probe_id=self._probe_id)
         return self._run(engine, documents, text, ordered, normalize, truncate_dim, max_length, on_error, progress)
 
     def _run(
@@ -530,7 +536,8 @@ class Embedder:
                 yield result
                 continue
             start, end = text.characters(result)
-            vector = finish(self._through_head(result.vector)[None], normalize=normalize, truncate_dim=truncate_dim)[0]
+            pooled = self._after_pooling(result.vector)
+            vector = finish(pooled[None], normalize=normalize, truncate_dim=truncate_dim)[0]
             if result.last:
                 del texts[result.index]
             yield Embedding(
@@ -545,8 +552,12 @@ class Embedder:
             )
 
     @torch.inference_mode()
-    def _through_head(self, vector: FloatArray) -> FloatArray:
-        """(d,) pooled -> (d,): what the embedding head makes of it, in a model that has one."""
+    def _after_pooling(self, vector: FloatArray) -> FloatArray:
+        """(d,) pooled -> (d,): what the embedding head or the lexicon makes of it, in a model that has one."""
+        lexicon = self.embedding.lexicon
+        if lexicon is not None:
+            pooled, codes = torch.from_numpy(vector)[None].split([self.model.d_model, lexicon.d_lexicon], 1)
+            return lexicon.join(pooled, codes)[0].numpy()
         if self.head is None:
             return vector
         return self.model.heads[self.head](torch.from_numpy(vector).to(self.model.device)).cpu().numpy()

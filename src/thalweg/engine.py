@@ -19,6 +19,7 @@ from torch import Tensor
 
 from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
+from thalweg.lexicon import Lexicon
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
@@ -194,6 +195,7 @@ class Engine:
         probe_id: with sections and last-token pooling, the id (EOS) whose hidden vector after a section stands for
             all text up to there; it is fed to a copy of the state and leaves the document undisturbed.
         n_last: last-token pooling takes the mean over so many tokens (a model trained with several EOS).
+        lexicon: puts its mean of codes (K,) after that of the hidden vectors; with mean pooling only.
     """
 
     def __init__(
@@ -204,6 +206,7 @@ class Engine:
         *,
         probe_id: int | None = None,
         n_last: int = 1,
+        lexicon: Lexicon | None = None,
     ) -> None:
         if pooling not in POOLINGS:
             raise InvalidInputError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
@@ -212,10 +215,14 @@ class Engine:
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
         self.n_last = n_last
+        self.lexicon = lexicon
         if n_last < 1:
             raise InvalidInputError(f"n_last must be at least 1, got {n_last}")
         if self.schedule.section_size and pooling == "last" and probe_id is None:
             raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
+        if lexicon is not None and pooling != "mean":
+            raise InvalidInputError(f"a lexicon goes with mean pooling only, not with {pooling!r}")
+        self._width = model.d_model + (lexicon.d_lexicon if lexicon is not None else 0)
         self.progress = Progress(0, 0, 0, 0)
 
     def run(
@@ -299,7 +306,7 @@ class Engine:
             entry = next(incoming, None)
             if entry is None:
                 return True
-            document = _Document(*entry, RunningMean(self.model.d_model), self.schedule.section_size, self.n_last)
+            document = _Document(*entry, RunningMean(self._width), self.schedule.section_size, self.n_last)
             if self._readable(document, failures) and not step.start(document):
                 waiting.append(document)
         return exhausted
@@ -377,10 +384,11 @@ class _Step:
         state, new_state = store.rows(self.n_flying), store.rows(len(self.final))
         if len(self.state_rows) > self.n_flying:
             state = select(state, self.state_rows)
-        tokens = torch.from_numpy(np.concatenate(self.ids).astype(np.int64)).to(model.device)
+        ids = np.concatenate(self.ids).astype(np.int64)
+        tokens = torch.from_numpy(ids).to(model.device)
         if self.engine.pooling == "mean":
             hidden, _ = model.forward(tokens, packing, state, out=new_state)
-            return self._mean(hidden)
+            return self._mean(hidden, ids)
         counts, rows = self._pooled_rows()
         hidden, _ = model.forward(tokens, packing, state, rows, new_state)
         results = self._last(hidden, counts)
@@ -412,11 +420,14 @@ class _Step:
                 results.append(_pooled(document, part, mean.take()))
         return results
 
-    def _mean(self, hidden: Tensor) -> list[Pooled]:
+    def _mean(self, hidden: Tensor, ids: TokenArray) -> list[Pooled]:
         """Mean pooling: add every part to its document's running mean."""
-        sums = torch.stack([piece.sum(0) for piece in hidden.split([part.length for _, part in self.parts])])
+        lengths = [part.length for _, part in self.parts]
+        sums = torch.stack([piece.sum(0) for piece in hidden.split(lengths)]).cpu().numpy()
+        if self.engine.lexicon is not None:
+            sums = np.concatenate([sums, self.engine.lexicon.sums(ids, lengths)], 1)
         results = []
-        for (document, part), total in zip(self.parts, sums.cpu().numpy(), strict=True):
+        for (document, part), total in zip(self.parts, sums, strict=True):
             document.mean.add(total, part.length)
             if part.complete:
                 results.append(_pooled(document, part, document.mean.take()))

@@ -8,6 +8,7 @@ from torch import nn
 
 from thalweg.allocator import pooled, room
 from thalweg.engine import Schedule
+from thalweg.lexicon import Lexicon
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes, state_bytes
 from thalweg.models.quantized import weight_bytes, workspace_bytes
 from thalweg.pooling import Pooling
@@ -32,7 +33,9 @@ class MemoryPlan:
         return self.weights + self.states + self.activations + self.room
 
 
-def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> MemoryPlan:
+def plan_memory(
+    model: RecurrentModel, schedule: Schedule, pooling: Pooling, lexicon: Lexicon | None = None
+) -> MemoryPlan:
     """The plan of a run of `model` under `schedule`.
 
     A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old. With sections and
@@ -44,8 +47,12 @@ def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling) -> 
     copies = 3 if schedule.section_size and pooling == "last" else 1
     new_states = schedule.max_in_flight * largest_layer_bytes(one_state)
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
+    weights = weight_bytes(model)
+    if lexicon is not None:
+        weights += lexicon.nbytes
+        activations.append(lexicon.step_bytes(schedule.max_tokens_per_step))
     return MemoryPlan(
-        weights=weight_bytes(model),
+        weights=weights,
         states=copies * schedule.max_in_flight * state_bytes(one_state) + new_states,
         activations=sum(activations),
         room=room(pooled([*activations, new_states])) if model.device.type == "cpu" else 0,

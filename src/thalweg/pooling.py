@@ -28,7 +28,7 @@ class RunningMean:
         self._sum = np.zeros(width, dtype=np.float64)
         self._count = 0
 
-    def add(self, total: FloatArray, count: int) -> None:
+    def add(self, total: npt.NDArray[np.floating], count: int) -> None:
         """Add the sum (d,) of `count` vectors."""
         self._sum += total
         self._count += count

@@ -1,9 +1,10 @@
 """How a folder says that its texts become vectors: the files of sentence-transformers, read and written.
 
-Six files, whose formats differ between releases (what is written here suits 5.x and 6.x):
-    modules.json                        [the model in the root, Pooling, (Normalize)], with the classes that run them
+Files, whose formats differ between releases (what is written here suits 5.x and 6.x):
+    modules.json                        [the model in the root, Pooling, (Lexicon), (Normalize)], with their classes
     1_Pooling/config.json               which token vectors are taken
-    2_Normalize/config.json             {}: the folder's presence is what counts
+    2_Lexicon                           see lexicon.py; few models have one
+    3_Normalize/config.json             {}: the folder's presence is what counts (2_Normalize without a lexicon)
     config_sentence_transformers.json   prompts, similarity
     sentence_bert_config.json           max_seq_length
     thalweg.json                        what only thalweg knows: end tokens, head
@@ -11,16 +12,17 @@ Six files, whose formats differ between releases (what is written here suits 5.x
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from thalweg.assets import MODULE_FILE, module_file
-from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read_optional_object
+from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read_optional_object, write_json
+from thalweg.checkpoints.lexicon import read_lexicon, write_lexicon
 from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.lexicon import Lexicon
 
 PoolingMode = Literal["last", "mean"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -32,11 +34,12 @@ OWN_FILE = "thalweg.json"
 _STOCK = "sentence_transformers.models."  # the names before 5.4 are the only ones that every release resolves
 _PACKAGE = "thalweg.integrations.sentence_transformers."
 _FILE = f"{MODULE_FILE.removesuffix('.py')}."
-_CLASSES: dict[str, tuple[str, str]] = {
-    "stock": (f"{_STOCK}Transformer", f"{_STOCK}Pooling"),
-    "thalweg": (f"{_PACKAGE}ThalwegModule", f"{_PACKAGE}Pooling"),
-    "either": (f"{_FILE}Model", f"{_FILE}Pooling"),
+_CLASSES: dict[str, tuple[str, str, str | None]] = {
+    "stock": (f"{_STOCK}Transformer", f"{_STOCK}Pooling", None),
+    "thalweg": (f"{_PACKAGE}ThalwegModule", f"{_PACKAGE}Pooling", f"{_PACKAGE}LexiconModule"),
+    "either": (f"{_FILE}Model", f"{_FILE}Pooling", f"{_FILE}Lexicon"),
 }
+_AFTER_MODEL = ("Pooling", "Lexicon", "Normalize")
 
 # sentence-transformers' name of each pooling here, and the older flag for it. Only these flags are written: 6.x and 5.x
 # read them, and text-embeddings-inference reads nothing else.
@@ -68,6 +71,7 @@ class EmbeddingConfig:
         untuned: the folder is a plain language model that says nothing about embeddings; all of the above is assumed.
         include_prompt: whether a mean runs over the prompt's tokens too.
         head: the one of the model's embedding heads that a pooled vector goes through; None for none.
+        lexicon: what is put beside the mean of hidden vectors; None for nothing.
     """
 
     pooling: PoolingMode = "last"
@@ -81,12 +85,18 @@ class EmbeddingConfig:
     untuned: bool = False
     include_prompt: bool = True
     head: str | None = None
+    lexicon: Lexicon | None = None
 
     def __post_init__(self) -> None:
         _one_of("pooling", self.pooling, get_args(PoolingMode))
         _one_of("similarity", self.similarity, get_args(Similarity))
         if self.default_prompt_name is not None:
             _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
+        if self.lexicon is not None and (self.pooling != "mean" or self.head is not None):
+            raise InvalidInputError(
+                f"a lexicon goes with the mean of all tokens and without a head, not with pooling {self.pooling!r} and "
+                f"head {self.head!r}"
+            )
 
 
 def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) -> EmbeddingConfig:
@@ -111,11 +121,12 @@ def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) 
     try:
         if not (folder / "modules.json").is_file():
             return replace(default, **common) if default else EmbeddingConfig(**common, untuned=True)
-        pooling, include_prompt, normalize = _read_modules(folder)
+        pooling, include_prompt, lexicon, normalize = _read_modules(folder)
         return EmbeddingConfig(
             **common,
             pooling=pooling,
             include_prompt=include_prompt,
+            lexicon=lexicon,
             normalize=normalize,
             append_eos=own.flag("append_eos", True) if "append_eos" in own.raw else _append_eos(folder, pooling),
             max_seq_length=_max_seq_length(folder),
@@ -131,23 +142,30 @@ def save_embedding_config(
 
     `d_model` is the width of the token vectors.
     """
-    model, pooling = _CLASSES[classes]
-    modules = [("", model), ("1_Pooling", pooling)] + ([("2_Normalize", f"{_STOCK}Normalize")] * config.normalize)
-    _write(
+    model, pooling, lexicon = _CLASSES[classes]
+    modules = [("", model), ("Pooling", pooling)]
+    if config.lexicon is not None:
+        assert lexicon is not None  # module_classes has seen to that
+        modules.append(("Lexicon", lexicon))
+    modules += [("Normalize", f"{_STOCK}Normalize")] * config.normalize
+    paths = {name: name and f"{i}_{name}" for i, (name, _) in enumerate(modules)}
+    write_json(
         folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+        [{"idx": i, "name": str(i), "path": paths[name], "type": kind} for i, (name, kind) in enumerate(modules)],
     )
     if classes == "either":
         shutil.copyfile(module_file(), folder / MODULE_FILE)
     flags = {flag: _POOLING.get(mode) == config.pooling for flag, mode in _POOLING_FLAGS.items()}
-    _write(
-        folder / "1_Pooling" / "config.json",
+    write_json(
+        folder / paths["Pooling"] / "config.json",
         {"word_embedding_dimension": d_model, **flags, "include_prompt": config.include_prompt},
     )
+    if config.lexicon is not None:
+        write_lexicon(folder / paths["Lexicon"], config.lexicon, d_model)
     if config.normalize:
         # Releases differ in whether they read it; an empty object suits all, and git keeps no empty folder.
-        _write(folder / "2_Normalize" / "config.json", {})
-    _write(
+        write_json(folder / paths["Normalize"] / "config.json", {})
+    write_json(
         folder / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
@@ -162,12 +180,14 @@ def save_embedding_config(
 def save_model_settings(folder: Path, config: EmbeddingConfig) -> None:
     """The part of `save_embedding_config` that belongs to the first module, the model."""
     if config.max_seq_length is not None:
-        _write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False})
-    _write(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
+        write_json(
+            folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False}
+        )
+    write_json(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
 
 
-def _read_modules(folder: Path) -> tuple[PoolingMode, bool, bool]:
-    """(pooling, include_prompt, normalize) of modules.json."""
+def _read_modules(folder: Path) -> tuple[PoolingMode, bool, Lexicon | None, bool]:
+    """(pooling, include_prompt, lexicon, normalize) of modules.json."""
     path = folder / "modules.json"
     modules = read_json(path)
     if not isinstance(modules, list) or not modules or not all(isinstance(module, dict) for module in modules):
@@ -179,21 +199,24 @@ def _read_modules(folder: Path) -> tuple[PoolingMode, bool, bool]:
             f"{path}: the model lies in {modules[0]['path']!r}; move its files into {folder} and set the path to ''"
         )
     kinds = [str(module.get("type")) for module in modules[1:]]
-    known = ("sentence_transformers.", _PACKAGE, _FILE)
-    names = [kind.rpartition(".")[2] if kind.startswith(known) else kind for kind in kinds]
-    for name in names:
-        if name not in ("Pooling", "Normalize"):
+    ours = ("sentence_transformers.", _PACKAGE, _FILE)
+    names = [kind.rpartition(".")[2].removesuffix("Module") if kind.startswith(ours) else kind for kind in kinds]
+    for kind, name in zip(kinds, names, strict=True):
+        if name not in _AFTER_MODEL:
             raise CheckpointError(
-                f"{path}: module type {kinds[names.index(name)]!r} is not supported; thalweg reads a language model, "
-                "Pooling and Normalize"
+                f"{path}: module type {kind!r} is not supported; thalweg reads a language model, Pooling, Lexicon and "
+                "Normalize"
             )
-    if names not in (["Pooling"], ["Pooling", "Normalize"]):
-        raise CheckpointError(f"{path}: expected Pooling, then perhaps Normalize after the model, but found {names}")
-    pooling, include_prompt = _read_pooling(_inside(folder, modules[1]) / "config.json")
-    normalize = len(names) == 2
-    if normalize:
-        _check_normalize(_inside(folder, modules[2]) / "config.json")
-    return pooling, include_prompt, normalize
+    places = dict(zip(names, modules[1:], strict=True))
+    if names[:1] != ["Pooling"] or names != [name for name in _AFTER_MODEL if name in places]:
+        raise CheckpointError(
+            f"{path}: expected Pooling, then perhaps Lexicon and Normalize after the model, but found {names}"
+        )
+    pooling, include_prompt = _read_pooling(_inside(folder, places["Pooling"]) / "config.json")
+    lexicon = read_lexicon(_inside(folder, places["Lexicon"]))[0] if "Lexicon" in places else None
+    if "Normalize" in places:
+        _check_normalize(_inside(folder, places["Normalize"]) / "config.json")
+    return pooling, include_prompt, lexicon, "Normalize" in places
 
 
 def _read_pooling(path: Path) -> tuple[PoolingMode, bool]:
@@ -243,8 +266,3 @@ def _inside(folder: Path, module: dict[str, Any]) -> Path:
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidInputError(f"{key} must be one of {', '.join(allowed) or '(none defined)'}, but is {value!r}")
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Typed reading of the JSON files of a checkpoint; every error names the file, the key and the value."""
+"""The JSON files of a checkpoint: typed reading, whose every error names the file, the key and the value."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_optional_object(path: Path) -> dict[str, Any]:
     """As `read_json_object`, and {} where the file is absent."""
     return read_json_object(path) if path.is_file() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Into a folder that is made if it is not there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Fields:

@@ -89,6 +89,12 @@ def load_checkpoint(
     layout, raw = detect(source)
     config = _read_config(layout, raw, source / layout.config_file if layout.config_file else source)
     embedding = read_embedding_config(folder, layout.embedding)
+    lexicon = embedding.lexicon
+    if lexicon is not None and lexicon.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the lexicon has codes for {lexicon.vocab_size} ids, but the model has {config.vocab_size} "
+            "embeddings: they do not belong together"
+        )
     tensors = scan(source)
     weights_dtype = _main_dtype(tensors)
     with torch.device("meta"), _NoNumbers():

@@ -111,6 +111,8 @@ def module_classes(
         reason = "the model has no tokenizer.json"
     elif embedding.head is not None:
         reason = f"the vectors go through the head {embedding.head!r}"
+    elif stock and embedding.lexicon is not None:
+        reason = "the vectors hold a lexicon's dimensions"
     elif embedding.n_eos > 1 and embedding.pooling == "last":
         reason = f"the vector is a mean over {embedding.n_eos} end tokens"
     if stock and reason is not None:

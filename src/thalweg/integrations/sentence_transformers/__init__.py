@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 import thalweg
+from thalweg.integrations.sentence_transformers.lexicon import LexiconModule
 from thalweg.integrations.sentence_transformers.module import ThalwegModule
 from thalweg.integrations.sentence_transformers.passing import StatePassingCallback
 from thalweg.integrations.sentence_transformers.pooling import Pooling
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from thalweg.training.passing import StatePassing
     from thalweg.training.steps import Checkpointing
 
-__all__ = ["Pooling", "StatePassingCallback", "ThalwegModule", "from_embedder", "load"]
+__all__ = ["LexiconModule", "Pooling", "StatePassingCallback", "ThalwegModule", "from_embedder", "load"]
 
 
 def load(
@@ -82,7 +83,9 @@ def from_embedder(
     """A `SentenceTransformer` that shares the weights of a loaded model, which can be trained from then on."""
     config = embedder.embedding
     first = ThalwegModule(embedder, checkpointing=checkpointing, state_passing=state_passing)
-    modules = [first, Pooling.of(config, embedder.dimension)]
+    modules = [first, Pooling.of(config, embedder.model.d_model)]
+    if config.lexicon is not None:
+        modules.append(LexiconModule(config.lexicon, embedder.model.d_model))
     if config.normalize:
         modules.append(Normalize())
     settings: dict[str, Any] = {

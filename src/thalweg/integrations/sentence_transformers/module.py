@@ -123,6 +123,9 @@ class ThalwegModule(InputModule):
             checkpointing=self.checkpointing,
             state_passing=self.state_passing if self.training else None,
         )
+        if config.lexicon is not None:
+            codes = torch.from_numpy(config.lexicon.means(tokens.cpu().numpy(), lengths))
+            return config.lexicon.join(vectors, codes.to(vectors.device))
         head = self.embedder.head
         return vectors if head is None else self.model.heads[head](vectors)
 
