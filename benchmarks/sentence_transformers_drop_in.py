@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ COLOURS = {"thalweg": "#1f6f8b", "stock": "#c2571a"}
 
 
 def open_as(kind: str, folder: Path) -> Any:
-    """The shipped model, exported for one kind of module and opened by it."""
+    """The shipped model, exported for one kind of module and opened by it; without lexicon, which stock ones lack."""
     from sentence_transformers import SentenceTransformer
 
-    thalweg.load().save(folder / kind, format="stock" if kind == "stock" else "sentence-transformers")
+    model = thalweg.load()
+    model.embedding = replace(model.embedding, lexicon=None)
+    model.save(folder / kind, format="stock" if kind == "stock" else "sentence-transformers")
     return SentenceTransformer(str(folder / kind), trust_remote_code=kind == "thalweg", device="cpu")
 
 

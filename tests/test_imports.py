@@ -53,7 +53,7 @@ def test_importing_thalweg_imports_nothing_heavy(statement: str) -> None:
 def test_embedding_imports_nothing_optional() -> None:
     program = (
         "import sys, thalweg, thalweg.integrations.transformers\n"
-        "assert thalweg.load().encode(['the river runs', '']).shape == (2, 384)\n"
+        "assert thalweg.load().encode(['the river runs', '']).shape == (2, 768)\n"
         f"print({set(OPTIONAL)!r} & set(sys.modules))"
     )
     assert run(program) == "set()\n"
@@ -116,7 +116,7 @@ def messages() -> dict[str, str]:
     """What each use says in a process without any optional package, where embedding works all the same."""
     program = WITHOUT + (
         "import json, thalweg\n"
-        "assert thalweg.load().encode(['the river runs']).shape == (1, 384)\n"
+        "assert thalweg.load().encode(['the river runs']).shape == (1, 768)\n"
         "messages = {}\n"
         f"for name, (use, _) in {USES!r}.items():\n"
         "    try:\n"

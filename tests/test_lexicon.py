@@ -74,7 +74,8 @@ def by_definition(model: Embedder, hidden_means: np.ndarray, texts: list[str]) -
 
 def test_the_vector_is_the_meaning_and_the_words(model: Embedder, plain: Embedder) -> None:
     vectors = model.encode(TEXTS)
-    assert vectors.shape == (len(TEXTS), model.dimension) and model.dimension == plain.dimension + 24
+    assert vectors.shape == (len(TEXTS), model.dimension)
+    assert model.dimension == plain.dimension + 24
     expected = by_definition(model, plain.encode(TEXTS, normalize_embeddings=False), TEXTS)
     assert np.abs(vectors - expected).max() <= 1e-6
     assert np.abs(model.encode(TEXTS, truncate_dim=plain.dimension) - plain.encode(TEXTS)).max() <= 1e-6
@@ -100,7 +101,8 @@ def test_a_section_has_its_own_words(model: Embedder) -> None:
         words = section.vector[-lexicon.d_lexicon :]
         assert np.dot(words, codes) == pytest.approx(np.linalg.norm(words) * np.linalg.norm(codes), rel=1e-5)
         at += section.n_tokens
-    assert at == len(ids) and len(sections) > 3
+    assert at == len(ids)
+    assert len(sections) > 3
 
 
 def test_texts_that_share_rare_words_are_nearer() -> None:
@@ -113,7 +115,8 @@ def test_texts_that_share_rare_words_are_nearer() -> None:
     for pair in halves:
         first, second = lexicon.means(np.concatenate(pair), [len(part) for part in pair])
         cosines.append(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
-    assert min(cosines[::2]) > 0.999 and max(np.abs(cosines[1::2])) < 0.3
+    assert min(cosines[::2]) > 0.999
+    assert max(np.abs(cosines[1::2])) < 0.3
 
 
 def test_words_count_more_in_longer_texts(model: Embedder) -> None:
@@ -124,7 +127,8 @@ def test_words_count_more_in_longer_texts(model: Embedder) -> None:
     joined = lexicon.join(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), codes)
     assert joined[:, :8].norm(dim=1) == pytest.approx(1, abs=1e-6)
     words = joined[:, 8:].norm(dim=1)
-    assert (words.diff() > 0).all() and words[-1] == pytest.approx(2, rel=0.2)
+    assert (words.diff() > 0).all()
+    assert words[-1] == pytest.approx(2, rel=0.2)
 
 
 def test_every_way_in_gives_the_same(folder: Path, model: Embedder, tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_its_memory_is_planned(model: Embedder, plain: Embedder) -> None:
 
 
 def test_refused(folder: Path, tmp_path: Path, model: Embedder) -> None:
-    with pytest.raises(InvalidInputError, match="stock modules .* lexicon"):
+    with pytest.raises(InvalidInputError, match=r"stock modules .* lexicon"):
         model.save(tmp_path / "stock", format="stock")
     with pytest.raises(InvalidInputError, match="with pooling 'last'"):
         replace(model.embedding, pooling="last")

@@ -1,9 +1,10 @@
 """From last.pt or best.pt to a folder that thalweg, transformers and sentence-transformers open, with a model card.
 
-    python export.py LAST.pt --tokenizer DIR --sources SOURCES.tsv --out DIR [--scores FILE… --steps FILE…]
+    python export.py LAST.pt --tokenizer DIR --whole CACHE --sources SOURCES.tsv --out DIR [--scores FILE… --steps …]
 
-Every number of the card comes from a file: the run's own record in LAST.pt, `--steps` (the output of warm.py),
-and `--scores` (outputs of evaluate.py, of which the last line counts). An existing checkpoint in `--out` is replaced.
+The lexicon (thalweg/lexicon.py) is made here: random codes, scaled by how rare a token is in CACHE. Every number of the
+card comes from a file: the run's own record in LAST.pt, `--steps` (the output of warm.py), and `--scores` (outputs of
+evaluate.py, of which the last line counts). An existing checkpoint in `--out` is replaced.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
+from thalweg.lexicon import Lexicon
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
 CARD = """---
@@ -39,8 +42,10 @@ tags:
 A small English text embedder: a Mamba2 of {layers} layers and width {width}, distilled from
 all-MiniLM-L6-v2. It reads texts of any length in time
 linear in the length and in constant memory; nothing is cut. {parameters:.1f} M parameters, {size:.1f} MB in float16.
-The vector is the mean over all tokens and a closing `<|endoftext|>`, scaled to length 1. Its coordinates are ordered by
-how much they matter, so the first half alone is a usable shorter vector.
+The vector has two halves, scaled to length 1 together. The first {width} dimensions are what the text means: the mean
+over all tokens and a closing `<|endoftext|>`. The other {words} are the words it uses (a count sketch of its tokens,
+rare ones first), which count more the longer the text is: so a passage is found in a book by its names too. The first
+{width} alone (`truncate_dim={width}`) are a vector of their own.
 
 ```python
 import thalweg
@@ -78,6 +83,22 @@ The text comes from the sources below; `scripts/train_small/README.md` says how 
 """
 
 
+MIDDLE = 3e-4
+"""The frequency of a token that counts half as much as a rare one."""
+COLUMNS = 4  # of a code
+
+
+def make_lexicon(cache: Path, vocab_size: int, *, d_lexicon: int, seed: int, **constants: float) -> Lexicon:
+    """Random codes for all ids; those without text (EOS, padding) have none."""
+    counts = np.bincount(np.load(cache / "student.npy"), minlength=vocab_size)[:vocab_size]
+    weight = MIDDLE / (MIDDLE + (counts + 1) / counts.sum())
+    weight[[0, 1]] = 0
+    rng = np.random.default_rng(seed)
+    columns = np.stack([rng.permutation(d_lexicon)[:COLUMNS] for _ in range(vocab_size)])
+    values = rng.choice([-1.0, 1.0], columns.shape) / COLUMNS**0.5 * weight[:, None]
+    return Lexicon(columns.astype(np.int32), values.astype(np.float32), d_lexicon, **constants)
+
+
 def score_table(files: Sequence[Path]) -> str:
     """One column per file, one row per score."""
     results: list[dict[str, Any]] = [json.loads(file.read_text().splitlines()[-1]) for file in files]
@@ -107,6 +128,11 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--sources", type=Path, required=True, help="SOURCES.tsv of the training data")
+    parser.add_argument("--whole", type=Path, required=True, help="the cache whose tokens are counted")
+    parser.add_argument("--d-lexicon", type=int, default=384)
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--threshold", type=float, default=0.05)
+    parser.add_argument("--exponent", type=float, default=1.5)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="outputs of evaluate.py")
     parser.add_argument("--steps", type=Path, nargs="*", default=[], help="outputs of warm.py to quote")
@@ -117,11 +143,13 @@ def main() -> None:
     config = Mamba2Config(**saved["config"])
     model = Mamba2(config)
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
+    constants = {name: getattr(args, name) for name in ("d_lexicon", "strength", "threshold", "exponent")}
+    lexicon = make_lexicon(args.whole, config.vocab_size, seed=saved["recipe"]["seed"], **constants)
     save_checkpoint(
         model,
         args.out,
         tokenizer_folder=args.tokenizer,
-        embedding=EmbeddingConfig(pooling="mean", normalize=True, append_eos=True),
+        embedding=EmbeddingConfig(pooling="mean", normalize=True, append_eos=True, lexicon=lexicon),
         dtype=torch.float16,
         load_dtype=torch.float32,
         overwrite=True,
@@ -135,6 +163,7 @@ def main() -> None:
             example=args.out.name,
             layers=config.n_layers,
             width=config.d_model,
+            words=lexicon.d_lexicon,
             parameters=sum(p.numel() for p in model.parameters()) / 1e6,
             size=(args.out / "model.safetensors").stat().st_size / 1e6,
             scores=score_table(args.scores),

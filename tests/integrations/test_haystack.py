@@ -154,7 +154,7 @@ print(len(pipeline.get_component("embedder").run("swans")["embedding"]))
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.strip() == "384"
+    assert done.stdout.strip() == "768"
 
 
 SETTINGS: dict[str, Any] = {

@@ -46,4 +46,4 @@ def write_lexicon(folder: Path, lexicon: Lexicon, d_model: int) -> None:
     constants = {name: getattr(lexicon, name) for name in CONSTANTS}
     write_json(folder / "config.json", {"in_features": d_model, "d_lexicon": lexicon.d_lexicon, **constants})
     tensors = {"columns": lexicon.columns.astype(np.int16), "values": lexicon.values.astype(np.float16)}
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors))  # with the modes of other files
