@@ -27,7 +27,7 @@ def make_lexicon(vocab_size: int, d_lexicon: int = 24, n_columns: int = 3, **con
         rng.integers(0, d_lexicon, (vocab_size, n_columns)).astype(np.int32),
         rng.standard_normal((vocab_size, n_columns)).astype(np.float16).astype(np.float32),
         d_lexicon,
-        **{"strength": 0.8, "threshold": 0.3, **constants},
+        **{"strength": 0.8, "threshold": 0.3, "exponent": 1.5, **constants},
     )
 
 
@@ -66,7 +66,7 @@ def by_definition(model: Embedder, hidden_means: np.ndarray, texts: list[str]) -
             for column, value in zip(lexicon.columns[i], lexicon.values[i], strict=True):
                 codes[column] += value / len(ids)
         size = np.linalg.norm(codes)
-        weight = lexicon.strength / (1 + size / lexicon.threshold)
+        weight = lexicon.strength / (1 + (size / lexicon.threshold) ** lexicon.exponent)
         vector = np.concatenate([mean / np.linalg.norm(mean), weight * codes / size])
         vectors.append(vector / np.linalg.norm(vector))
     return np.stack(vectors)

@@ -130,8 +130,9 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, required=True, help="SOURCES.tsv of the training data")
     parser.add_argument("--whole", type=Path, required=True, help="the cache whose tokens are counted")
     parser.add_argument("--d-lexicon", type=int, default=384)
-    parser.add_argument("--strength", type=float, default=1.25)
-    parser.add_argument("--threshold", type=float, default=0.04)
+    parser.add_argument("--strength", type=float, default=1.5)
+    parser.add_argument("--threshold", type=float, default=0.03)
+    parser.add_argument("--exponent", type=float, default=1.5)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="outputs of evaluate.py")
     parser.add_argument("--steps", type=Path, nargs="*", default=[], help="outputs of warm.py to quote")
@@ -142,7 +143,7 @@ def main() -> None:
     config = Mamba2Config(**saved["config"])
     model = Mamba2(config)
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
-    constants = {name: getattr(args, name) for name in ("d_lexicon", "strength", "threshold")}
+    constants = {name: getattr(args, name) for name in ("d_lexicon", "strength", "threshold", "exponent")}
     lexicon = make_lexicon(args.whole, config.vocab_size, seed=saved["recipe"]["seed"], **constants)
     save_checkpoint(
         model,

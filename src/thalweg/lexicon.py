@@ -5,7 +5,7 @@ The mean over a long text says what it is about and forgets the names in it. So 
 text's codes keeps its words: the products of two such means are those of the whole bags of words, but for a noise of
 1/sqrt(K). Like the mean m of the hidden vectors it adds up token by token, in K numbers at any length.
 
-    vector = [ m / |m|,  w l / |l| ]        w = strength / (1 + |l| / threshold)
+    vector = [ m / |m|,  w l / |l| ]        w = strength / (1 + (|l| / threshold) ** exponent)
 
 |l| falls with the number of different rare words in the text: about .2 in a sentence, .05 on a page, .01 in a book. So
 sentences are compared by their meaning and long texts by both.
@@ -34,7 +34,7 @@ class Lexicon:
         columns: (V, Z) integers in 0..d_lexicon-1, where the code of an id is not zero.
         values: (V, Z) float32, what it is there.
         d_lexicon: K, the dimensions that are added.
-        strength, threshold: see above; strength is the weight in very long texts.
+        strength, threshold, exponent: see above; strength is the weight in very long texts.
 
     Raises:
         InvalidInputError: shapes that differ, a column outside, or a constant that is not positive.
@@ -45,13 +45,14 @@ class Lexicon:
     d_lexicon: int
     strength: float
     threshold: float
+    exponent: float
 
     def __post_init__(self) -> None:
         if self.columns.ndim != 2 or self.columns.shape != self.values.shape:
             raise InvalidInputError(
                 f"columns and values must both be (V, Z), but are {self.columns.shape} and {self.values.shape}"
             )
-        for name in ("d_lexicon", "strength", "threshold"):
+        for name in ("d_lexicon", "strength", "threshold", "exponent"):
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} must be positive, got {getattr(self, name)}")
         if self.columns.size and not 0 <= self.columns.min() <= self.columns.max() < self.d_lexicon:
@@ -87,6 +88,6 @@ class Lexicon:
     def join(self, pooled: Tensor, codes: Tensor) -> Tensor:
         """(B, D) means of hidden vectors and (B, K) means of codes -> (B, D + K), see above; with gradients."""
         size = codes.norm(dim=1, keepdim=True)
-        weight = self.strength / (1 + size / self.threshold)
+        weight = self.strength / (1 + (size / self.threshold) ** self.exponent)
         meaning = pooled / pooled.norm(dim=1, keepdim=True).clamp_min(SMALLEST)
         return torch.cat([meaning, codes * (weight / size.clamp_min(SMALLEST))], 1)

@@ -1,6 +1,6 @@
 """The files of a folder's lexicon, laid out as a module of sentence-transformers.
 
-2_Lexicon/config.json           in_features D, d_lexicon K, strength, threshold
+2_Lexicon/config.json           in_features D, d_lexicon K, strength, threshold, exponent
 2_Lexicon/model.safetensors     columns int16 (V, Z), values float16 (V, Z)
 """
 
@@ -16,7 +16,7 @@ from thalweg.checkpoints.fields import Fields, read_json_object, write_json
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.lexicon import Lexicon
 
-CONSTANTS = ("strength", "threshold")
+CONSTANTS = ("strength", "threshold", "exponent")
 
 
 def read_lexicon(folder: Path) -> tuple[Lexicon, int]:

@@ -49,7 +49,7 @@ class _StockLexicon(torch.nn.Module):
         codes = values.new_zeros(len(ids), self.config["d_lexicon"])
         codes = codes.scatter_add(1, self.columns[ids].long().flatten(1), values) / mask.sum(1, keepdim=True)
         size = codes.norm(dim=1, keepdim=True)
-        weight = self.config["strength"] / (1 + size / self.config["threshold"])
+        weight = self.config["strength"] / (1 + (size / self.config["threshold"]) ** self.config["exponent"])
         pooled = pooled.float() / pooled.float().norm(dim=1, keepdim=True).clamp_min(1e-12)
         return {**features, "sentence_embedding": torch.cat([pooled, codes * (weight / size.clamp_min(1e-12))], 1)}
 
