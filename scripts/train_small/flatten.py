@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="what mix.py or train.py wrote")
     parser.add_argument("--taught", type=Path, nargs="+", required=True)
-    parser.add_argument("--power", type=float, default=0.1)
+    parser.add_argument("--power", type=float, default=0.05)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     saved = torch.load(args.model, weights_only=True)
