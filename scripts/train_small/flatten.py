@@ -1,9 +1,10 @@
 """Evens out the dimensions of a model's vectors, which its losses leave to a few.
 
-    python flatten.py MODEL.pt --taught DIR… --power 0.2 --out flat.pt
+    python flatten.py MODEL.pt --taught DIR… --power 0.05 --out flat.pt
 
 Every dimension is divided by its mean square over some of the taught texts to that power, which is a factor of the last
-norm's weight. The vectors of short texts hardly change in what they say; windows of books are told apart better.
+norm's weight. Windows of books are told apart better; near sentences agree a little less with the teacher, and the
+less the higher the power (docs/log.md).
 """
 
 from __future__ import annotations

@@ -424,10 +424,12 @@ class _Step:
         """Mean pooling: add every part to its document's running mean."""
         lengths = [part.length for _, part in self.parts]
         sums = torch.stack([piece.sum(0) for piece in hidden.split(lengths)]).cpu().numpy()
+        totals: Iterable[npt.NDArray[np.floating]] = sums
         if self.engine.lexicon is not None:
-            sums = np.concatenate([sums, self.engine.lexicon.sums(ids, lengths)], 1)
+            codes = self.engine.lexicon.sums(ids, lengths)
+            totals = (np.concatenate(pair) for pair in zip(sums, codes, strict=True))
         results = []
-        for (document, part), total in zip(self.parts, sums, strict=True):
+        for (document, part), total in zip(self.parts, totals, strict=True):
             document.mean.add(total, part.length)
             if part.complete:
                 results.append(_pooled(document, part, document.mean.take()))
