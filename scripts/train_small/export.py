@@ -44,8 +44,8 @@ all-MiniLM-L6-v2. It reads texts of any length in time
 linear in the length and in constant memory; nothing is cut. {parameters:.1f} M parameters, {size:.1f} MB in float16.
 The vector has two halves, scaled to length 1 together. The first {width} dimensions are what the text means: the mean
 over all tokens and a closing `<|endoftext|>`. The other {words} are the words it uses (a count sketch of its tokens,
-rare ones weigh most), which count more the longer the text is: so a passage is found in a book by its names too. The first
-{width} alone (`truncate_dim={width}`) are a vector of their own.
+rare ones weigh most), which count more the longer the text is: so a passage is found in a book by its names too. The
+first {width} alone (`truncate_dim={width}`) are a vector of their own.
 
 ```python
 import thalweg
