@@ -3,8 +3,8 @@
 The limit is the time of the matrix products alone that the projections and the scan need: every layer with its own
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
 same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
-PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32 in all else; its limit is the
-integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and `--texts` many
+PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32 or bfloat16 in all else; its limit
+is the integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and `--texts` many
 short texts of 20 to 400 tokens together, each with a limit timed beside it.
 
     python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
@@ -80,7 +80,7 @@ def measure(
     """Shares of the limit in turns of model and products, then the peers."""
     shape = next(shape for shape in SHAPES.values() if shape.family == family)
     model, v = recurrent_model(shape, dtype, quantize=quantize), args.vertical_chunk_size
-    q, label = inner_chunk(model), f"{family}, {quantize or dtype}"
+    q, label = inner_chunk(model), f"{family}, {quantize + ', ' if quantize else ''}{dtype}"
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens)
     best = products(model, v)
     best(), ours(model, [ids[: 2 * v]], v)()
@@ -142,6 +142,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         result[str(dtype).removeprefix("torch.")] = measure(args.family, dtype, args)
     result["int8"] = measure(args.family, torch.float32, args, quantize="int8")
+    result["int8, bfloat16"] = measure(args.family, torch.bfloat16, args, quantize="int8")
     report("throughput" if args.family == "mamba2" else f"throughput-{args.family}", result)
 
 

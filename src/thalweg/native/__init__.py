@@ -54,7 +54,7 @@ def usable(*tensors: Tensor) -> bool:
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and dtype in _SUFFIX
-        and all(t.device.type == "cpu" and t.dtype == dtype and t.stride(-1) == 1 for t in tensors)
+        and all(t.is_cpu and t.dtype == dtype and t.stride(-1) == 1 for t in tensors)
         and _library()[0] is not None
     )
 
@@ -70,15 +70,16 @@ def _function(name: str, dtype: torch.dtype | None) -> Any:
 
 def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
     """The kernel of that name for that dtype. Tensors go as pointers, None as a null pointer, integers as int64."""
-    _function(name, dtype)(*(_convert(argument) for argument in arguments))
+    function = _function(name, dtype)
+    if function.argtypes is None:  # a kernel takes the same kinds at every call
+        function.argtypes = [_kind(argument) for argument in arguments]
+    function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
 
 
-def _convert(argument: Tensor | int | float | None) -> Any:
-    if argument is None:
-        return None
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+def _kind(argument: Tensor | int | float | None) -> Any:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p
+    return ctypes.c_float if isinstance(argument, float) else ctypes.c_int64
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -35,13 +35,14 @@ INLINE float load(bf16 x) {
 
 INLINE void store(float& to, float x) { to = x; }
 
-// Round to nearest even; NaN stays NaN because its lowest bits are set in none of the values met here.
-INLINE void store(bf16& to, float x) {
+// The upper half are those of the nearest bfloat16, the even one of two; NaN stays NaN.
+INLINE std::uint32_t nearest_bf16(float x) {
     std::uint32_t bits;
     std::memcpy(&bits, &x, 4);
-    std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to = bf16(x != x ? 0x7fc0 : rounded);
+    return x != x ? 0x7fc00000u : bits + 0x7fff + ((bits >> 16) & 1);
 }
+
+INLINE void store(bf16& to, float x) { to = bf16(nearest_bf16(x) >> 16); }
 
 // e^x to about 1e-7 relative, for x in [-87, 88]; outside it is e to the nearer end.
 INLINE float exponential(float x) {

@@ -62,6 +62,37 @@ INLINE Index packed(Index i, Index k, Index width) {
     return (k / M::STEPS * width + i) * M::STEPS + k % M::STEPS;
 }
 
+typedef std::uint32_t Pair __attribute__((may_alias));  // of bfloat16, as they lie in memory
+
+INLINE Pair pair_of(float first, float second) { return nearest_bf16(first) >> 16 | (nearest_bf16(second) & 0xffff0000u); }
+
+// n neighbouring rows or columns of the STEPS steps from an even one on, which lie `stride` apart in `from`.
+template <typename M>
+INLINE void put(typename M::Number* to, const float* from, Index stride, Index n) {
+    if constexpr (M::STEPS == 1) {
+        for (Index i = 0; i < n; i++) to[i] = from[i];
+    } else {
+        Pair* pairs = reinterpret_cast<Pair*>(to);
+#pragma omp simd
+        for (Index i = 0; i < n; i++) pairs[i] = pair_of(from[i], from[stride + i]);
+    }
+}
+
+// COLUMNS columns of STEPS steps, each step times its factor.
+template <typename M>
+INLINE void scale_steps(typename M::Number* to, const typename M::Number* from, const float* by) {
+    if constexpr (M::STEPS == 1) {
+        for (Index i = 0; i < M::COLUMNS; i++) to[i] = from[i] * by[0];
+    } else {
+        const Pair* pairs = reinterpret_cast<const Pair*>(from);
+        Pair* out = reinterpret_cast<Pair*>(to);
+        float first = by[0], second = by[1];
+#pragma omp simd
+        for (Index i = 0; i < M::COLUMNS; i++)
+            out[i] = pair_of(load(bf16(pairs[i])) * first, load(bf16(pairs[i] >> 16)) * second);
+    }
+}
+
 template <typename M>
 INLINE void clear(Tile<M>& tile) {
     UNROLL for (Index r = 0; r < M::ROWS; r++) UNROLL for (Index v = 0; v < M::VECTORS; v++) tile.sum[r][v] = Vector{};
@@ -210,7 +241,37 @@ struct Shared {
     float* y_of(Index b) const { return y.get() + b % most * of_y; }
 };
 
-// Tokens from .. to of block b: x, B and C to where the next steps find them. row: room for x, B and C of a token.
+// x, B and C of token j of a block, one after the other; zeros behind its last.
+template <typename T>
+INLINE void read_token(const Run<T>& run, const Index* block, Index j, float* row) {
+    Index t = block[0] + j, width = run.heads * run.P, shared_width = run.groups * run.K;
+    Index channels = width + 2 * shared_width;
+    if (t >= block[1]) {
+        for (Index i = 0; i < channels; i++) row[i] = 0.0f;
+    } else if (run.taps) {
+        Index segment = run.segments[t];
+        bool past = run.columns && segment < run.n_initial;
+        conv_row(run.x + t * run.x_stride, run.x_stride, t - run.first[t],
+                 past ? run.columns + segment * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
+                 run.n_taps, true);
+    } else {
+        for (Index i = 0; i < width; i++) row[i] = load(run.x[t * run.x_stride + i]);
+        for (Index i = 0; i < shared_width; i++) row[width + i] = load(run.B[t * run.B_stride + i]);
+        for (Index i = 0; i < shared_width; i++) row[width + shared_width + i] = load(run.C[t * run.C_stride + i]);
+    }
+}
+
+// As `put`, of `there` rows or columns and zeros after them, N together.
+template <typename M, Index N>
+INLINE void put_some(typename M::Number* to, const float* from, Index stride, Index there) {
+    if (there >= N) return put<M>(to, from, stride, N);
+    float filled[M::STEPS * N] = {};
+    for (Index s = 0; s < M::STEPS; s++)
+        for (Index i = 0; i < there; i++) filled[s * N + i] = from[s * stride + i];
+    put<M>(to, filled, N, N);
+}
+
+// Tokens from .. to of block b: x, B and C to where the next steps find them. row: room for x, B and C of STEPS tokens.
 template <typename M, typename T>
 INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index from, Index to, float* row) {
     constexpr Index R = M::ROWS, W = M::COLUMNS;
@@ -218,43 +279,26 @@ INLINE void take_in(const Run<T>& run, const Shared<M>& shared, Index b, Index f
     const Index* block = run.blocks + b * FIELDS;
     Index q = block[1] - block[0], width = run.heads * run.P, shared_width = run.groups * run.K;
     typename M::Number *values = shared.values_of(b), *queries = shared.queries_of(b), *keys = shared.keys_of(b);
-    const float *B = row + width, *C = B + shared_width;
-    for (Index j = from; j < to && j < up(q, M::STEPS); j++) {
-        Index t = block[0] + j;
-        if (j >= q) {
-            for (Index i = 0; i < width + 2 * shared_width; i++) row[i] = 0.0f;
-        } else if (run.taps) {
-            Index channels = width + 2 * shared_width, segment = run.segments[t];
-            bool past = run.columns && segment < run.n_initial;
-            conv_row(run.x + t * run.x_stride, run.x_stride, t - run.first[t],
-                     past ? run.columns + segment * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
-                     run.n_taps, true);
-        } else {
-            for (Index i = 0; i < width; i++) row[i] = load(run.x[t * run.x_stride + i]);
-            for (Index i = 0; i < shared_width; i++) row[width + i] = load(run.B[t * run.B_stride + i]);
-            for (Index i = 0; i < shared_width; i++) row[width + shared_width + i] = load(run.C[t * run.C_stride + i]);
-        }
-        if (j < q) std::memcpy(shared.B_of(b) + j * shared_width, B, std::size_t(shared_width) * sizeof(float));
+    Index channels = width + 2 * shared_width;
+    for (Index j = from; j < to && j < up(q, M::STEPS); j += M::STEPS) {
+        for (Index s = 0; s < M::STEPS; s++) read_token(run, block, j + s, row + s * channels);
+        const float *B = row + width, *C = B + shared_width;
+        for (Index s = 0; s < M::STEPS && j + s < q; s++)
+            std::memcpy(shared.B_of(b) + (j + s) * shared_width, B + s * channels, std::size_t(shared_width) * sizeof(float));
         for (Index g = 0; g < run.groups; g++) {
             typename M::Number* query = queries + g * size.rows * size.inner + j / R * R * size.inner;
-            for (Index k = 0; k < size.inner; k++)
-                store(query[packed<M>(j % R, k, R)], k < run.K ? C[g * run.K + k] : 0.0f);
+            for (Index s = 0; s < M::STEPS; s++)
+                for (Index k = 0; k < size.inner; k++)
+                    store(query[packed<M>((j + s) % R, k, R)], k < run.K ? C[s * channels + g * run.K + k] : 0.0f);
             if (!block[3]) continue;  // no state leaves it
             typename M::Number* key = keys + g * size.state_rows * size.steps;
             for (Index k0 = 0; k0 < size.state_rows; k0 += R)
-                for (Index r = 0; r < R; r++)
-                    store(key[k0 * size.steps + packed<M>(r, j, R)], k0 + r < run.K ? B[g * run.K + k0 + r] : 0.0f);
+                put_some<M, R>(key + k0 * size.steps + packed<M>(0, j, R), B + g * run.K + k0, channels, run.K - k0);
         }
         for (Index h = 0; h < run.heads; h++)
             for (Index p = 0; p < size.panels; p++) {
-                typename M::Number* to = values + (h * size.panels + p) * size.steps * W;
-                const float* x = row + h * run.P + p * W;
-                Index n = run.P - p * W < W ? run.P - p * W : W;
-                if (n == W) {
-                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], x[c]);
-                } else {
-                    for (Index c = 0; c < W; c++) store(to[packed<M>(c, j, W)], c < n ? x[c] : 0.0f);
-                }
+                typename M::Number* panel = values + (h * size.panels + p) * size.steps * W;
+                put_some<M, W>(panel + packed<M>(0, j, W), row + h * run.P + p * W, channels, run.P - p * W);
             }
     }
 }
@@ -307,7 +351,7 @@ struct Scratch {
           written(size.steps * M::COLUMNS),
           state(size.inner * M::COLUMNS),
           right(size.inner * M::COLUMNS),
-          row(channels) {}
+          row(M::STEPS * channels) {}
 };
 
 constexpr double HALF_NOTHING = -40.0;  // factors of a decay are cut here: their product is then no denormal number
@@ -334,13 +378,17 @@ INLINE void weigh(const Run<T>& run, Index h, Index start, Index q, const float*
 #pragma omp simd
         for (Index j = from; j < i0; j++) far[j] = here - sums[j] < HALF_NOTHING ? 0.0f : exponential(float(here - sums[j]));
         constexpr float LEAST = 8.75651076e-27f;  // e^NOTHING
-        for (Index j = from; j < i0; j++) {
-            float by = far[j], step = delta[j];
+        for (Index j = from; j < i0; j += M::STEPS) {
+            float given[M::STEPS * R];
+            UNROLL for (Index s = 0; s < M::STEPS; s++) {
+                float by = far[j + s], step = delta[j + s];
 #pragma omp simd
-            for (Index r = 0; r < R; r++) {
-                float decay = by * near[r];
-                store(weight[packed<M>(r, j, R)], decay < LEAST ? 0.0f : score[j * R + r] * (decay * step));
+                for (Index r = 0; r < R; r++) {
+                    float decay = by * near[r];
+                    given[s * R + r] = decay < LEAST ? 0.0f : score[(j + s) * R + r] * (decay * step);
+                }
             }
+            put<M>(weight + packed<M>(0, j, R), given, R, R);
         }
         for (Index j = i0; j < i0 + R && j < up(q, M::STEPS); j++) {
             float decay[R];
@@ -414,8 +462,8 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, Index begi
                     before = own;
                 } else {
                     if (past)
-                        for (Index k = 0; k < size.inner; k++)
-                            for (Index c = 0; c < W; c++) store(work.state[packed<M>(c, k, W)], own[k * W + c]);
+                        for (Index k = 0; k < size.inner; k += M::STEPS)
+                            put<M>(work.state.data() + packed<M>(0, k, W), own + k * W, W, W);
                     before = work.state.data();
                 }
                 for (Index i0 = 0; i0 < q; i0 += R) {
@@ -445,11 +493,7 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, Index begi
             if (!leaves) continue;
             bool keep = past && enters == q && leaves == q;
             Index first = (q - leaves) / M::STEPS * M::STEPS;
-            for (Index j = first; j < steps; j++) {
-                float by = work.out_of[j];
-                for (Index c = 0; c < W; c++)
-                    store(written[packed<M>(c, j, W)], load(values[packed<M>(c, j, W)]) * by);
-            }
+            for (Index j = first; j < steps; j += M::STEPS) scale_steps<M>(written + j * W, values + j * W, work.out_of.data() + j);
             for (Index k0 = 0; k0 < size.state_rows; k0 += R) {
                 Tile<M> tile;
                 if (keep)
