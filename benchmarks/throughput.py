@@ -3,9 +3,9 @@
 The limit is the time of the matrix products alone that the projections and the scan need: every layer with its own
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
 same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
-PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32 or bfloat16 in all else; its limit
-is the integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and `--texts` many
-short texts of 20 to 400 tokens together, each with a limit timed beside it.
+PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32, or else bfloat16, in the rest;
+its limit is the integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and
+`--texts` many short texts of 20 to 400 tokens together, each with a limit timed beside it.
 
     python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
                                     [--lengths 2048 131072] [--texts 100]
