@@ -186,7 +186,7 @@ def measure(family: str, kind: str, args: argparse.Namespace) -> dict[str, Any]:
         write(model, family, kind, path)
         peer = theirs(path, ids, torch.get_num_threads())
         models = {dtype: copy.deepcopy(model).to(getattr(torch, dtype)) for dtype in dtypes}
-        runs = {dtype: ours(each, ids, Schedule().vertical_chunk_size) for dtype, each in models.items()}
+        runs = {dtype: ours(each, [ids], Schedule().vertical_chunk_size) for dtype, each in models.items()}
         vector, vectors = peer(), {dtype: run() for dtype, run in runs.items()}
         turns = [(seconds(peer), {dtype: seconds(run) for dtype, run in runs.items()}) for _ in range(args.repeat)]
     found: dict[str, Any] = {"theirs": spread([args.tokens / taken for taken, _ in turns])}

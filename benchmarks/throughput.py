@@ -4,8 +4,8 @@ The limit is the time of the matrix products alone that the projections and the 
 weights, in the order of a real step. It is timed in turn with the model, because machines throttle. Beside it, on the
 same weights: transformers' `Mamba2Model` (chunk by chunk and in one go, float32), transformers' `xLSTMModel`, and the
 PyPI package `rwkv`. int8 has weights and rows of 8 bits in its projections and float32, or else bfloat16, in the rest;
-its limit is the integer products and the scan's. `--lengths` are documents of other lengths, one at a time, and
-`--texts` many short texts of 20 to 400 tokens together, each with a limit timed beside it.
+its limit is the integer products and the scan's, and bfloat16 is timed in turn with it. `--lengths` are documents of
+other lengths, one at a time, `--texts` many short texts of 20 to 400 tokens together, each with its own limit.
 
     python benchmarks/throughput.py [--family mamba2] [--tokens 8192] [--repeat 5] [--no-peers]
                                     [--lengths 2048 131072] [--texts 100]
@@ -108,6 +108,18 @@ def measure(
     return result
 
 
+def against_bfloat16(family: str, args: argparse.Namespace) -> dict[str, float]:
+    """How many times as fast int8 with bfloat16 in the rest is as bfloat16 alone, in turns."""
+    shape = next(shape for shape in SHAPES.values() if shape.family == family)
+    models = [recurrent_model(shape, torch.bfloat16, quantize=quantize) for quantize in (None, "int8")]
+    ids = np.random.default_rng(0).integers(0, models[0].config.vocab_size, args.tokens)
+    plain, integer = (ours(model, [ids], args.vertical_chunk_size) for model in models)
+    plain(), integer()
+    ratio = spread([seconds(plain) / seconds(integer) for _ in range(args.repeat)])
+    print(f"{family}, int8: {ratio['median']:.2f} times bfloat16", flush=True)
+    return ratio
+
+
 def turns(
     model: Any, best: Callable[[], None], documents: list[np.ndarray], v: int, repeat: int, label: str
 ) -> dict[str, Any]:
@@ -143,6 +155,7 @@ def main() -> None:
         result[str(dtype).removeprefix("torch.")] = measure(args.family, dtype, args)
     result["int8"] = measure(args.family, torch.float32, args, quantize="int8")
     result["int8, bfloat16"] = measure(args.family, torch.bfloat16, args, quantize="int8")
+    result["int8 over bfloat16"] = against_bfloat16(args.family, args)
     report("throughput" if args.family == "mamba2" else f"throughput-{args.family}", result)
 
 

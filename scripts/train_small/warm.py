@@ -217,7 +217,7 @@ def main() -> None:
     if args.earlier:
         earlier = thalweg.load(args.earlier)
         rows = taught.short[: args.turn_by]
-        own = earlier.encode_ids([np.append(taught.text(row), EOS) for row in rows])
+        own = earlier.encode_ids([np.append(taught.text(row), EOS) for row in rows])[:, : earlier.model.d_model]
         basis = turn(taught.vectors[torch.from_numpy(rows)], F.normalize(torch.from_numpy(own).float(), dim=1))
         table = content_of(earlier.model)[:size]
         taught.vectors = F.normalize((taught.vectors @ basis)[:, : table.shape[1]], dim=1)

@@ -93,7 +93,7 @@ class Mamba2Mixer(nn.Module):
         self.chunk_size: int | None = None  # of the scan; None: the op's default
         d_inner, heads = config.d_inner, config.n_heads
         self.in_proj = nn.Linear(config.d_model, d_inner + config.conv_dim + heads, bias=config.proj_bias)
-        self.output_parts = {"in_proj": (d_inner, d_inner)}  # z, x; then B, C and dt
+        self.output_parts = {"in_proj": (d_inner, config.conv_dim)}  # z; x, B, C; then dt, which becomes an exponent
         self.conv = Conv(config.conv_dim, config.d_conv, config.conv_bias)
         # The initial values of the paper's code: delta log-uniform in [1e-3, 1e-1] (dt_bias is its inverse softplus), A
         # uniform in [1, 16]. Filled in place: a loader skips that on the meta device (checkpoints/loader.py).

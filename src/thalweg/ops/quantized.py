@@ -31,8 +31,8 @@ from thalweg.native import quantize as kernels
 TOP = 127
 """The largest level; -128 is not used, so that levels are symmetric."""
 ZERO_POINT = 128
-ROWS = 256
-"""Rows of a product at a time: its int32 sums then stay in cache until they are scaled."""
+ROWS = 512
+"""Rows of a product at a time: its int32 sums are still in a cache when they are scaled."""
 STEP = 32
 """The last rows are filled up to a multiple: the library compiles its code once for every number of rows."""
 BLOCK = 128
