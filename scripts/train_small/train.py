@@ -7,9 +7,10 @@ out in blocks (blocks.py): distance to the teacher's vector, and the structure o
 steps add longer blocks, in turn
   pairs     pairs of one source (InfoNCE), and taught passages. Each side must also find the other among many, whose
             vectors come from the table as it was at the start
-  long      passages that must find their window of a book (InfoNCE), and at times one read whole. The vectors of
-            windows come from that table too, a mean of token vectors: it is good at long texts and
-            costs nothing, and the window that is read whole must come near its own.
+  long      passages that must find their window of a book (InfoNCE), or pieces of summaries their document, and at
+            times one window read whole. The vectors of windows and documents come from that table too, a mean of
+            token vectors: it is good at long texts and costs nothing, and the window that is read whole must come near
+            its own.
 
 The rate is constant, then falls linearly to zero over the last `decay` of `--steps`. A run that `--stop-after` or a
 kill ended goes on with `--resume`, also with another number of `--steps` or more caches; a step's batch depends only on
@@ -70,6 +71,8 @@ class Recipe:
     passage_blocks: int = 12
     longer_every: int = 3  # steps
     read_every: int = 8  # of the steps with windows
+    summaries_every: int = 0  # of those steps: documents by summaries instead; 0: never
+    summaries: int = 64
     pairs: int = 48  # drawn; of those that do not fit the blocks only the table's vectors are used
     windows: int = 16
     windows_per_book: int = 8
@@ -101,7 +104,7 @@ class Batch:
     pairs: tuple[Tensor, Tensor, Tensor] | None = None  # items of queries, of keys, and `same` of all pairs drawn
     drawn: tuple[Tensor, Tensor] | None = None  # the table's vectors of their queries and keys, and of more
     passages: tuple[Tensor, Tensor] | None = None  # items, targets
-    windows: tuple[Tensor, Tensor] | None = None  # items of queries, windows' vectors
+    windows: tuple[Tensor, Tensor, Tensor] | None = None  # items of queries, vectors of all windows drawn, and `same`
     read: tuple[Tensor, Packing, Tensor] | None = None  # tokens of a window, packing, its vector
     n_tokens: int = 0
 
@@ -126,7 +129,9 @@ class Data:
         if step % (2 * r.longer_every) == 0:
             texts += self._pairs(batch, rng, device)
         elif step % r.longer_every == 0:
-            texts += self._long(batch, rng, step % (2 * r.longer_every * r.read_every) == r.longer_every, device)
+            number = step // (2 * r.longer_every)
+            summaries, read = r.summaries_every > 0 and number % r.summaries_every == 0, number % r.read_every == 0
+            texts += self._long(batch, rng, summaries, read, device)
         batch.n_tokens = sum(map(len, texts))
         return batch
 
@@ -146,13 +151,19 @@ class Data:
         batch.passages = (torch.arange(2 * n, len(texts)), self.targets[torch.from_numpy(rows)])
         return texts
 
-    def _long(self, batch: Batch, rng: np.random.Generator, read: bool, device: torch.device) -> list[np.ndarray]:
+    def _long(
+        self, batch: Batch, rng: np.random.Generator, summaries: bool, read: bool, device: torch.device
+    ) -> list[np.ndarray]:
         r, shape = self.recipe, (self.recipe.passage_blocks, self.recipe.passage_block)
-        sides = self.whole.draw_windows(int(rng.choice(r.window_units)), r.windows, r.windows_per_book, rng)
+        if summaries:
+            sides = self.whole.draw_summaries(r.summaries, rng)
+        else:
+            sides = self.whole.draw_windows(int(rng.choice(r.window_units)), r.windows, r.windows_per_book, rng)
         texts = [_closed(text) for text in sides.queries]
         texts = texts[: fill(np.array([len(text) for text in texts]), shape)]
         batch.longer = Blocks.of(texts, shape, TAPS, device)
-        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys[: len(texts)]))
+        same = torch.from_numpy(sides.same)[: len(texts)]
+        batch.windows = (torch.arange(len(texts)), means(self.table, sides.keys), same)
         if not read:
             return texts
         window = self.whole.draw_windows(r.read_units, 1, 1, rng).keys[0]
@@ -194,8 +205,10 @@ def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple
         parts["passages"] = (1 - (longer[items] * target).sum(1)).mean()
         total = total + 0.5 * parts["passages"]
     if batch.windows:
-        items, key = batch.windows
-        parts["windows"] = info_nce(longer[items], key, torch.eye(len(key), dtype=torch.bool), r.window_temperature)
+        items, key, same = batch.windows
+        query, n = longer[items], len(items)
+        back = one_way(key[:n], query, same[:, :n].t(), r.window_temperature)
+        parts["windows"] = (one_way(query, key, same, r.window_temperature) + back) / 2
         total = total + r.window_weight * parts["windows"]
     if batch.read:
         tokens, packing, target = batch.read

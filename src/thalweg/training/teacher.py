@@ -48,14 +48,17 @@ class TeacherVectors:
         """Targets (n, d) as vectors (n, `width`) of length 1 for a student of another width.
 
         A wider teacher is projected to the `width` directions that keep most of its dot products (its second moment's
-        largest), a narrower one is filled up with zeros, which keeps all of them.
+        largest), a narrower one is filled up with zeros, which keeps all of them. Each direction has the sign in which
+        its largest component is positive: else the last bit of a vector could turn it round, and the targets with it.
         """
         d = targets.shape[1]
         if width >= d:
             return torch.nn.functional.pad(targets, (0, width - d))
         if width not in self._bases:
             moment = (self._vectors.double().T @ self._vectors.double()) / len(self._vectors)
-            self._bases[width] = torch.linalg.eigh(moment).eigenvectors[:, -width:].float()
+            basis = torch.linalg.eigh(moment).eigenvectors[:, -width:]
+            largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
+            self._bases[width] = (basis * largest.sign()).float()
         return torch.nn.functional.normalize(targets @ self._bases[width].to(targets.device), dim=1)
 
 
