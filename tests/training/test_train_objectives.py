@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,15 +83,13 @@ def test_a_teacher_of_another_width_keeps_its_cosines() -> None:
         torch.testing.assert_close(fitted @ fitted.T, flat @ flat.T, rtol=0, atol=1e-4)
 
 
-def test_targets_do_not_turn_round_with_the_last_bit() -> None:
-    """Vectors that a teacher gave in other batches differ by rounding; the targets must not differ by more."""
-    noise = torch.Generator().manual_seed(0)
-    vectors = F.normalize(torch.randn(60, 96, generator=noise) * torch.linspace(2, 0.1, 96))
+def test_targets_do_not_depend_on_the_sign_of_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solver gives either, by the last bit of the vectors: in two processes another than in one."""
+    vectors = F.normalize(torch.randn(24, 96, generator=torch.Generator().manual_seed(0)))
     wanted = TeacherVectors(vectors.numpy()).fitted(vectors, 8)
-    for _ in range(20):
-        moved = vectors + 1e-7 * torch.randn(vectors.shape, generator=noise)
-        fitted = TeacherVectors(moved.numpy()).fitted(moved, 8)
-        torch.testing.assert_close(fitted, wanted, rtol=0, atol=1e-4)
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: SimpleNamespace(eigenvectors=-eigh(m).eigenvectors))
+    torch.testing.assert_close(TeacherVectors(vectors.numpy()).fitted(vectors, 8), wanted)
 
 
 def test_widths_that_the_model_does_not_have(tmp_path: Path) -> None:
