@@ -19,6 +19,7 @@ from torch import Tensor
 
 CLUSTER = 160  # texts in a cluster, about
 QUERY_TOKENS = (50, 120)  # of a passage that must find its window
+NEAR = 0.3  # similarity to the teacher of texts that are near each other
 LEAST_PAIRS = 32  # of a source, or it is left out
 
 
@@ -116,6 +117,9 @@ class Whole:
             tables.append(table + np.array([units, 0, 0, 0]))
             texts, units = texts + len(table), units + len(np.load(folder / "student_at.npy")) - 1
         self.texts, found = np.concatenate(tables), np.concatenate(pairs)
+        self._work = np.concatenate([np.load(folder / "works.npy") for folder in folders])
+        works = (np.flatnonzero(self._work == work) for work in np.unique(self._work[self._work > 0]))
+        self._works = [members for members in works if len(members) > 1]
         lengths = self.at[self.texts[:, 0] + self.texts[:, 1]] - self.at[self.texts[:, 0]]
         document = self.texts[:, 3] == 1
         fits = (lengths[found[:, :2]] > 0).all(1) & ~document[found[:, 1]]
@@ -143,9 +147,12 @@ class Whole:
         return Sides(queries, keys, same)
 
     def draw_summaries(self, number: int, rng: np.random.Generator) -> Sides:
-        """A piece of a summary must find its document."""
-        rows = self.summaries[rng.permutation(len(self.summaries))[:number]]
-        same = rows[:, None, 1] == rows[None, :, 1]
+        """A piece of a summary must find its document, and one of a document another document of the same work."""
+        related = [rng.permutation(members)[:2] for members in self._works]
+        rows = np.concatenate([self.summaries, np.array(related, np.int64).reshape(-1, 2)])
+        rows = rows[rng.permutation(len(rows))[:number]]
+        work = self._work[rows[:, 1]]
+        same = (rows[:, None, 1] == rows[None, :, 1]) | ((work[:, None] == work[None, :]) & (work > 0))
         return Sides([_piece(self.text(q), rng) for q, _ in rows], [self.text(d) for _, d in rows], same)
 
     def draw_windows(self, units: int, number: int, most_per_document: int, rng: np.random.Generator) -> Sides:
@@ -183,15 +190,18 @@ def one_way(query: Tensor, key: Tensor, same: Tensor, temperature: float) -> Ten
     return F.cross_entropy(scores, torch.arange(len(query), device=query.device))
 
 
-def structure_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """How far the similarities within a batch are from the teacher's: squared error, and divergence of each row.
+def structure_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the similarities within a batch are from the teacher's: squared error of all, divergence of each row, and
+    squared error of the near ones.
 
     The second compares the distributions of softmax(similarity / temperature) over the other texts: it asks for the
-    right order among the near ones, where the squared error is ruled by the many far ones.
+    right order among the near ones, where the squared error is ruled by the many far ones. But a row may be right and
+    all of it too low, as those of long sentences become; the third holds near pairs of all rows to one scale.
     """
     mine, theirs = student @ student.t(), teacher @ teacher.t()
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
     wanted = F.log_softmax((theirs / temperature).masked_fill(own, -1e4), 1)
     given = F.log_softmax((mine / temperature).masked_fill(own, -1e4), 1)
     divergence = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
-    return (mine - theirs).square().mean(), divergence
+    error, near = (mine - theirs).square(), (theirs > NEAR) & ~own
+    return error.mean(), divergence, (error * near).sum() / near.sum().clamp(min=1)

@@ -12,6 +12,7 @@ neighbouring units: one for a sentence or passage, many for a whole document. Ar
     text.npy uint8, text_at.npy int64 [U + 1]             the units in UTF-8
     texts.npy int64 [T, 4]        first unit, units, source, 1 if a whole document
     pairs.npy int64 [n, 3]        text of the query, text of the positive, source; only with --whole
+    works.npy uint32 [T]          the same number for documents of one work (`work_of`), 0 for none; only with --whole
     vectors.npy float16 [U, 384]  written by `teach`
     tokenizer.sha256              of the student's tokenizer.json: ids mean nothing under another one
 """
@@ -24,6 +25,7 @@ import itertools
 import json
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import DISTILLATION_SHARES, SHORT_SHARES, Shard, Source, chunks, read_shard, sampling_weights, sentences
-from edits import Edits
+from edits import Edits, Headlines
 
 UNIT_WORDS = 170
 SENTENCE_SHARE = 0.5  # of the passages with several sentences, how many also give each sentence on its own
 EDITS = {"coco": 4, "tatoeba": 1, "wikisplit": 1}  # edited sentences for each sentence of the group
 EDITED_WORDS = 18  # of longer sentences none are made
 STATEMENTS = 12_000  # new sentences per shard
+HEADLINES = {"wikisplit": 1, "onestopenglish": 2, "masc": 2, "factbook": 1, "us-speeches": 1, "nltk-publicdomain": 1}
 SHORT_TOKENS = (3, 28)  # what `thin` counts as short
 SENTENCE_TOKENS = (6, 32)
 TEACH_UNITS = 2048
@@ -74,18 +77,27 @@ def collect_short(shard: Shard, rng: np.random.Generator) -> Table:
                 if sentence.count(" ") >= 2:
                     table.add(sentence, source)
     add_edits(shard, table, rng)
+    add_headlines(shard, table, rng)
     return table
 
 
-def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]]]:
-    """Pairs and whole documents, the latter with their summary, or else title, as pairs; and the pairs' numbers."""
-    table = Table()
+def work_of(title: str) -> int:
+    """A number for what stands before the last bracket: "Roe v. Wade (syllabus)" is one work with "(the Court)"."""
+    name, bracket, _ = title.rpartition(" (")
+    return zlib.crc32(name.encode()) if bracket else 0
+
+
+def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]], dict[int, int]]:
+    """Pairs and whole documents, the latter with their summary, or else title, as pairs; the pairs' numbers; and the
+    work of each document."""
+    table, works = Table(), {}
     pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
     for source, title, summary, text in shard.documents:
         whole = table.add(text, source, document=True)
+        works[whole] = work_of(title)
         if summary or len(title.split()) > 3:
             pairs.append((table.add(summary or title, source), whole, source))
-    return table, pairs
+    return table, pairs, works
 
 
 def add_edits(shard: Shard, table: Table, rng: np.random.Generator) -> None:
@@ -104,6 +116,19 @@ def add_edits(shard: Shard, table: Table, rng: np.random.Generator) -> None:
                         table.add(edited, number)
     for _ in range(STATEMENTS):
         table.add(edits.statement(rng), number)
+
+
+def add_headlines(shard: Shard, table: Table, rng: np.random.Generator) -> None:
+    """Add headlines made from sentences, as texts of a source of their own."""
+    shard.sources.append(Source("headlines", "headlines from " + ", ".join(HEADLINES)))
+    number = len(shard.sources) - 1
+    found = [(shard.sources[source].group, text) for source, *texts in (*shard.texts, *shard.pairs) for text in texts]
+    of_group = [(g, s) for g, text in dict.fromkeys(found) if g in HEADLINES for s in sentences(text)]
+    headlines = Headlines([sentence for _, sentence in of_group])
+    for group, sentence in of_group:
+        for _ in range(HEADLINES[group]):
+            if made := headlines(sentence, rng):
+                table.add(made, number)
 
 
 def encode(tokenizer_json: Path, texts: Sequence[str], batch: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +159,10 @@ def check_tokenizer(caches: Iterable[Path], tokenizer: Path) -> None:
 
 def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     shard = read_shard(shard_path)
-    table, pairs = collect_whole(shard) if whole else (collect_short(shard, np.random.default_rng(0)), [])
+    if whole:
+        table, pairs, works = collect_whole(shard)
+    else:
+        table, pairs, works = collect_short(shard, np.random.default_rng(0)), [], {}
     out.mkdir(parents=True, exist_ok=True)
     flat, at = encode(tokenizer / "tokenizer.json", table.units)
     np.save(out / "student.npy", flat)
@@ -144,6 +172,7 @@ def tokenize(shard_path: Path, tokenizer: Path, out: Path, whole: bool) -> None:
     np.save(out / "text_at.npy", np.cumsum([0, *map(len, raw)]))
     np.save(out / "texts.npy", np.array(table.texts, np.int64))
     np.save(out / "pairs.npy", np.array(pairs, np.int64).reshape(-1, 3))
+    np.save(out / "works.npy", np.array([works.get(text, 0) for text in range(len(table.texts))], np.uint32))
     (out / "tokenizer.sha256").write_text(fingerprint(tokenizer) + "\n")
     sources = [[source.group, source.name, source.kind] for source in shard.sources]
     (out / "sources.json").write_text(json.dumps(sources))  # last: the folder is complete
@@ -156,6 +185,7 @@ def thin(
     short: int,
     sentences: int,
     passages: int,
+    tokens: tuple[int, int] | None,
     themes: Sequence[str],
     seed: int,
     beside: Sequence[Path],
@@ -175,8 +205,8 @@ def thin(
     chosen = []
     all_kinds = {theme: share for theme, share in DISTILLATION_SHARES.items() if theme in (themes or [theme])}
     for number, shares, (least, most) in (
-        (short, SHORT_SHARES, SHORT_TOKENS),
-        (sentences, all_kinds, SENTENCE_TOKENS),
+        (short, SHORT_SHARES, tokens or SHORT_TOKENS),
+        (sentences, all_kinds, tokens or SENTENCE_TOKENS),
         (passages, all_kinds, PASSAGE_TOKENS),
     ):
         if number == 0:
@@ -215,7 +245,7 @@ def _draw(items: np.ndarray, weights: np.ndarray, most: int, rng: np.random.Gene
     return rng.choice(items, most, replace=False, p=weights)
 
 
-def teach(outs: Iterable[Path], teacher: Path) -> None:
+def teach(outs: Iterable[Path], teacher: Path, bfloat16: bool) -> None:
     """The teacher's mean-pooled, normalised vector of every unit.
 
     Random units first, `TEACH_UNITS` at a time, so that training can begin before all are done: rows of zeros are not
@@ -225,8 +255,9 @@ def teach(outs: Iterable[Path], teacher: Path) -> None:
     from transformers import AutoModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch_tokens = 1 << 18 if device == "cuda" else 1 << 12  # on a CPU: what stays in cache
-    model = AutoModel.from_pretrained(teacher, dtype=torch.float16 if device == "cuda" else torch.float32)
+    batch_tokens = 1 << 18 if device == "cuda" else 1 << 11  # on a CPU: what stays in cache
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16 if bfloat16 else torch.float32
+    model = AutoModel.from_pretrained(teacher, dtype=dtype)
     model = model.to(device).eval()
     for out in outs:
         flat, at = encode(teacher / "tokenizer.json", [text.decode() for text in _texts(out)])
@@ -279,19 +310,31 @@ def main() -> None:
     two.add_argument("--short", type=int, default=0)
     two.add_argument("--sentences", type=int, default=0)
     two.add_argument("--passages", type=int, default=0)
+    two.add_argument("--tokens", type=int, nargs=2, help="least and most of a short text or sentence")
     two.add_argument("--themes", nargs="+", default=[], choices=list(DISTILLATION_SHARES), help="of the last two")
     two.add_argument("--seed", type=int, default=0)
     two.add_argument("--beside", type=Path, nargs="+", default=[], help="earlier samples, whose texts are left out")
     three = commands.add_parser("teach")
     three.add_argument("out", type=Path, nargs="+")
     three.add_argument("--teacher", type=Path, required=True)
+    three.add_argument("--bfloat16", action="store_true", help="for CPUs with instructions for it: twice as fast")
     args = parser.parse_args()
     if args.command == "tokenize":
         tokenize(args.shard, args.tokenizer, args.out, args.whole)
     elif args.command == "thin":
-        thin(args.cache, args.out, args.short, args.sentences, args.passages, args.themes, args.seed, args.beside)
+        thin(
+            args.cache,
+            args.out,
+            args.short,
+            args.sentences,
+            args.passages,
+            args.tokens,
+            args.themes,
+            args.seed,
+            args.beside,
+        )
     else:
-        teach(args.out, args.teacher)
+        teach(args.out, args.teacher, args.bfloat16)
 
 
 if __name__ == "__main__":

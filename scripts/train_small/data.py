@@ -52,6 +52,7 @@ SHORT_SHARES: dict[str, tuple[float, tuple[str, ...]]] = {
     # of the sentences for the layers: short and everyday, because order and negation matter most there
     "captions": (23, ("coco",)),
     "edited": (32, ("edited",)),
+    "headlines": (20, ("headlines",)),
     "conversation": (16, ("tatoeba", "sgd", "taskmaster")),
     "encyclopedic and news": (20, ("wikisplit", "onestopenglish", "disflqa", "wikimovies", "factbook", "masc")),
     "speeches": (4, ("us-speeches", "nltk-publicdomain")),

@@ -131,6 +131,32 @@ class Edits:
         return " ".join(rng.permutation(text.split()))
 
 
+_LITTLE = re.compile(r"\b(?:an?|the|this|these|his|her|its|their|is|are|was|were|has|have|had|been|that|who)\s+", re.I)
+_CLAUSE_END = re.compile(r"[,;:()\u2013\u2014]|\s(?:which|who|because|although|while|when|where|but|since)\s")
+_NAME = re.compile(r"(?<=[a-z] )[A-Z][a-z]{3,}(?: [A-Z][a-z]{2,})?")
+_NUMBER = re.compile(r"\b\d{1,4}\b")
+HEADLINE_WORDS = (4, 12)
+
+
+class Headlines:
+    """Headlines made from sentences: without articles and auxiliaries, and some with another name or number."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        self.names = [match[0] for text in sentences for match in _NAME.finditer(text)]
+
+    def __call__(self, sentence: str, rng: np.random.Generator) -> str | None:
+        """None where the first clause of the sentence is too short or too long."""
+        clause = _CLAUSE_END.split(sentence.strip(), maxsplit=1)[0].rstrip(".!? ")
+        text = " ".join(_LITTLE.sub("", clause + " ").split())
+        if not HEADLINE_WORDS[0] <= text.count(" ") + 1 <= HEADLINE_WORDS[1]:
+            return None
+        for what, share in ((_NAME, 0.3), (_NUMBER, 0.5)):
+            if rng.random() < share:
+                by = self.names if what is _NAME else [str(rng.integers(2, 60))]
+                text = _replace(text, what, 0, by, rng) or text
+        return text[:1].upper() + text[1:]
+
+
 def _pick(words: list[str], rng: np.random.Generator) -> str:
     return words[rng.integers(len(words))]
 

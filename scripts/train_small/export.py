@@ -1,8 +1,9 @@
 """From last.pt or best.pt to a folder that thalweg, transformers and sentence-transformers open, with a model card.
 
-    python export.py LAST.pt --tokenizer DIR --whole CACHE --sources SOURCES.tsv --out DIR [--scores FILE… --steps …]
+    python export.py LAST.pt --tokenizer DIR --earlier DIR --sources SOURCES.tsv --out DIR [--scores FILE… --steps …]
 
-The lexicon (thalweg/lexicon.py) is made here: random codes, scaled by how rare a token is in CACHE. Every number of the
+The lexicon (thalweg/lexicon.py) is that of the earlier version, or with `--whole CACHE` a new one: random codes, scaled
+by how rare a token is in CACHE. Every number of the
 card comes from a file: the run's own record in LAST.pt, `--steps` (the output of warm.py), and `--scores` (outputs of
 evaluate.py, of which the last line counts). An existing checkpoint in `--out` is replaced.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import thalweg
 from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
 from thalweg.lexicon import Lexicon
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
@@ -128,7 +130,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--sources", type=Path, required=True, help="SOURCES.tsv of the training data")
-    parser.add_argument("--whole", type=Path, required=True, help="the cache whose tokens are counted")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--earlier", type=Path, help="the version whose lexicon is kept")
+    origin.add_argument("--whole", type=Path, help="for a new lexicon: the cache whose tokens are counted")
     parser.add_argument("--d-lexicon", type=int, default=384)
     parser.add_argument("--strength", type=float, default=1.5)
     parser.add_argument("--threshold", type=float, default=0.03)
@@ -144,7 +148,12 @@ def main() -> None:
     model = Mamba2(config)
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
     constants = {name: getattr(args, name) for name in ("d_lexicon", "strength", "threshold", "exponent")}
-    lexicon = make_lexicon(args.whole, config.vocab_size, seed=saved["recipe"]["seed"], **constants)
+    if args.earlier:
+        lexicon = thalweg.load(args.earlier).embedding.lexicon
+    else:
+        lexicon = make_lexicon(args.whole, config.vocab_size, seed=saved["recipe"]["seed"], **constants)
+    if lexicon is None:
+        raise SystemExit(f"{args.earlier} has no lexicon; give --whole CACHE for a new one")
     save_checkpoint(
         model,
         args.out,

@@ -41,6 +41,8 @@ SHARDS = 3
 DEV_PAIRS = {"arxiv": 200, "medquad": 200, "openstax": 200, "deb-python": 100, "vagov": 100}
 DEV_DISTRACTORS = 800
 DEV_DOCUMENTS = {"novels": 4, "classics-nonfiction": 6, "plos": 6}
+DEV_OPINIONS = 60  # documents of "scotus" with a summary
+DEV_OPINION_WORDS = 14  # 50 words are found by any model
 DEV_BANKING_PER_LABEL = (20, 10)  # to fit the classifier on, to measure it on
 
 # Kinds of pairs that say nothing about meaning, by (group, kind).
@@ -293,6 +295,25 @@ def take_dev_documents(corpus: Corpus, rng: np.random.Generator) -> dict[str, An
     return sets
 
 
+def take_dev_opinions(corpus: Corpus, rng: np.random.Generator) -> dict[str, Any]:
+    """Hold out opinions of a court: two pieces of a syllabus must find the opinion."""
+    members = [n for n, d in enumerate(corpus.documents) if d[0].group == "scotus" and d[2].count(" ") >= 120]
+    chosen = set(rng.permutation(members)[:DEV_OPINIONS].tolist())
+    documents, queries, qrels = [], [], []
+    for index in sorted(chosen):
+        _, _, summary, text = corpus.documents[index]
+        documents.append((str(index), text))
+        words = summary.split()
+        for part in (words[: len(words) // 2], words[len(words) // 2 :]):
+            start = int(rng.integers(0, len(part) - 49))
+            queries.append((str(len(queries)), " ".join(part[start : start + DEV_OPINION_WORDS])))
+            qrels.append((queries[-1][0], str(index), 1))
+    held_out = "\n".join(key(text) for _, text in documents)
+    corpus.texts = [t for t in corpus.texts if t[0].group != "scotus" or key(t[1]) not in held_out]
+    corpus.documents = [document for index, document in enumerate(corpus.documents) if index not in chosen]
+    return {"dev-opinions": retrieval_set(documents, queries, qrels)}
+
+
 def passage_in_window(
     documents: list[tuple[Source, str, str, str]],
     words: int,
@@ -343,7 +364,7 @@ def write_dev_set(corpus: Corpus, evaluation: Path, out: Path) -> None:
             "banking77-dev": dev_classification(evaluation / "classification/banking77-train.jsonl.gz", rng)
         },
         "retrieval": take_dev_pairs(corpus, rng),
-        "long": take_dev_documents(corpus, rng),
+        "long": {**take_dev_documents(corpus, rng), **take_dev_opinions(corpus, rng)},
     }
     with gzip.open(out / "devset.json.gz", "wt", encoding="utf-8", compresslevel=9) as file:
         json.dump(suite, file, ensure_ascii=False)

@@ -89,6 +89,7 @@ class Recipe:
     window_temperature: float = 0.03  # windows of one book are much alike
     similarity_weight: float = 20.0
     order_weight: float = 0.3
+    near_weight: float = 0.0
     pair_weight: float = 0.1
     window_weight: float = 0.1
     seed: int = 0
@@ -189,8 +190,9 @@ def loss_of(model: Mamba2, blocks: BlockModel, batch: Batch, r: Recipe) -> tuple
     """The sum of all parts, and the parts."""
     student = blocks.embed(batch.short)
     parts = {"short": (1 - (student * batch.short_target).sum(1)).mean()}
-    parts["similarity"], parts["order"] = structure_loss(student, batch.short_target, r.temperature)
+    parts["similarity"], parts["order"], parts["near"] = structure_loss(student, batch.short_target, r.temperature)
     total = parts["short"] + r.similarity_weight * parts["similarity"] + r.order_weight * parts["order"]
+    total = total + r.near_weight * parts["near"]
     longer = blocks.embed(batch.longer) if batch.longer else student
     if batch.pairs and batch.drawn and len(batch.pairs[0]) > 1:
         query, key, same = longer[batch.pairs[0]], longer[batch.pairs[1]], batch.pairs[2]
@@ -292,7 +294,9 @@ def main() -> None:
     parser.add_argument("--average-every", type=int, default=8, help="steps between means of several processes")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
-    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for CPUs with AMX")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="products in bfloat16, for CPUs with instructions for it"
+    )
     parser.add_argument("--set", nargs="*", default=[], help="recipe fields, name=value")
     args = parser.parse_args()
 

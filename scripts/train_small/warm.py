@@ -168,7 +168,7 @@ def train_table(table: Tensor, taught: Taught, whole: Whole, recipe: Recipe) -> 
         texts = [taught.text(row) for row in rows] + [t for *_, side in sides for t in (*side.queries, *side.keys)]
         vectors = means(table, texts)
         student, teacher = vectors[: len(rows)], taught.vectors[torch.from_numpy(rows)]
-        squared, order = structure_loss(student, teacher, recipe.temperature)
+        squared, order, _ = structure_loss(student, teacher, recipe.temperature)
         parts = {"cosine": (1 - (student * teacher).sum(1)).mean(), "similarity": squared, "order": order}
         loss = parts["cosine"] + recipe.similarity_weight * squared + recipe.order_weight * order
         done = len(rows)
