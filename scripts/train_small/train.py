@@ -7,10 +7,10 @@ out in blocks (blocks.py): distance to the teacher's vector, and the structure o
 steps add longer blocks, in turn
   pairs     pairs of one source (InfoNCE), and taught passages. Each side must also find the other among many, whose
             vectors come from the table as it was at the start
-  long      passages that must find their window of a book (InfoNCE), or pieces of summaries their document, and at
-            times one window read whole. The vectors of windows and documents come from that table too, a mean of
-            token vectors: it is good at long texts and costs nothing, and the window that is read whole must come near
-            its own.
+  long      passages that must find their window of a book (InfoNCE), or pieces of summaries their document and
+            those of documents another one of the same work, and at times one window read whole. The vectors of windows
+            and documents come from that table too, a mean of token vectors: it is good at long texts and costs nothing,
+            and the window that is read whole must come near its own.
 
 The rate is constant, then falls linearly to zero over the last `decay` of `--steps`. A run that `--stop-after` or a
 kill ended goes on with `--resume`, also with another number of `--steps` or more caches; a step's batch depends only on
