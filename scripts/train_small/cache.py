@@ -12,7 +12,7 @@ neighbouring units: one for a sentence or passage, many for a whole document. Ar
     text.npy uint8, text_at.npy int64 [U + 1]             the units in UTF-8
     texts.npy int64 [T, 4]        first unit, units, source, 1 if a whole document
     pairs.npy int64 [n, 3]        text of the query, text of the positive, source; only with --whole
-    works.npy uint32 [T]          the same number for documents of one work (`work_of`), 0 for none; only with --whole
+    works.npy uint32 [T]          the same number for documents of one work (data.py), 0 for none; only with --whole
     vectors.npy float16 [U, 384]  written by `teach`
     tokenizer.sha256              of the student's tokenizer.json: ids mean nothing under another one
 """
@@ -33,7 +33,17 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from data import DISTILLATION_SHARES, SHORT_SHARES, Shard, Source, chunks, read_shard, sampling_weights, sentences
+from data import (
+    DISTILLATION_SHARES,
+    SHORT_SHARES,
+    Shard,
+    Source,
+    chunks,
+    read_shard,
+    sampling_weights,
+    sentences,
+    work_of,
+)
 from edits import Edits, Headlines
 
 UNIT_WORDS = 170
@@ -81,12 +91,6 @@ def collect_short(shard: Shard, rng: np.random.Generator) -> Table:
     return table
 
 
-def work_of(title: str) -> int:
-    """A number for what stands before the last bracket: "Roe v. Wade (syllabus)" is one work with "(the Court)"."""
-    name, bracket, _ = title.rpartition(" (")
-    return zlib.crc32(name.encode()) if bracket else 0
-
-
 def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]], dict[int, int]]:
     """Pairs and whole documents, the latter with their summary, or else title, as pairs; the pairs' numbers; and the
     work of each document."""
@@ -94,7 +98,7 @@ def collect_whole(shard: Shard) -> tuple[Table, list[tuple[int, int, int]], dict
     pairs = [(table.add(query, s), table.add(positive, s), s) for s, query, positive in shard.pairs]
     for source, title, summary, text in shard.documents:
         whole = table.add(text, source, document=True)
-        works[whole] = work_of(title)
+        works[whole] = zlib.crc32(work_of(title).encode())  # 0 of nothing
         if summary or len(title.split()) > 3:
             pairs.append((table.add(summary or title, source), whole, source))
     return table, pairs, works

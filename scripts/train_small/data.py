@@ -72,6 +72,11 @@ CONTRASTIVE_SHARES: dict[str, tuple[float, tuple[str, ...]]] = {
 }
 
 
+def work_of(title: str) -> str:
+    """What stands before the last bracket, or nothing: "Roe v. Wade (syllabus)" is one work with "(the Court)"."""
+    return title.rpartition(" (")[0]
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a text comes from: `group` is the family used for the shares, `name` the finer origin, `kind` of pair."""

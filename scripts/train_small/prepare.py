@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from data import Source, sentences, word_spans
+from data import Source, sentences, word_spans, work_of
 
 SEED = 20
 SHARDS = 3
@@ -296,7 +296,7 @@ def take_dev_documents(corpus: Corpus, rng: np.random.Generator) -> dict[str, An
 
 
 def take_dev_opinions(corpus: Corpus, rng: np.random.Generator) -> dict[str, Any]:
-    """Hold out opinions of a court: two pieces of a syllabus must find the opinion."""
+    """Hold out opinions of a court and all else of their cases: two pieces of a syllabus must find the opinion."""
     members = [n for n, d in enumerate(corpus.documents) if d[0].group == "scotus" and d[2].count(" ") >= 120]
     chosen = set(rng.permutation(members)[:DEV_OPINIONS].tolist())
     documents, queries, qrels = [], [], []
@@ -305,12 +305,17 @@ def take_dev_opinions(corpus: Corpus, rng: np.random.Generator) -> dict[str, Any
         documents.append((str(index), text))
         words = summary.split()
         for part in (words[: len(words) // 2], words[len(words) // 2 :]):
-            start = int(rng.integers(0, len(part) - 49))
+            start = int(rng.integers(len(part) - DEV_OPINION_WORDS + 1))
             queries.append((str(len(queries)), " ".join(part[start : start + DEV_OPINION_WORDS])))
             qrels.append((queries[-1][0], str(index), 1))
-    held_out = "\n".join(key(text) for _, text in documents)
+    cases = {work_of(corpus.documents[index][1]) for index in chosen}
+
+    def stays(document: tuple[Source, str, str, str]) -> bool:
+        return document[0].group != "scotus" or work_of(document[1]) not in cases
+
+    held_out = "\n".join(key(document[3]) for document in corpus.documents if not stays(document))
     corpus.texts = [t for t in corpus.texts if t[0].group != "scotus" or key(t[1]) not in held_out]
-    corpus.documents = [document for index, document in enumerate(corpus.documents) if index not in chosen]
+    corpus.documents = [document for document in corpus.documents if stays(document)]
     return {"dev-opinions": retrieval_set(documents, queries, qrels)}
 
 
