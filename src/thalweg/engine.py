@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.allocator import reserve
 from thalweg.errors import InvalidInputError, ThalwegError
 from thalweg.lexicon import Lexicon
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes
 from thalweg.packing import Packing
 from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
 from thalweg.states import StateStore, select
+from thalweg.system.malloc import reserve
 
 TokenArray = npt.NDArray[np.integer]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from thalweg.resident import resident_bytes
+from thalweg.system.resident import resident_bytes
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from thalweg.resident import resident_bytes
+from thalweg.system.resident import resident_bytes
 
 if TYPE_CHECKING:
     from thalweg.corpus import Status

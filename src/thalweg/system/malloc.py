@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from thalweg.resident import resident_bytes
+from thalweg.system.resident import resident_bytes
 
 LARGE = 30 << 20
 """Bytes from which a freed block goes back to the system at once; smaller ones are kept for reuse. A little below the
