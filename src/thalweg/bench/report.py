@@ -11,8 +11,8 @@ from thalweg.bench.lines import Line, Over, Row, memory, pictures, seconds
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
 from thalweg.bench.results import read_rows
 from thalweg.bench.shapes import SHAPES
-from thalweg.corpus.durable import write_durably
 from thalweg.errors import InvalidInputError
+from thalweg.storage.durable import write_durably
 
 COMMANDS = "commands.txt"
 

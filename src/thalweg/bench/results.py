@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.bench.point import NOT_RUN, OK, OUT_OF_MEMORY, TIME_LIMIT, Point
-from thalweg.corpus.durable import hold, write_durably
 from thalweg.errors import InvalidInputError
+from thalweg.storage.durable import hold, write_durably
 
 LINES, TABLE, LOCK = "results.jsonl", "results.csv", ".lock"
 

@@ -76,7 +76,7 @@ def compare(
             )
         whole = json.dumps(found.to_json(), ensure_ascii=False, indent=2)
         if out is not None:
-            from thalweg.corpus.durable import write_durably
+            from thalweg.storage.durable import write_durably
 
             write_durably(out, lambda stream: stream.write(f"{whole}\n".encode()))
         if as_json:

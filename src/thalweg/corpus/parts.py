@@ -22,12 +22,12 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from thalweg.corpus.durable import hold, sync_folder, write_durably
 from thalweg.corpus.index import KEY_COLUMNS, Index
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.rows import Row, list_column
 from thalweg.corpus.writers import FAILURES
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import hold, sync_folder, write_durably
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.jsonl"

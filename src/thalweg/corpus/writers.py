@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thalweg.corpus.durable import move_durably, sync_file
 from thalweg.corpus.rows import Metadata, list_column, output_schema, vector_dtype, vector_width, vectors_of
 from thalweg.errors import CorpusError
 from thalweg.pooling import quantize
+from thalweg.storage.durable import move_durably, sync_file
 
 Batches: TypeAlias = Iterable[Any]
 """Record batches with the output's columns, their vectors still float32 in the last one."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import thalweg
-from thalweg.corpus.durable import write_durably
 from thalweg.evaluation.lengths import BYTES_PER_TOKEN, EDGES
 from thalweg.evaluation.table import Table, published_source
+from thalweg.storage.durable import write_durably
 
 PACKAGES = ("mteb", "torch", "numpy", "scikit-learn", "scipy", "sentence-transformers", "rank-bm25")
 

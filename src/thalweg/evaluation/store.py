@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 import mteb
 from mteb.results import TaskResult
 
-from thalweg.corpus.durable import hold, move_durably, sync_file
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import hold, move_durably, sync_file
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

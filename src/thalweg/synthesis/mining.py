@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thalweg.corpus.durable import write_durably
+from thalweg.storage.durable import write_durably
 from thalweg.synthesis.tasks import TaskType
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from thalweg.corpus.durable import hold, sync_folder, write_durably
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import hold, sync_folder, write_durably
 from thalweg.synthesis.tasks import TASK_TYPES
 
 MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from thalweg.corpus.durable import write_durably
+from thalweg.storage.durable import write_durably
 from thalweg.training.dev import Evaluators, main_scores
 
 LOG_FILE, EVENTS = "log.jsonl", "tensorboard"

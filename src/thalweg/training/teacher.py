@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.corpus.durable import write_durably
 from thalweg.errors import InvalidInputError
 from thalweg.integrations._peers import WORDS_PER_TOKEN, load_peer, word_chunks
+from thalweg.storage.durable import write_durably
 
 FloatArray = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]

@@ -25,9 +25,9 @@ from sentence_transformers import SentenceTransformerTrainer
 from torch import nn
 from transformers import TrainerCallback
 
-from thalweg.corpus.durable import sync_file, sync_folder, write_durably
 from thalweg.errors import CheckpointError, MeasurementError
 from thalweg.integrations.sentence_transformers import StatePassingCallback
+from thalweg.storage.durable import sync_file, sync_folder, write_durably
 from thalweg.training.passing import StatePassing
 
 TRAINED_FILE, COMPLETE = "trained.safetensors", "complete"

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from thalweg.corpus.durable import hold, move_durably, write_durably
 from thalweg.errors import InvalidInputError
+from thalweg.storage.durable import hold, move_durably, write_durably
 
 Mode = Literal["new", "resume", "overwrite"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.corpus.durable import move_durably, sync_file, write_durably
+from thalweg.storage.durable import move_durably, sync_file, write_durably
 
 SUFFIXES = (".parquet", ".jsonl")
 """Of the files that are written."""

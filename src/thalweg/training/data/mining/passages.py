@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.corpus.durable import move_durably, sync_file
+from thalweg.storage.durable import move_durably, sync_file
 from thalweg.training.data.build import row_hash
 from thalweg.training.data.extras import require_datasets
 from thalweg.training.data.files import read_rows

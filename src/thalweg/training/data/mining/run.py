@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from thalweg.corpus.durable import write_durably
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.settings import Mode
 from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import write_durably
 from thalweg.training.data import build as building
 from thalweg.training.data.load import DUPLICATE, select_rows
 from thalweg.training.data.mining.embed import MiningEmbedder

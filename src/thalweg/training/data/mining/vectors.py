@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.corpus.durable import write_durably
 from thalweg.pooling import FloatArray
+from thalweg.storage.durable import write_durably
 
 BLOCK = 2048
 """Vectors of a file; so many texts are in memory at a time, and a crash costs no more than that many."""

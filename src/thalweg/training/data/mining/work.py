@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from thalweg.corpus.durable import hold, sync_folder, write_durably
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.settings import Mode
 from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import hold, sync_folder, write_durably
 from thalweg.training.data.mining.output import SUFFIXES
 
 MANIFEST, INPUTS, LOCK = "manifest.json", "inputs.jsonl", "lock"
