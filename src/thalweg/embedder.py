@@ -34,7 +34,7 @@ from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import FloatArray, Precision, finish, quantize
 from thalweg.progress_bar import progress_bar
 from thalweg.text_sources import TokenizedText, tokenized
-from thalweg.tokenizer import TextSource, Tokenizer
+from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 log = logging.getLogger("thalweg")
 

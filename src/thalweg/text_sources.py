@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from thalweg.engine import Ids, Pooled, TokenArray
 from thalweg.errors import TokenizationError
-from thalweg.tokenizer import TextSource, Tokenizer, TokenStream
+from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
 
 SHORT_TEXT = 8192
 """Characters below which a string is tokenised together with its neighbours."""

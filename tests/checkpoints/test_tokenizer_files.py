@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from thalweg.checkpoints.tokenizer_files import write_tokenizer
 from thalweg.checkpoints.tokens import TokenIds, ends_with_eos
 from thalweg.errors import InvalidInputError
-from thalweg.tokenizer import Tokenizer
+from thalweg.tokenization.tokenizer import Tokenizer
 
 from .formats import write_tokenizer as write_source
 

@@ -1,4 +1,4 @@
-"""What `thalweg.tokenizer` asks of a tokenizer: the ids of short texts, and windows over one long text.
+"""What `thalweg.tokenization.tokenizer` asks of a tokenizer: the ids of short texts, and windows over one long text.
 
 BOS, EOS and the length limit are none of a backend's business: they are put on by `Tokenizer` and `TokenStream`.
 """

@@ -58,7 +58,7 @@ class ThalwegModule(InputModule):
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
-        """A `thalweg.tokenizer.Tokenizer`."""
+        """A `thalweg.tokenization.tokenizer.Tokenizer`."""
         return self.embedder.tokenizer
 
     @property

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 
-import thalweg.tokenizer
+import thalweg.tokenization.tokenizer
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError, TokenizationError
 from thalweg.tokenization.cuts import KNOWN_PATTERNS, CutRules
 from thalweg.tokenization.library import LibraryBackend
+from thalweg.tokenization.tokenizer import Tokenizer, TokenStream
 from thalweg.tokenization.windows import WindowEncoder, find_mismatch
-from thalweg.tokenizer import Tokenizer, TokenStream
 
 EOS = 0
 BYTES = pre_tokenizers.ByteLevel.alphabet()
@@ -579,7 +579,7 @@ def test_batch_is_each_text_alone() -> None:
 
 
 def test_batches_of_many_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thalweg.tokenizer._BATCH_CHARS", 50)
+    monkeypatch.setattr("thalweg.tokenization.tokenizer._BATCH_CHARS", 50)
     batch = ours("shipped").encode_batch(TRAINING_TEXT, "query: ")
     assert [ids.tolist() for ids in batch] == [
         [*reference("shipped").encode("query: " + text).ids, EOS] for text in TRAINING_TEXT
@@ -665,7 +665,7 @@ MEMORY_SCRIPT = """
 import resource, sys
 from tokenizers import Tokenizer as Backend, models, pre_tokenizers
 from thalweg.tokenization.library import LibraryBackend
-from thalweg.tokenizer import Tokenizer
+from thalweg.tokenization.tokenizer import Tokenizer
 backend = Backend(models.WordLevel({"<unk>": 0, "river": 1}, unk_token="<unk>"))
 backend.pre_tokenizer = pre_tokenizers.Whitespace()
 line = (b"river " + b"x" * 93 + b"\\n") * 10_000
@@ -698,7 +698,7 @@ def test_from_folder_reads_tokenizer_json(tmp_path: Path) -> None:
     assert tokenizer.eos_token_id == 2
 
 
-@pytest.mark.parametrize("file", sorted(Path(thalweg.tokenizer.__file__).parent.glob("assets/*/tokenizer.json")))
+@pytest.mark.parametrize("file", sorted(Path(thalweg.__file__).parent.glob("assets/*/tokenizer.json")))
 def test_models_in_the_package_can_be_streamed(file: Path) -> None:
     backend = tokenizers.Tokenizer.from_file(str(file))
     rules = CutRules(backend)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
 from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
+from thalweg.tokenization.tokenizer import Tokenizer
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
-from thalweg.tokenizer import Tokenizer
 
 FILE = Path(rwkv.__path__[0]) / "rwkv_vocab_v20230424.txt"
 LONGEST = 128
