@@ -15,11 +15,11 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.lora import add_lora, merge_lora
+from thalweg.gradients.state_passing import StatePassing
+from thalweg.gradients.steps import Checkpointing
 from thalweg.integrations.sentence_transformers import StatePassingCallback, load
 from thalweg.integrations.sentence_transformers import module as st_module
-from thalweg.training.lora import add_lora, merge_lora
-from thalweg.training.passing import StatePassing
-from thalweg.training.steps import Checkpointing
 
 from ..corpus.tiny import make_text, write_model
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.gradients.lora import add_lora
+from thalweg.gradients.steps import Checkpointing
 from thalweg.integrations._peers import WORDS_PER_TOKEN
 from thalweg.integrations.sentence_transformers import load
 from thalweg.training import teacher as teachers
-from thalweg.training.lora import add_lora
 from thalweg.training.objectives import make_loss
 from thalweg.training.recipes import Recipe
-from thalweg.training.steps import Checkpointing
 from thalweg.training.teacher import TeacherCache, TeacherVectors, load_teacher
 
 from ..corpus.tiny import SENTENCE, write_model

@@ -12,11 +12,11 @@ import torch
 import thalweg
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.errors import InvalidInputError, MissingExtraError
+from thalweg.gradients.embed import embed_for_training
+from thalweg.gradients.lora import add_lora
+from thalweg.gradients.qlora import quantize_4bit
 from thalweg.training import run
-from thalweg.training.embedding import embed_for_training
 from thalweg.training.extras import require_4bit
-from thalweg.training.lora import add_lora
-from thalweg.training.quantization import quantize_4bit
 from thalweg.training.recipes import find_recipe, override
 
 from ..corpus.tiny import write_model

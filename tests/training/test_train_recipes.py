@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.steps import Checkpointing
 from thalweg.training.recipes import RECIPES, Recipe, find_recipe, override
-from thalweg.training.steps import Checkpointing
 
 
 def test_the_recipe_of_the_paper() -> None:

@@ -1,17 +1,6 @@
-"""Training: what differs from inference, where nothing has to be kept for gradients.
+"""Training: `thalweg train`, and the names of `thalweg.gradients` that users call.
 
-| file | reason |
-|---|---|
-| `forward.py` | whole texts in one run, all activations kept |
-| `steps.py` | `Checkpointing`; texts cut into steps, and which of them a gradient reaches |
-| `batch.py` | one step, run the same way every time: autocast, dropout |
-| `checkpointed.py` | texts of any length as one operation of autograd that keeps states between chunks |
-| `passing.py` | state passing: texts that start where others ended |
-| `embedding.py` | the one call that a training framework makes |
-| `memory.py` | the memory plan of a training step |
-| `lora.py` | adapters of peft on every linear layer |
-
-`thalweg train`; what imports sentence-transformers is imported when it is used:
+What imports sentence-transformers is imported when it is used.
 
 | file | reason |
 |---|---|
@@ -22,18 +11,23 @@
 | `objectives.py` | the losses, and the one for a teacher |
 | `teacher.py` | a teacher's vectors, kept on the disk |
 | `trainer.py` | the trainer, and checkpoints that a killed run goes on from exactly |
-| `quantization.py` | frozen weights in 4 bits |
 | `dev.py` | scores while a run goes on |
 | `follow.py` | log and TensorBoard |
 | `report.py` | model card, recipe and curves beside the model |
 | `extras.py` | the optional packages, or the pip command |
 """
 
-from thalweg.training.checkpointed import Embedded, embed_checkpointed
-from thalweg.training.lora import add_lora, lora_targets, merge_lora
-from thalweg.training.memory import TrainingMemoryPlan, plan_training_memory
-from thalweg.training.passing import StatePassing
-from thalweg.training.steps import Checkpointing
+from thalweg.gradients import (
+    Checkpointing,
+    Embedded,
+    StatePassing,
+    TrainingMemoryPlan,
+    add_lora,
+    embed_checkpointed,
+    lora_targets,
+    merge_lora,
+    plan_training_memory,
+)
 
 __all__ = [
     "Checkpointing",

@@ -14,8 +14,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from thalweg.errors import InvalidInputError
-from thalweg.training.passing import StatePassing
-from thalweg.training.steps import Checkpointing
+from thalweg.gradients.state_passing import StatePassing
+from thalweg.gradients.steps import Checkpointing
 
 Objective = Literal["contrastive", "distill"]
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -21,14 +21,14 @@ from transformers import PrinterCallback, set_seed
 import thalweg
 from thalweg.checkpoints.layouts import layout_to_write
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.lora import add_lora, merge_lora
+from thalweg.gradients.qlora import quantize_4bit
 from thalweg.integrations.sentence_transformers import from_embedder
 from thalweg.training.data import load_training_data
 from thalweg.training.dev import Evaluators, as_one, dev_evaluators
 from thalweg.training.extras import require_4bit
 from thalweg.training.follow import EVENTS, LOG_FILE, Follow, Status, entries, event_callbacks
-from thalweg.training.lora import add_lora, merge_lora
 from thalweg.training.objectives import make_loss
-from thalweg.training.quantization import quantize_4bit
 from thalweg.training.recipes import RECIPE_FILE, Recipe
 from thalweg.training.report import PLOT_FILE, Facts, edit_card, write_plot
 from thalweg.training.teacher import TeacherCache, TeacherVectors

@@ -26,9 +26,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from thalweg.errors import CheckpointError, MeasurementError
+from thalweg.gradients.state_passing import StatePassing
 from thalweg.integrations.sentence_transformers import StatePassingCallback
 from thalweg.storage.durable import sync_file, sync_folder, write_durably
-from thalweg.training.passing import StatePassing
 
 TRAINED_FILE, COMPLETE = "trained.safetensors", "complete"
 

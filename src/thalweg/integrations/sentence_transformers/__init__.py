@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from thalweg.embedder import Dtype, Embedder
-    from thalweg.training.passing import StatePassing
-    from thalweg.training.steps import Checkpointing
+    from thalweg.gradients.state_passing import StatePassing
+    from thalweg.gradients.steps import Checkpointing
 
 __all__ = ["LexiconModule", "Pooling", "StatePassingCallback", "ThalwegModule", "from_embedder", "load"]
 

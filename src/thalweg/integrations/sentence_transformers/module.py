@@ -16,11 +16,11 @@ import thalweg
 from thalweg.checkpoints import keeps_float32, resolve, save_model_settings, stated_dtype, write_model
 from thalweg.embedder import Dtype, Embedder
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.embed import embed_for_training, is_random
+from thalweg.gradients.state_passing import StatePassing
+from thalweg.gradients.steps import Checkpointing
 from thalweg.integrations.sentence_transformers.features import Features, pack, unpack
 from thalweg.packing import Packing
-from thalweg.training.embedding import embed_for_training, is_random
-from thalweg.training.passing import StatePassing
-from thalweg.training.steps import Checkpointing
 
 log = logging.getLogger("thalweg")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from thalweg.training.passing import StatePassing
+from thalweg.gradients.state_passing import StatePassing
 
 
 class StatePassingCallback(TrainerCallback):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.gradients.steps import Piece, Step
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
-from thalweg.training.steps import Piece, Step
 
 Tensors = list[Tensor]
 """A state as a list, layer by layer."""

@@ -10,11 +10,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tests.models.registry import FAMILIES, VOCABULARY
+from thalweg.gradients.checkpointed import embed_checkpointed
+from thalweg.gradients.forward import embed_packed
+from thalweg.gradients.memory_plan import plan_training_memory
+from thalweg.gradients.steps import Checkpointing
 from thalweg.models.protocol import state_bytes
-from thalweg.training.checkpointed import embed_checkpointed
-from thalweg.training.forward import embed_packed
-from thalweg.training.memory import plan_training_memory
-from thalweg.training.steps import Checkpointing
 
 CHUNK = 16
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.errors import InvalidInputError
-from thalweg.training.checkpointed import embed_checkpointed
-from thalweg.training.embedding import embed_for_training
-from thalweg.training.forward import embed_packed
-from thalweg.training.lora import add_lora, lora_targets, merge_lora
-from thalweg.training.steps import Checkpointing
+from thalweg.gradients.checkpointed import embed_checkpointed
+from thalweg.gradients.embed import embed_for_training
+from thalweg.gradients.forward import embed_packed
+from thalweg.gradients.lora import add_lora, lora_targets, merge_lora
+from thalweg.gradients.steps import Checkpointing
 
 CHECKPOINTING = Checkpointing(16, 64)
 

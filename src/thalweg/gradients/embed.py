@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from thalweg.gradients.batch import dropout_is_active
+from thalweg.gradients.checkpointed import embed_checkpointed
+from thalweg.gradients.forward import embed_packed
+from thalweg.gradients.state_passing import StatePassing
+from thalweg.gradients.steps import Checkpointing
 from thalweg.models.protocol import RecurrentModel
 from thalweg.pooling import Pooling
-from thalweg.training.batch import dropout_is_active
-from thalweg.training.checkpointed import embed_checkpointed
-from thalweg.training.forward import embed_packed
-from thalweg.training.passing import StatePassing
-from thalweg.training.steps import Checkpointing
 
 
 def is_random(model: nn.Module, state_passing: StatePassing | None) -> bool:

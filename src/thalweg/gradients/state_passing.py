@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.batch import flatten
 from thalweg.models.protocol import RecurrentModel, State
-from thalweg.training.batch import flatten
 
 
 class StatePassing:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from thalweg.gradients.batch import Batch, flatten
+from thalweg.gradients.checkpointed import Run
+from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.models.protocol import RecurrentModel, state_bytes
 from thalweg.pooling import Pooling
-from thalweg.training.batch import Batch, flatten
-from thalweg.training.checkpointed import Run
-from thalweg.training.steps import Checkpointing, plan_steps
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.batch import Batch, Tensors, flatten
+from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.pooling import Pooling
-from thalweg.training.batch import Batch, Tensors, flatten
-from thalweg.training.steps import Checkpointing, plan_steps
 
 
 class Embedded(NamedTuple):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.errors import InvalidInputError
+from thalweg.gradients.batch import flatten
+from thalweg.gradients.checkpointed import embed_checkpointed
+from thalweg.gradients.forward import embed_packed
+from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.packing import Packing
-from thalweg.training.batch import flatten
-from thalweg.training.checkpointed import embed_checkpointed
-from thalweg.training.forward import embed_packed
-from thalweg.training.steps import Checkpointing, plan_steps
 
 LENGTHS = [70, 3, 161, 1, 64, 33, 97]
 SMALL = Checkpointing(32, max_tokens_per_step=80)

@@ -7,10 +7,10 @@ import torch
 
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.errors import InvalidInputError
-from thalweg.training.batch import flatten
-from thalweg.training.checkpointed import embed_checkpointed
-from thalweg.training.embedding import embed_for_training
-from thalweg.training.passing import StatePassing
+from thalweg.gradients.batch import flatten
+from thalweg.gradients.checkpointed import embed_checkpointed
+from thalweg.gradients.embed import embed_for_training
+from thalweg.gradients.state_passing import StatePassing
 
 
 @pytest.mark.parametrize("family", FAMILIES)
