@@ -13,7 +13,7 @@ help:
 	@echo "make clean   remove the environment and caches"
 
 # A stamp file per environment: installing again happens only when what is installed has changed, kernels included.
-INSTALLED_FROM := pyproject.toml constraints.txt setup.py $(wildcard src/thalweg/native/*.[ch]pp)
+INSTALLED_FROM := pyproject.toml constraints.txt setup.py $(wildcard src/thalweg/kernels/native/*.[ch]pp)
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "thalweg needs Python 3.10 or newer; try make PYTHON=python3.12")'
 test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

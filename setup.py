@@ -33,9 +33,11 @@ setup(
     cmdclass={"build_ext": SideBySide},
     ext_modules=[
         Extension(
-            "thalweg.native._kernels",
-            sources=[f"src/thalweg/native/{name}.cpp" for name in ("kernels", "mlstm", "quantize", "rwkv7", "ssd")],
-            depends=["src/thalweg/native/common.hpp", "src/thalweg/native/rows.hpp"],
+            "thalweg.kernels.native._kernels",
+            sources=[
+                f"src/thalweg/kernels/native/{name}.cpp" for name in ("kernels", "mlstm", "quantize", "rwkv7", "ssd")
+            ],
+            depends=["src/thalweg/kernels/native/common.hpp", "src/thalweg/kernels/native/rows.hpp"],
             extra_compile_args=[*FLAGS, *(["-fopenmp"] if sys.platform == "linux" else [])],
             language="c++",
             optional=True,

@@ -47,7 +47,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
         objects = []
-        for source in sorted((ROOT / "src" / "thalweg" / "native").glob("*.cpp")):
+        for source in sorted((ROOT / "src" / "thalweg" / "kernels" / "native").glob("*.cpp")):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
             command = [compiler, *FLAGS, *SANITIZERS, "-fopenmp", "-DCLONES=", "-c", str(source), "-o", objects[-1]]
             subprocess.run(command, check=True)
@@ -64,8 +64,8 @@ def run_all(library: str) -> None:
     from tests.ops.harness import case, parts, rebuild
     from tests.ops.registry import OPS
 
-    from thalweg import native
-    from thalweg.native.ssd import MACHINES
+    from thalweg.kernels import native
+    from thalweg.kernels.native.ssd import MACHINES
     from thalweg.ops.quantized import Int8, int8_linear
     from thalweg.ops.ssd import fused_ssd
     from thalweg.packing import Packing

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import thalweg
-from thalweg import native
+from thalweg.kernels import native
 
 ROOT = Path(__file__).parent.parent
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 USE = """
 import sys, numpy as np, thalweg
-from thalweg import native
+from thalweg.kernels import native
 
 assert thalweg.__file__.startswith(sys.argv[1]), thalweg.__file__
 np.save(sys.argv[2], thalweg.load().encode(["a text", "another one"]))

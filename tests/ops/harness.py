@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thalweg import native
+from thalweg.kernels import native
 from thalweg.packing import Packing
 
 State = Any  # a tensor or a tuple of tensors

@@ -11,13 +11,13 @@ import torch
 
 from tests.ops.harness import Op, case, native_kernels, parts, rebuild, relative_error
 from tests.ops.registry import OPS
-from thalweg import native
+from thalweg.kernels import native
+from thalweg.kernels.native import mlstm as mlstm_kernels
+from thalweg.kernels.native import rwkv7 as rwkv7_kernels
 from thalweg.models.layers import Norm, add_projected
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
-from thalweg.native import mlstm as mlstm_kernels
-from thalweg.native import rwkv7 as rwkv7_kernels
 from thalweg.ops.ssd import fused_ssd
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thalweg.native import missing as kernels_missing
+from thalweg.kernels.native import missing as kernels_missing
 from thalweg.ops import quantized
 from thalweg.ops.quantized import (
     Int8,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import native
+from thalweg.kernels import native
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
 from thalweg.models.layers import dtype_of, linear, widened
 from thalweg.models.mamba import MambaConfig

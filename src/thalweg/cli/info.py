@@ -40,7 +40,7 @@ def info(
 
 
 def _facts(embedder: Embedder) -> list[tuple[str, str]]:
-    from thalweg import native
+    from thalweg.kernels import native
     from thalweg.models.quantized import weight_count
 
     return [

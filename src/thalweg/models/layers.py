@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import native
+from thalweg.kernels import native
 from thalweg.models.quantized import QuantizedLinear
 
 LayerState = TypeVar("LayerState", bound=tuple[Any, ...])

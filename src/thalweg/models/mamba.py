@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
 from thalweg.models.layers import (
     TILE,
     Conv,

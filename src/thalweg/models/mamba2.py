@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
+from thalweg.kernels.native.ssd import Convolution, Gate
 from thalweg.models.layers import (
     PRODUCT_ROWS,
     TILE,
@@ -34,7 +35,6 @@ from thalweg.models.layers import (
     project_part,
     write_state,
 )
-from thalweg.native.ssd import Convolution, Gate
 from thalweg.ops.causal_conv import causal_conv, last_columns
 from thalweg.ops.ssd import default_chunk_size, fused_ssd, ssd
 from thalweg.packing import Packing

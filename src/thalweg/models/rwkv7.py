@@ -31,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
+from thalweg.kernels.native import rwkv7 as kernels
 from thalweg.models.layers import dtype_of, project, write_state
-from thalweg.native import rwkv7 as kernels
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing

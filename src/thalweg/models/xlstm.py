@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
+from thalweg.kernels.native.mlstm import head_norm_gate
+from thalweg.kernels.native.mlstm_scan import side_by_side
 from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply, write_state
-from thalweg.native.mlstm import head_norm_gate
 from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
-from thalweg.ops.mlstm_native import side_by_side
 from thalweg.packing import Packing
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
 from thalweg.packing import Packing
 
 

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.ops.mlstm_native import native_mlstm
+from thalweg.kernels import native
+from thalweg.kernels.native.mlstm_scan import native_mlstm
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 _Memory: TypeAlias = tuple[Tensor, Tensor]

@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from thalweg import native
-from thalweg.native import quantize as kernels
+from thalweg.kernels import native
+from thalweg.kernels.native import quantize as kernels
 
 TOP = 127
 """The largest level; -128 is not used, so that levels are symmetric."""

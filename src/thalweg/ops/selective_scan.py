@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
+from thalweg.kernels import native
 from thalweg.packing import BlockGroup, Links, Packing
 
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.native.ssd import Convolution, Gate
-from thalweg.native.ssd import ssd as native_ssd
+from thalweg.kernels import native
+from thalweg.kernels.native.ssd import Convolution, Gate
+from thalweg.kernels.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
@@ -219,7 +219,7 @@ def fused_ssd(
     gate: Gate | None = None,
     machine: str = "best",
 ) -> tuple[Tensor, Tensor]:
-    """`ssd` as one native kernel, where `native.usable(x, B, C)` only; the last three as in native/ssd.py."""
+    """`ssd` as one native kernel, where `native.usable(x, B, C)` only; the last three as in kernels/native/ssd.py."""
     delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
     return native_ssd(
         x,

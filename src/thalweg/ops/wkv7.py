@@ -28,9 +28,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg import native
 from thalweg.errors import InvalidInputError
-from thalweg.native.rwkv7 import wkv7 as native_wkv7
+from thalweg.kernels import native
+from thalweg.kernels.native.rwkv7 import wkv7 as native_wkv7
 from thalweg.packing import WORKSPACE, BlockGroup, Links, Packing
 
 MAX_CHUNK = 64

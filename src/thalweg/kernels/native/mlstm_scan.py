@@ -13,7 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from thalweg.native import mlstm as native
+from thalweg.kernels.native import mlstm as native
 from thalweg.packing import Block, Packing
 
 PRODUCTS = 16

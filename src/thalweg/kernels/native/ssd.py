@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.native import call
+from thalweg.kernels.native import call
 from thalweg.packing import Packing
 
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.native import call
+from thalweg.kernels.native import call
 from thalweg.packing import Packing
 
 
