@@ -16,7 +16,7 @@ from thalweg.engine import Engine, Failure, Ids, Pooled, Schedule, TokenArray
 from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.models.protocol import State
 from thalweg.packing import Packing
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 class Count(NamedTuple):

@@ -31,7 +31,7 @@ from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.in_order import InOrder
 from thalweg.memory import MemoryPlan, plan_memory
 from thalweg.models.quantized import Quantization, quantization_of
-from thalweg.pooling import FloatArray, Precision, finish, quantize
+from thalweg.pooling.vectors import FloatArray, Precision, finish, quantize
 from thalweg.progress_bar import progress_bar
 from thalweg.text_sources import TokenizedText, tokenized
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
@@ -332,7 +332,7 @@ class Embedder:
             texts: one text, or a sequence of them.
             prompt: put before every text; prompt_name: the model's prompt of that name instead.
             show_progress_bar: on stderr, with tokens per second.
-            precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.quantize`).
+            precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.vectors.quantize`).
             normalize_embeddings: to length 1; None does what the model says.
             truncate_dim: keep the first so many dimensions (before normalisation).
             max_length: cut texts to so many tokens, BOS and EOS included; off by default, and a warning says how many

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.lexicon import Lexicon
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes
 from thalweg.packing import Packing
-from thalweg.pooling import POOLINGS, FloatArray, Pooling, RunningMean
+from thalweg.pooling.lexicon import Lexicon
+from thalweg.pooling.pooling import POOLINGS, Pooling, RunningMean
+from thalweg.pooling.vectors import FloatArray
 from thalweg.states import StateStore, select
 from thalweg.system.malloc import reserve
 

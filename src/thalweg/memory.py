@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from thalweg.engine import Schedule
-from thalweg.lexicon import Lexicon
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes, state_bytes
 from thalweg.models.quantized import weight_bytes, workspace_bytes
-from thalweg.pooling import Pooling
+from thalweg.pooling.lexicon import Lexicon
+from thalweg.pooling.pooling import Pooling
 from thalweg.system.malloc import pooled, room
 
 

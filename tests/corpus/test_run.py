@@ -14,7 +14,7 @@ import pytest
 import thalweg
 from thalweg.corpus import Columns, Status, read_metadata
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.pooling import quantize
+from thalweg.pooling.vectors import quantize
 
 from .corpora import rows_of, run, write_corpus
 from .tiny import make_text, write_model

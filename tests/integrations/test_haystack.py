@@ -22,7 +22,7 @@ from tests.corpus.tiny import make_text
 from tests.integrations.frameworks import TEXTS, with_heartbeats, write_prompted_model
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegTextEmbedder
-from thalweg.pooling import quantize
+from thalweg.pooling.vectors import quantize
 
 PASSAGES = ["High water cut off the village.", "Bond prices fell a little.", "She tuned the old violin."]
 

@@ -17,7 +17,7 @@ import torch
 import thalweg
 from tests.corpus.tiny import make_text
 from thalweg.assets import book, model_folder
-from thalweg.pooling import finish
+from thalweg.pooling.vectors import finish
 
 # Since 5.24 transformers calls it `cache`; the card's loop is the same as before.
 pytestmark = pytest.mark.filterwarnings("ignore:.*cache_params.* is deprecated:FutureWarning")

@@ -18,7 +18,7 @@ from thalweg.engine import Engine, Schedule, TokenArray
 from thalweg.memory import plan_memory
 from thalweg.models.quantized import weight_bytes, weight_count
 from thalweg.packing import Packing
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 @dataclass

@@ -22,7 +22,7 @@ from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read
 from thalweg.checkpoints.lexicon import read_lexicon, write_lexicon
 from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.lexicon import Lexicon
+from thalweg.pooling.lexicon import Lexicon
 
 PoolingMode = Literal["last", "mean"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]

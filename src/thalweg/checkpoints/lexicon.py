@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from thalweg.checkpoints.fields import Fields, read_json_object, write_json
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.lexicon import Lexicon
+from thalweg.pooling.lexicon import Lexicon
 
 CONSTANTS = ("strength", "threshold", "exponent")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from thalweg.errors import CorpusError
-from thalweg.pooling import FloatArray, Precision
+from thalweg.pooling.vectors import FloatArray, Precision
 
 METADATA_KEY = b"thalweg"
 """Of the schema metadata of a Parquet file that `embed` wrote: JSON."""

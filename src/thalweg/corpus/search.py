@@ -11,7 +11,7 @@ from thalweg.corpus.results import Stored, open_results
 from thalweg.corpus.rows import Metadata
 from thalweg.embedder import Embedder
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.pooling import FloatArray, finish
+from thalweg.pooling.vectors import FloatArray, finish
 
 
 class Hit(NamedTuple):

@@ -12,7 +12,7 @@ from thalweg.corpus.tables import Columns
 from thalweg.corpus.writers import check_output, parts_path
 from thalweg.embedder import Embedder
 from thalweg.errors import CorpusError
-from thalweg.pooling import Precision
+from thalweg.pooling.vectors import Precision
 
 Mode: TypeAlias = Literal["new", "resume", "overwrite"]
 """What to do about an output or an unfinished run that is already there."""

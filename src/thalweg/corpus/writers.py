@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from thalweg.corpus.rows import Metadata, list_column, output_schema, vector_dtype, vector_width, vectors_of
 from thalweg.errors import CorpusError
-from thalweg.pooling import quantize
+from thalweg.pooling.vectors import quantize
 from thalweg.storage.durable import move_durably, sync_file
 
 Batches: TypeAlias = Iterable[Any]

@@ -19,7 +19,7 @@ from thalweg.errors import InvalidInputError
 from thalweg.gradients.batch import Batch, Tensors, flatten
 from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.models.protocol import RecurrentModel, State
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 class Embedded(NamedTuple):

@@ -13,7 +13,7 @@ from thalweg.gradients.forward import embed_packed
 from thalweg.gradients.state_passing import StatePassing
 from thalweg.gradients.steps import Checkpointing
 from thalweg.models.protocol import RecurrentModel
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 def is_random(model: nn.Module, state_passing: StatePassing | None) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg.models.protocol import RecurrentModel
 from thalweg.packing import Packing
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 def embed_packed(

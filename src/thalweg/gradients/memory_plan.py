@@ -16,7 +16,7 @@ from thalweg.gradients.batch import Batch, flatten
 from thalweg.gradients.checkpointed import Run
 from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.models.protocol import RecurrentModel, state_bytes
-from thalweg.pooling import Pooling
+from thalweg.pooling.pooling import Pooling
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from thalweg.embedder import Dtype, Embedder, Embedding, load, log
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError
 from thalweg.integrations.mteb_instructions import Instructions, paper_instructions
 from thalweg.models.quantized import Quantization, weight_bytes, weight_count
-from thalweg.pooling import quantize
+from thalweg.pooling.vectors import quantize
 
 try:
     from mteb.models import ModelMeta

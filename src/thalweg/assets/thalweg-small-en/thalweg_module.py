@@ -35,7 +35,7 @@ class Pooling(_Pooling):
 
 
 class _StockLexicon(torch.nn.Module):
-    """Puts the mean of the tokens' codes beside the pooled vector: thalweg.lexicon, for padded batches."""
+    """Puts the mean of the tokens' codes beside the pooled vector: thalweg.pooling.lexicon, for padded batches."""
 
     def __init__(self, config, codes):
         super().__init__()

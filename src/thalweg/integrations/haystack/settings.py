@@ -15,7 +15,7 @@ from thalweg.integrations._shared import (
     plain,
     shared_model,
 )
-from thalweg.pooling import PRECISIONS, Precision, quantize
+from thalweg.pooling.vectors import PRECISIONS, Precision, quantize
 
 with needs_extra("haystack", "haystack"):
     from haystack import default_from_dict, default_to_dict

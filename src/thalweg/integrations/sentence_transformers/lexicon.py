@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from thalweg.checkpoints.lexicon import read_lexicon, write_lexicon
-from thalweg.lexicon import Lexicon
+from thalweg.pooling.lexicon import Lexicon
 
 
 class LexiconModule(nn.Module):

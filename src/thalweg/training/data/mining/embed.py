@@ -10,7 +10,7 @@ import numpy as np
 
 from thalweg.embedder import PROMPT_NAMES, Embedder, Side
 from thalweg.errors import InvalidInputError
-from thalweg.pooling import FloatArray
+from thalweg.pooling.vectors import FloatArray
 
 
 class MiningEmbedder:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.pooling import FloatArray
+from thalweg.pooling.vectors import FloatArray
 from thalweg.training.data.mining.vectors import Block
 
 IntArray = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from thalweg.errors import InvalidInputError
-from thalweg.pooling import FloatArray
+from thalweg.pooling.vectors import FloatArray
 from thalweg.training.data.mining.neighbours import Neighbours
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.pooling import FloatArray
+from thalweg.pooling.vectors import FloatArray
 from thalweg.storage.durable import write_durably
 
 BLOCK = 2048

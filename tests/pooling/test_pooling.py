@@ -7,7 +7,8 @@ import pytest
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from thalweg.errors import InvalidInputError
-from thalweg.pooling import Precision, RunningMean, finish, quantize
+from thalweg.pooling.pooling import RunningMean
+from thalweg.pooling.vectors import Precision, finish, quantize
 
 VECTORS = np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32)
 

@@ -16,7 +16,7 @@ from tests.corpus.tiny import make_text, write_model
 from thalweg.embedder import Embedder
 from thalweg.engine import Engine
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.lexicon import Lexicon
+from thalweg.pooling.lexicon import Lexicon
 
 ELSEWHERE = Path(__file__).parent / "integrations" / "sentence_transformers_elsewhere.py"
 
