@@ -2,7 +2,7 @@
 
     python export.py LAST.pt --tokenizer DIR --earlier DIR --sources SOURCES.tsv --out DIR [--scores FILE… --steps …]
 
-The lexicon (thalweg/pooling/lexicon.py) is that of the earlier version, or with `--whole CACHE` a new one: random codes, scaled
+The lexicon (pooling/lexicon.py) is that of the earlier version, or with `--whole CACHE` a new one: random codes, scaled
 by how rare a token is in CACHE. Every number of the card comes from a file: the run's own record in LAST.pt, `--steps`
 (the output of warm.py), and `--scores` (outputs of evaluate.py, of which the last line counts). An existing checkpoint
 in `--out` is replaced.

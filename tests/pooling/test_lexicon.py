@@ -18,7 +18,7 @@ from thalweg.engine import Engine
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.pooling.lexicon import Lexicon
 
-ELSEWHERE = Path(__file__).parent / "integrations" / "sentence_transformers_elsewhere.py"
+ELSEWHERE = Path(__file__).parent.parent / "integrations" / "sentence_transformers_elsewhere.py"
 
 
 def make_lexicon(vocab_size: int, d_lexicon: int = 24, n_columns: int = 3, **constants: float) -> Lexicon:
