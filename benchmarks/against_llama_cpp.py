@@ -27,7 +27,7 @@ from common import report
 from thalweg.bench.meter import seconds, spread
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.weights import recurrent_model
-from thalweg.engine import Schedule
+from thalweg.engine.schedule import Schedule
 from throughput import ours
 
 MICRO_BATCH = 512

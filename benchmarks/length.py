@@ -29,7 +29,7 @@ from thalweg.bench.meter import peak_rss
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.subjects import RandomTokens
 from thalweg.bench.weights import RECURRENT, recurrent_model
-from thalweg.engine import Engine
+from thalweg.engine.engine import Engine
 
 STRETCH = 4096
 

@@ -12,7 +12,8 @@ import numpy as np
 import thalweg
 from common import report
 from thalweg.bench.meter import seconds
-from thalweg.engine import Engine, Ids
+from thalweg.engine.engine import Engine
+from thalweg.engine.sources import Ids
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ from thalweg.bench.peers import CHUNK, CHUNK_LOOP, ONE_PASS, RWKV, chunk_loop, o
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.weights import RECURRENT, recurrent_model
 from thalweg.checkpoints.saver import save_checkpoint
-from thalweg.engine import Engine, Ids, Schedule
+from thalweg.engine.engine import Engine
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import Ids
 from thalweg.models.quantized import Quantization
 
 

@@ -22,8 +22,9 @@ from thalweg.errors import (
 
 if TYPE_CHECKING:
     from thalweg.embedder import Embedder, Embedding, load
-    from thalweg.engine import Failure, Progress, Schedule
-    from thalweg.memory import MemoryPlan
+    from thalweg.engine.memory_plan import MemoryPlan
+    from thalweg.engine.results import Failure, Progress
+    from thalweg.engine.schedule import Schedule
 
 __version__ = "0.1.0"
 
@@ -31,10 +32,10 @@ _LAZY = {
     "Embedder": "thalweg.embedder",
     "Embedding": "thalweg.embedder",
     "load": "thalweg.embedder",
-    "Failure": "thalweg.engine",
-    "Progress": "thalweg.engine",
-    "Schedule": "thalweg.engine",
-    "MemoryPlan": "thalweg.memory",
+    "Failure": "thalweg.engine.results",
+    "Progress": "thalweg.engine.results",
+    "Schedule": "thalweg.engine.schedule",
+    "MemoryPlan": "thalweg.engine.memory_plan",
 }
 
 __all__ = [

@@ -26,10 +26,13 @@ from thalweg.checkpoints import (
     save_checkpoint,
     stated_dtype,
 )
-from thalweg.engine import Engine, Failure, Ids, Progress, Schedule, TokenSource
+from thalweg.engine.engine import Engine
+from thalweg.engine.memory_plan import MemoryPlan, plan_memory
+from thalweg.engine.results import Failure, Progress
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.in_order import InOrder
-from thalweg.memory import MemoryPlan, plan_memory
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling.vectors import FloatArray, Precision, finish, quantize
 from thalweg.progress_bar import progress_bar

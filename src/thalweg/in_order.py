@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from thalweg.engine import Failure, Pooled
+from thalweg.engine.results import Failure, Pooled
 
 
 class InOrder:

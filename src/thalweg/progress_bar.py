@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from thalweg.engine import Progress
+from thalweg.engine.results import Progress
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.engine import Ids, Pooled, TokenArray
+from thalweg.engine.results import Pooled
+from thalweg.engine.sources import Ids, TokenArray
 from thalweg.errors import TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
 

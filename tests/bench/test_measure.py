@@ -17,7 +17,7 @@ from thalweg.bench.shapes import SHAPES
 from thalweg.bench.subjects import RandomTokens, schedule, subject
 from thalweg.bench.weights import recurrent_model
 from thalweg.bench.worker import measure
-from thalweg.engine import Engine
+from thalweg.engine.engine import Engine
 
 from .points import TINY, tiny
 
@@ -70,7 +70,7 @@ def test_peers_compute_the_same() -> None:
     point = tiny(40, vertical_chunk_size=16)
     model = recurrent_model(SHAPES["mamba2-130m"], torch.float32, layers=1, vocabulary=64)
     ids = np.random.default_rng(0).integers(0, 64, (1, 40))
-    from thalweg.engine import Ids
+    from thalweg.engine.sources import Ids
 
     (ours,) = Engine(model, "last", schedule(point)).run([Ids(ids[0])])
     for peer in (CHUNK_LOOP, ONE_PASS):

@@ -14,7 +14,7 @@ import torch
 import thalweg
 from tests.corpus.tiny import make_text, write_model
 from thalweg.embedder import Embedder
-from thalweg.engine import Engine
+from thalweg.engine.engine import Engine
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.pooling.lexicon import Lexicon
 

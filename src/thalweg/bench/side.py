@@ -23,7 +23,7 @@ from thalweg.corpus.inputs import discover
 from thalweg.corpus.streams import Meter as BytesRead
 from thalweg.corpus.tables import Columns
 from thalweg.embedder import Embedder
-from thalweg.engine import Failure
+from thalweg.engine.results import Failure
 from thalweg.errors import ThalwegError
 
 LOAD = ("device", "dtype", "quantize", "revision", "head")

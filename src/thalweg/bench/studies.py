@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.bench.point import THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import SHAPES, shape
-from thalweg.engine import Schedule
+from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
 
 V = Schedule().vertical_chunk_size

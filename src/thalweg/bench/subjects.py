@@ -14,8 +14,10 @@ from thalweg.bench.limit import inner_chunk, products, set_inner_chunk
 from thalweg.bench.point import THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import ENCODERS, SHAPES
 from thalweg.bench.weights import best_attention, recurrent_model, transformer_model
-from thalweg.engine import Engine, Schedule, TokenArray
-from thalweg.memory import plan_memory
+from thalweg.engine.engine import Engine
+from thalweg.engine.memory_plan import plan_memory
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import TokenArray
 from thalweg.models.quantized import weight_bytes, weight_count
 from thalweg.packing import Packing
 from thalweg.pooling.pooling import Pooling

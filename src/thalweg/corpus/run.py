@@ -20,7 +20,7 @@ from thalweg.corpus.rows import Row, part_schema
 from thalweg.corpus.settings import Mode, Settings, check_free
 from thalweg.corpus.writers import FAILURES, parts_path
 from thalweg.embedder import Embedder, Embedding
-from thalweg.engine import Failure, Progress
+from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thalweg.engine import Schedule
+from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
 
 

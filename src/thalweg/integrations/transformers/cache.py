@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from thalweg.engine.states import select
 from thalweg.errors import InvalidInputError
 from thalweg.models.protocol import State, state_bytes
-from thalweg.states import select
 
 
 class RecurrentCache:

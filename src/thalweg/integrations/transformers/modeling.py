@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.layout import Layout
 from thalweg.checkpoints.layouts import LAYOUTS, keeps_float32
-from thalweg.engine import Schedule
+from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
 from thalweg.integrations.transformers.batches import Step, check_batch, steps
 from thalweg.integrations.transformers.cache import RecurrentCache

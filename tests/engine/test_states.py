@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.states import StateStore, select
+from thalweg.engine.states import StateStore, select
 
 
 class Layer(NamedTuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from thalweg.engine import Schedule
+from thalweg.engine.schedule import Schedule
 from thalweg.models.protocol import RecurrentModel, largest_layer_bytes, state_bytes
 from thalweg.models.quantized import weight_bytes, workspace_bytes
 from thalweg.pooling.lexicon import Lexicon

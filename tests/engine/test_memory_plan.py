@@ -15,14 +15,16 @@ from tests.corpus.tiny import write_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak figure is read from /proc")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 RUN = """
 import ctypes, json, sys
 from pathlib import Path
 import numpy as np, torch
-from thalweg.engine import Engine, Ids, Schedule
-from thalweg.memory import plan_memory
+from thalweg.engine.engine import Engine
+from thalweg.engine.sources import Ids
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.memory_plan import plan_memory
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from thalweg.models.mamba import Mamba, MambaConfig
 from thalweg.models.mamba2 import Mamba2, Mamba2Config

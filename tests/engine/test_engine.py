@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thalweg.engine import Engine, Failure, Ids, Pooled, Schedule, TokenArray
+from thalweg.engine.engine import Engine
+from thalweg.engine.results import Failure, Pooled
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import Ids, TokenArray
 from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.models.protocol import State
 from thalweg.packing import Packing

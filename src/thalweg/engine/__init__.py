@@ -1,0 +1,20 @@
+"""The engine: documents of any length through a recurrent model, a packed step at a time."""
+
+from thalweg.engine.engine import Engine
+from thalweg.engine.memory_plan import MemoryPlan, plan_memory
+from thalweg.engine.results import Failure, Pooled, Progress
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import Ids, TokenArray, TokenSource
+
+__all__ = [
+    "Engine",
+    "Failure",
+    "Ids",
+    "MemoryPlan",
+    "Pooled",
+    "Progress",
+    "Schedule",
+    "TokenArray",
+    "TokenSource",
+    "plan_memory",
+]
