@@ -30,7 +30,7 @@ STEPS = {
     TORCH: {"import torch": "import torch"},
     THALWEG: {
         "import torch": "import torch",
-        "import": "import thalweg.embedder, thalweg",
+        "import": "import thalweg.embedder.embedder, thalweg",
         "load": "model = thalweg.load()",
         "encode": f"model.encode({TEXT!r})",
     },

@@ -19,19 +19,19 @@ from thalweg.errors import (
     TokenizationError,
     UnsupportedModelError,
 )
+from thalweg.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Embedder, Embedding, load
+    from thalweg.embedder.embedder import Embedder, load
+    from thalweg.embedder.results import Embedding
     from thalweg.engine.memory_plan import MemoryPlan
     from thalweg.engine.results import Failure, Progress
     from thalweg.engine.schedule import Schedule
 
-__version__ = "0.1.0"
-
 _LAZY = {
-    "Embedder": "thalweg.embedder",
-    "Embedding": "thalweg.embedder",
-    "load": "thalweg.embedder",
+    "Embedder": "thalweg.embedder.embedder",
+    "Embedding": "thalweg.embedder.results",
+    "load": "thalweg.embedder.embedder",
     "Failure": "thalweg.engine.results",
     "Progress": "thalweg.engine.results",
     "Schedule": "thalweg.engine.schedule",

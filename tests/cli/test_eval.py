@@ -211,7 +211,7 @@ def test_a_run_that_is_broken_off_goes_on_where_it_was(
     path.write_text(TASK_FILE + BLOCKED.format(started=str(started), go=str(go)))
     arguments = ["eval", "--task-file", path, "--model", model_folder, "-o", out]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mteb", "thalweg.embedder", "thalweg.cli.app", __name__])
+    context.set_forkserver_preload(["mteb", "thalweg.embedder.embedder", "thalweg.cli.app", __name__])
     process = context.Process(target=command, args=([str(argument) for argument in arguments],))
     process.start()
     try:

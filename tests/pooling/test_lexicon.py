@@ -13,7 +13,7 @@ import torch
 
 import thalweg
 from tests.corpus.tiny import make_text, write_model
-from thalweg.embedder import Embedder
+from thalweg.embedder.embedder import Embedder
 from thalweg.engine.engine import Engine
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.pooling.lexicon import Lexicon

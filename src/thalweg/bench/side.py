@@ -22,7 +22,7 @@ from thalweg.corpus.documents import Document, read_documents
 from thalweg.corpus.inputs import discover
 from thalweg.corpus.streams import Meter as BytesRead
 from thalweg.corpus.tables import Columns
-from thalweg.embedder import Embedder
+from thalweg.embedder.embedder import Embedder
 from thalweg.engine.results import Failure
 from thalweg.errors import ThalwegError
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from thalweg import __version__
 from thalweg.cli.bench import bench
 from thalweg.cli.compare import compare
 from thalweg.cli.console import EXIT_CODES
@@ -20,6 +19,7 @@ from thalweg.cli.mine import mine
 from thalweg.cli.search import search
 from thalweg.cli.synth import synth
 from thalweg.cli.train import train
+from thalweg.version import __version__
 
 app = typer.Typer(
     help="Embed texts of any length with recurrent language models: linear time, constant memory, nothing truncated.",

@@ -12,7 +12,7 @@ from thalweg.cli.console import errors_told, stderr
 from thalweg.cli.options import Debug, DtypeName, Revision, load_model
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Dtype
+    from thalweg.embedder.dtypes import Dtype
 
 
 class FormatName(str, Enum):

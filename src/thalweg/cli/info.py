@@ -11,7 +11,7 @@ from thalweg.cli.console import errors_told, stdout
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Embedder
+    from thalweg.embedder.embedder import Embedder
 
 
 def info(

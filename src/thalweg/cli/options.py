@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Dtype, Embedder
+    from thalweg.embedder.dtypes import Dtype
+    from thalweg.embedder.embedder import Embedder
 
 
 class DtypeName(str, Enum):

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thalweg import __version__
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.report import Status, Summary, Told
 from thalweg.corpus.rows import COLUMNS, Metadata, vectors_of
 from thalweg.corpus.settings import Settings
 from thalweg.corpus.writers import write_output
-from thalweg.embedder import Embedder
+from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError
+from thalweg.version import __version__
 
 OUTPUT_ROWS = 1024
 """Rows put together at a time."""

@@ -19,7 +19,8 @@ from thalweg.corpus.results import read_metadata
 from thalweg.corpus.rows import Row, part_schema
 from thalweg.corpus.settings import Mode, Settings, check_free
 from thalweg.corpus.writers import FAILURES, parts_path
-from thalweg.embedder import Embedder, Embedding
+from thalweg.embedder.embedder import Embedder
+from thalweg.embedder.results import Embedding
 from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
 

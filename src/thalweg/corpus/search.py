@@ -9,7 +9,7 @@ import numpy as np
 
 from thalweg.corpus.results import Stored, open_results
 from thalweg.corpus.rows import Metadata
-from thalweg.embedder import Embedder
+from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError, InvalidInputError
 from thalweg.pooling.vectors import FloatArray, finish
 

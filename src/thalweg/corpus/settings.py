@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.tables import Columns
 from thalweg.corpus.writers import check_output, parts_path
-from thalweg.embedder import Embedder
+from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError
 from thalweg.pooling.vectors import Precision
 

@@ -16,7 +16,7 @@ from thalweg.integrations.mteb import ThalwegEncoder
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-    from thalweg.embedder import Embedder
+    from thalweg.embedder.embedder import Embedder
 
 InstructionMode = Literal["auto", "paper", "model", "none"]
 

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import thalweg
 from thalweg.evaluation.lengths import BYTES_PER_TOKEN, EDGES
 from thalweg.evaluation.table import Table, published_source
 from thalweg.storage.durable import write_durably
+from thalweg.version import __version__
 
 PACKAGES = ("mteb", "torch", "numpy", "scikit-learn", "scipy", "sentence-transformers", "rank-bm25")
 
@@ -29,7 +29,7 @@ def write_report(folder: Path, table: Table, settings: Mapping[str, Any], plots:
 def versions() -> dict[str, str]:
     """Of what takes part in a measurement."""
     installed = {name: version(name) for name in PACKAGES}
-    return {"thalweg": thalweg.__version__, "python": platform.python_version(), **installed}
+    return {"thalweg": __version__, "python": platform.python_version(), **installed}
 
 
 def markdown(table: Table, settings: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:

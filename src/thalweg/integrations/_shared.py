@@ -86,7 +86,7 @@ class SharedModel:
     """
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
-        from thalweg.embedder import load
+        from thalweg.embedder.embedder import load
 
         self._arguments = name, options
         self._lock = threading.Lock()
@@ -160,13 +160,13 @@ def _listing(names: Iterable[str]) -> str:
 
 @functools.cache
 def _load_options() -> frozenset[str]:
-    from thalweg.embedder import load
+    from thalweg.embedder.embedder import load
 
     return frozenset(inspect.signature(load).parameters) - {"name_or_path"}
 
 
 @functools.cache
 def _encode_options() -> frozenset[str]:
-    from thalweg.embedder import Embedder
+    from thalweg.embedder.embedder import Embedder
 
     return frozenset(inspect.signature(Embedder.encode).parameters) - {"self", "texts"}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 
-from thalweg.embedder import Dtype, Embedder, Embedding, load, log
+from thalweg.embedder.dtypes import Dtype
+from thalweg.embedder.embedder import Embedder, load, log
+from thalweg.embedder.results import Embedding
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError
 from thalweg.integrations.mteb_instructions import Instructions, paper_instructions
 from thalweg.models.quantized import Quantization, weight_bytes, weight_count

@@ -18,7 +18,7 @@ from thalweg.storage.durable import write_durably
 from thalweg.synthesis.tasks import TaskType
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Embedder
+    from thalweg.embedder.embedder import Embedder
 
 MINED_TYPES: frozenset[TaskType] = frozenset({"short-short", "long-long"})
 """That have no negative otherwise."""

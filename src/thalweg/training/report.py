@@ -11,9 +11,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from thalweg import __version__
 from thalweg.training.follow import Entry
 from thalweg.training.recipes import Recipe
+from thalweg.version import __version__
 
 PLOT_FILE = "training.png"
 

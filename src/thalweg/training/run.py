@@ -36,7 +36,7 @@ from thalweg.training.trainer import Trainer, last_checkpoint
 from thalweg.training.workspace import Mode, check_same, digest, held, publish, run_folder
 
 if TYPE_CHECKING:
-    from thalweg.embedder import Embedder
+    from thalweg.embedder.embedder import Embedder
 
 Tell = Callable[[Status], None]
 

@@ -34,7 +34,8 @@ from thalweg.integrations.sentence_transformers.pooling import Pooling
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from thalweg.embedder import Dtype, Embedder
+    from thalweg.embedder.dtypes import Dtype
+    from thalweg.embedder.embedder import Embedder
     from thalweg.gradients.state_passing import StatePassing
     from thalweg.gradients.steps import Checkpointing
 

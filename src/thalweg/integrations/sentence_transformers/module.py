@@ -14,7 +14,8 @@ from torch import Tensor
 
 import thalweg
 from thalweg.checkpoints import keeps_float32, resolve, save_model_settings, stated_dtype, write_model
-from thalweg.embedder import Dtype, Embedder
+from thalweg.embedder.dtypes import Dtype
+from thalweg.embedder.embedder import Embedder
 from thalweg.errors import InvalidInputError
 from thalweg.gradients.embed import embed_for_training, is_random
 from thalweg.gradients.state_passing import StatePassing

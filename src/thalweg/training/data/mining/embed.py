@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.embedder import PROMPT_NAMES, Embedder, Side
+from thalweg.embedder.embedder import PROMPT_NAMES, Embedder, Side
 from thalweg.errors import InvalidInputError
 from thalweg.pooling.vectors import FloatArray
 

@@ -3,73 +3,46 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg import __version__
 from thalweg.assets import DEFAULT, MODEL_NAME, model_folder
 from thalweg.checkpoints import (
     Checkpoint,
     TokenIds,
     load_checkpoint,
-    model_card,
-    module_classes,
     resolve,
-    save_checkpoint,
-    stated_dtype,
 )
+from thalweg.checkpoints.fingerprint import fingerprint
+from thalweg.embedder.documents import TokenizedText, tokenized
+from thalweg.embedder.dtypes import Dtype, dtype_of_products, torch_dtype
+from thalweg.embedder.export import ExportFormat, export
+from thalweg.embedder.in_order import InOrder
+from thalweg.embedder.progress_bar import progress_bar
+from thalweg.embedder.results import Embedding
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
 from thalweg.engine.results import Failure, Progress
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.in_order import InOrder
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling.vectors import FloatArray, Precision, finish, quantize
-from thalweg.progress_bar import progress_bar
-from thalweg.text_sources import TokenizedText, tokenized
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 log = logging.getLogger("thalweg")
 
-Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"] | torch.dtype | None
-ExportFormat: TypeAlias = Literal["sentence-transformers", "stock"]
 Side: TypeAlias = Literal["query", "document"]
 
 PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """What authors of models call their prompts."""
-
-
-SAMPLE, SAMPLES = 4096, 512
-"""A fingerprint reads at most so many samples of so many bytes of a file, evenly spread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """One finished vector.
-
-    index: number of the document in the input; section: number of the section in it (0 without sections);
-    n_tokens: tokens it stands for, BOS and EOS included; char_start, char_end: its characters in the document, the
-    prompt not counted; vector: (d,) float32; last: nothing more of this document; truncated: `max_length` cut it.
-    """
-
-    index: int
-    section: int
-    n_tokens: int
-    char_start: int
-    char_end: int
-    vector: FloatArray
-    last: bool
-    truncated: bool
 
 
 def load(
@@ -112,30 +85,21 @@ def load(
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    checkpoint = load_checkpoint(folder, dtype=_dtype(dtype), device=place, quantize=quantize)
+    checkpoint = load_checkpoint(folder, dtype=torch_dtype(dtype), device=place, quantize=quantize)
     return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)
-
-
-def _dtype(dtype: Dtype) -> torch.dtype | Literal["auto"] | None:
-    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
-        return dtype
-    named = getattr(torch, str(dtype), None)
-    if not isinstance(named, torch.dtype):
-        raise InvalidInputError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}")
-    return named
 
 
 class Embedder:
     """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
 
     def __init__(self, checkpoint: Checkpoint, name: str, head: str | None = None) -> None:
+        self._checkpoint = checkpoint
         self.name = name
         self.family = checkpoint.family
         self.layout = checkpoint.layout
         self.config = checkpoint.config
         self.embedding = checkpoint.embedding
         self.folder = checkpoint.folder
-        self._source = checkpoint.source
         self.model: Any = checkpoint.model
         self.weights_dtype = checkpoint.weights_dtype
         self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
@@ -168,7 +132,7 @@ class Embedder:
     @property
     def dtype(self) -> torch.dtype:
         """Of the matrix products."""
-        return next(p.dtype for p in self.model.parameters() if p.ndim == 2)
+        return dtype_of_products(self.model)
 
     @property
     def quantize(self) -> Quantization | None:
@@ -207,22 +171,8 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell vectors of this model from others': small files whole, weights by samples.
-
-        Of several `.pth` files only the one that was loaded counts, and so does the head.
-        """
-        digest = hashlib.sha256() if self.head is None else hashlib.sha256(self.head.encode())
-        suffixes = [".json", ".safetensors", ".bin", ".model", ".txt"]
-        suffixes += [".pth"] if self._source == self.folder else []
-        for path in sorted(self.folder.rglob("*")):
-            if (path.suffix in suffixes or path == self._source) and path.is_file():
-                size = path.stat().st_size
-                digest.update(f"{path.relative_to(self.folder)}:{size}\n".encode())
-                with path.open("rb") as file:
-                    for start in range(0, size, max(SAMPLE, size // SAMPLES)):
-                        file.seek(start)
-                        digest.update(file.read(SAMPLE))
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits that tell vectors of this model from those of others."""
+        return fingerprint(self.folder, self._checkpoint.source, self.head)
 
     def schedule(
         self,
@@ -281,35 +231,15 @@ class Embedder:
             InvalidInputError: the folder exists, the model cannot be written in that format, or its weights are
                 quantised.
         """
-        if format not in get_args(ExportFormat):
-            raise InvalidInputError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}")
-        stored = _dtype(dtype) if dtype not in (None, "auto") else self.dtype
-        assert isinstance(stored, torch.dtype)
-        embedding = replace(self.embedding, head=self.head)
-        classes = module_classes(self.model, self.folder, embedding, stock=format == "stock")
-        unchanged = stored == self.dtype == self.weights_dtype
-        card = model_card(
-            Path(self.name).resolve().name if Path(self.name).exists() else self.name,
-            family=self.family,
-            n_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            dtype=str(stored).removeprefix("torch."),
-            dimension=self.dimension,
-            embedding=embedding,
-            classes=classes,
-            origin=self.folder,
-            version=__version__,
-        )
-        save_checkpoint(
-            self.model,
+        export(
+            replace(self._checkpoint, embedding=replace(self.embedding, head=self.head)),
             folder,
-            tokenizer_folder=self.folder,
-            embedding=embedding,
-            dtype=stored,
-            load_dtype=stated_dtype(self.folder) if unchanged else None,
+            name=self.name,
+            dimension=self.dimension,
+            format=format,
+            dtype=dtype,
             overwrite=overwrite,
-            tokens=self.token_ids,
-            classes=classes,
-            readme=edit_card(card) if edit_card else card,
+            edit_card=edit_card,
         )
 
     # -- many texts at once ------------------------------------------------------------------------------------------

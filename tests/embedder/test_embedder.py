@@ -198,7 +198,7 @@ def test_the_shipped_model_is_small_and_knows_related_from_unrelated(shipped: Em
 
 
 def test_stock_modules_of_sentence_transformers_give_the_shipped_model_the_same_vectors(tmp_path: Path) -> None:
-    """But for the dimensions of its lexicon, of which they know nothing (tests/test_lexicon.py)."""
+    """But for the dimensions of its lexicon, of which they know nothing (tests/pooling/test_lexicon.py)."""
     from sentence_transformers import SentenceTransformer
 
     texts = ["", "A single sentence.", book().read_text(encoding="utf-8")[:20_000]]

@@ -1,0 +1,26 @@
+"""What the embedder gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thalweg.pooling.vectors import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One finished vector.
+
+    index: number of the document in the input; section: number of the section in it (0 without sections);
+    n_tokens: tokens it stands for, BOS and EOS included; char_start, char_end: its characters in the document, the
+    prompt not counted; vector: (d,) float32; last: nothing more of this document; truncated: `max_length` cut it.
+    """
+
+    index: int
+    section: int
+    n_tokens: int
+    char_start: int
+    char_end: int
+    vector: FloatArray
+    last: bool
+    truncated: bool
