@@ -24,6 +24,7 @@ from thalweg.integrations.transformers.batches import Step, check_batch, steps
 from thalweg.integrations.transformers.cache import RecurrentCache
 from thalweg.integrations.transformers.configs import GatedDeltaNetConfig, RWKV7Config
 from thalweg.integrations.transformers.files import stored_tensors, write_config
+from thalweg.integrations.transformers.pretrained import load
 from thalweg.models.protocol import State
 
 
@@ -202,9 +203,7 @@ class ThalwegModel(transformers.PreTrainedModel):
             InvalidInputError: a model of another family, a config that does not describe it, or an argument that has
                 no meaning here.
         """
-        from thalweg.integrations.transformers.pretrained import load
-
-        return load(cls, pretrained_model_name_or_path, *args, **kwargs)
+        return load(cls, MODELS, pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(  # type: ignore[override]  # its arguments are those of the release at hand
         self, save_directory: Any, *, state_dict: dict[str, Tensor] | None = None, **kwargs: Any

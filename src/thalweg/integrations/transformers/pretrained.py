@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,6 @@ from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
 from thalweg.checkpoints.fields import Fields, read_optional_object
 from thalweg.checkpoints.layouts import layout_to_write
 from thalweg.errors import InvalidInputError
-from thalweg.integrations.transformers.modeling import MODELS, ThalwegModel
 
 WITHOUT_MEANING = frozenset(
     {
@@ -33,7 +33,8 @@ one by one, from whatever file there is."""
 
 
 def load(
-    model_class: type[ThalwegModel],
+    model_class: type[Any],
+    models: Mapping[str, type[Any]],
     name: Any,
     *args: Any,
     config: Any = None,
@@ -46,8 +47,8 @@ def load(
     local_files_only: bool = False,
     subfolder: str = "",
     **others: Any,
-) -> ThalwegModel:
-    """See `ThalwegModel.from_pretrained`."""
+) -> Any:
+    """See `ThalwegModel.from_pretrained`. `models`: the class of each `model_type`."""
     unknown = sorted(key for key in others.keys() - WITHOUT_MEANING if others[key] is not None)
     if unknown or args:
         named = ", ".join(unknown) or repr(args)
@@ -55,7 +56,7 @@ def load(
     source = _resolve(name, subfolder, revision, token, cache_dir, local_files_only)
     asked = dtype if dtype is not None else torch_dtype
     checkpoint = load_checkpoint(source, dtype=_dtype(asked, config, source), device=_device(device_map))
-    found, written = _class_of(checkpoint)
+    found, written = _class_of(checkpoint, models)
     if not issubclass(found, model_class):
         raise InvalidInputError(f"{name} holds a {found.__name__}, not a {model_class.__name__}; use ThalwegModel")
     if config is None:
@@ -86,7 +87,7 @@ def _resolve(
     return resolve(text, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only or None)
 
 
-def _class_of(checkpoint: Checkpoint) -> tuple[type[ThalwegModel], dict[str, Any]]:
+def _class_of(checkpoint: Checkpoint, models: Mapping[str, type[Any]]) -> tuple[type[Any], dict[str, Any]]:
     """The class of a checkpoint and the keys of its config."""
     if getattr(checkpoint.config, "heads", ()):
         raise InvalidInputError(
@@ -95,10 +96,10 @@ def _class_of(checkpoint: Checkpoint) -> tuple[type[ThalwegModel], dict[str, Any
     layout = layout_to_write(checkpoint.model)
     assert layout.write_config is not None
     written = layout.write_config(checkpoint.config)
-    return MODELS[written.pop("model_type")], written
+    return models[written.pop("model_type")], written
 
 
-def _check(config: Any, model_class: type[ThalwegModel], checkpoint: Checkpoint) -> None:
+def _check(config: Any, model_class: type[Any], checkpoint: Checkpoint) -> None:
     """A config that was changed after it was read would be ignored otherwise."""
     asked = model_class.layout.read_config(Fields(config.to_dict(), type(config).__name__))
     stored = checkpoint.config
