@@ -39,7 +39,7 @@ def open_as(kind: str, folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 
     model = thalweg.load()
-    model.embedding = replace(model.embedding, lexicon=None)
+    model.embedding_config = replace(model.embedding_config, lexicon=None)
     model.save(folder / kind, format="stock" if kind == "stock" else "sentence-transformers")
     return SentenceTransformer(str(folder / kind), trust_remote_code=kind == "thalweg", device="cpu")
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from common import report
-from thalweg.bench.limit import inner_chunk, products
+from thalweg.bench.matmul_limit import inner_chunk, products
 from thalweg.bench.meter import seconds, spread
 from thalweg.bench.peers import CHUNK, CHUNK_LOOP, ONE_PASS, RWKV, chunk_loop, one_pass, rwkv_loop, transformers_model
 from thalweg.bench.shapes import SHAPES

@@ -76,7 +76,7 @@ def run_all(library: str) -> None:
     torch.set_num_threads(2)
     runs = 0
     for lengths in LENGTHS:
-        packing = Packing(lengths, n_initial=len(lengths) // 2, final=range(0, len(lengths), 2))
+        packing = Packing(lengths, n_carried=len(lengths) // 2, wanted=range(0, len(lengths), 2))
         for machine, op in ((m, op) for m in MACHINES for op in OPS if op.name.startswith("ssd")):
             inputs, state = case(op, packing, 0)
             for dtype in (torch.float32, torch.bfloat16):
@@ -97,7 +97,7 @@ def run_all(library: str) -> None:
             for dtype in (torch.float32, torch.bfloat16):
                 tokens = torch.arange(packing.n_tokens) % 20
                 for rows in (None, (packing.n_tokens - 1,)):
-                    model.to(dtype)(tokens, packing, model.init_state(packing.n_initial), rows)
+                    model.to(dtype)(tokens, packing, model.init_state(packing.n_carried), rows)
                     runs += 1
     for rows, inputs, outputs in ((1, 1, 1), (37, 33, 17), (300, 40, 5)):
         for dtype in (torch.float32, torch.bfloat16):

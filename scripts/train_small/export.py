@@ -150,7 +150,7 @@ def main() -> None:
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
     constants = {name: getattr(args, name) for name in ("d_lexicon", "strength", "threshold", "exponent")}
     if args.earlier:
-        lexicon = thalweg.load(args.earlier).embedding.lexicon
+        lexicon = thalweg.load(args.earlier).embedding_config.lexicon
     else:
         lexicon = make_lexicon(args.whole, config.vocab_size, seed=saved["recipe"]["seed"], **constants)
     if lexicon is None:

@@ -23,9 +23,9 @@ class Packing:
 
     Args:
         lengths: tokens of each segment, all >= 1; the segments lie one after the other in the run.
-        n_initial: the *first* `n_initial` segments continue from a carried state (rows 0..n_initial-1 of
+        n_carried: the *first* `n_carried` segments continue from a carried state (rows 0..n_carried-1 of
             every `initial_state`); the others start from the zero state.
-        final: ascending segment numbers whose end state is wanted; they are the rows of every `final_state`.
+        wanted: ascending segment numbers whose end state is wanted; they are the rows of every `final_state`.
         device: where the index tensors live.
 
     An instance is shared by all layers of a step, so whatever depends on the layout alone is computed once.
@@ -35,21 +35,21 @@ class Packing:
         self,
         lengths: Sequence[int],
         *,
-        n_initial: int = 0,
-        final: Sequence[int] = (),
+        n_carried: int = 0,
+        wanted: Sequence[int] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         if not lengths or min(lengths) < 1:
             raise InvalidInputError(f"a step needs segments of at least one token, got lengths {list(lengths)!r}")
-        if not 0 <= n_initial <= len(lengths):
-            raise InvalidInputError(f"n_initial is {n_initial}, but the step has {len(lengths)} segments")
-        if any(b <= a for a, b in pairwise(final)) or (final and not 0 <= final[0] <= final[-1] < len(lengths)):
+        if not 0 <= n_carried <= len(lengths):
+            raise InvalidInputError(f"n_carried is {n_carried}, but the step has {len(lengths)} segments")
+        if any(b <= a for a, b in pairwise(wanted)) or (wanted and not 0 <= wanted[0] <= wanted[-1] < len(lengths)):
             raise InvalidInputError(
-                f"final must hold ascending segment numbers below {len(lengths)}, got {list(final)!r}"
+                f"wanted must hold ascending segment numbers below {len(lengths)}, got {list(wanted)!r}"
             )
         self.lengths = tuple(lengths)
-        self.n_initial = n_initial
-        self.final = tuple(final)
+        self.n_carried = n_carried
+        self.wanted = tuple(wanted)
         self.device = torch.device(device)
         self.cu_seqlens: tuple[int, ...] = tuple(accumulate(lengths, initial=0))
         self._plans: dict[tuple[int, int], list[BlockGroup]] = {}
@@ -85,9 +85,9 @@ class Packing:
         return torch.tensor(self.cu_seqlens, device=self.device)
 
     @cached_property
-    def final_rows(self) -> Tensor:
+    def wanted_rows(self) -> Tensor:
         """(S,) int64: each segment's row of `final_state`, -1 for none."""
-        rows = {segment: row for row, segment in enumerate(self.final)}
+        rows = {segment: row for row, segment in enumerate(self.wanted)}
         return torch.tensor([rows.get(segment, -1) for segment in range(self.n_segments)], device=self.device)
 
     @cached_property
@@ -113,7 +113,7 @@ class Packing:
         if key not in self._plans:
             blocks = _cut_blocks(self, chunk_size)
             self._plans[key] = [
-                BlockGroup(blocks[i : i + blocks_per_group], self.segment_ids, self.n_initial)
+                BlockGroup(blocks[i : i + blocks_per_group], self.segment_ids, self.n_carried)
                 for i in range(0, len(blocks), blocks_per_group)
             ]
         return self._plans[key]
@@ -144,12 +144,12 @@ class ConvHalo:
         pad, device = width - 1, packing.device
         starts = packing.starts
         lengths = torch.tensor(packing.lengths, device=device)
-        run = 1 + packing.n_initial * pad
+        run = 1 + packing.n_carried * pad
 
         def locate(segment: Tensor, offset: Tensor) -> Tensor:
             """Position of the column `offset` tokens after the segment's start (negative: before it)."""
             carried = 1 + segment * pad + pad + offset
-            before = torch.where(segment < packing.n_initial, carried, torch.zeros_like(carried))
+            before = torch.where(segment < packing.n_carried, carried, torch.zeros_like(carried))
             return torch.where(offset >= 0, run + starts[segment] + offset, before)
 
         segment = torch.arange(packing.n_segments, device=device)[:, None].expand(-1, pad)
@@ -217,9 +217,9 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
     A segment with a carried or a wanted state gets blocks of its own, so states come and go at block edges only.
     The others share blocks: nothing is padded however short they are.
     """
-    final_row = {segment: row for row, segment in enumerate(packing.final)}
+    final_row = {segment: row for row, segment in enumerate(packing.wanted)}
     edges = {0, packing.n_tokens}
-    for segment in {*range(packing.n_initial), *packing.final}:
+    for segment in {*range(packing.n_carried), *packing.wanted}:
         edges |= {packing.cu_seqlens[segment], packing.cu_seqlens[segment + 1]}
     ordered = sorted(edges)
     cuts = [c for a, b in pairwise(ordered) for c in range(a, b, chunk_size)] + [packing.n_tokens]
@@ -233,7 +233,7 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
         while packing.cu_seqlens[last + 1] < stop:
             last += 1
         continues = packing.cu_seqlens[first] < start
-        carried = not continues and first < packing.n_initial
+        carried = not continues and first < packing.n_carried
         goes_on = packing.cu_seqlens[last + 1] > stop or last in final_row
         blocks.append(
             Block(
@@ -259,7 +259,7 @@ class BlockGroup:
 
     blocks: list[Block]
     segment_ids: Tensor = field(repr=False)  # (N,) of the whole run
-    n_initial: int
+    n_carried: int
 
     @property
     def device(self) -> torch.device:
@@ -318,7 +318,7 @@ class BlockGroup:
 
     @cached_property
     def links(self) -> Links:
-        return Links.build(self.blocks, self.n_initial, self.device)
+        return Links.build(self.blocks, self.n_carried, self.device)
 
 
 @dataclass(frozen=True)
@@ -334,14 +334,14 @@ class Links:
         pasts: per level, (n,) int64: level 0 counts states outside, level d the blocks of level d - 1.
         order: (b,) int64: where each block stands in the levels written one after the other.
         sources: (b,) int64: each block's entering state in the list [outside, leaving].
-        n_initial: S_in.
+        n_carried: S_in.
     """
 
     levels: list[Tensor]
     pasts: list[Tensor]
     order: Tensor
     sources: Tensor
-    n_initial: int
+    n_carried: int
 
     def hand_on(
         self,
@@ -361,7 +361,7 @@ class Links:
             initial_state: (S_in, …) carried states, None for zeros.
             leave: (n,) numbers of blocks and their (n, …) states before -> the states that leave them.
         """
-        carried = zero.expand(self.n_initial, *zero.shape[1:]) if initial_state is None else initial_state
+        carried = zero.expand(self.n_carried, *zero.shape[1:]) if initial_state is None else initial_state
         outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
         levels: list[Tensor] = []
         for level, blocks in enumerate(self.levels):
@@ -370,8 +370,8 @@ class Links:
         return torch.cat([outside, leaving])[self.sources], leaving
 
     @classmethod
-    def build(cls, blocks: Sequence[Block], n_initial: int, device: torch.device) -> Links:
-        n_outside = n_initial + 2
+    def build(cls, blocks: Sequence[Block], n_carried: int, device: torch.device) -> Links:
+        n_outside = n_carried + 2
         levels: list[list[int]] = []
         pasts: list[list[int]] = []
         place: list[tuple[int, int]] = []
@@ -403,5 +403,5 @@ class Links:
             pasts=[tensor(past) for past in pasts],
             order=tensor([offsets[level] + position for level, position in place]),
             sources=tensor(sources),
-            n_initial=n_initial,
+            n_carried=n_carried,
         )

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 
 from thalweg.bench.agreement import agreement
 from thalweg.bench.compare import compare, parse_settings
+from thalweg.bench.compare_worker import Side, Task
 from thalweg.bench.process import Limits
-from thalweg.bench.side import Side, Task
 from thalweg.errors import InvalidInputError, MeasurementError
 
 from ..corpus.tiny import make_text, write_model

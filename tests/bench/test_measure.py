@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.bench.limit import inner_chunk, products, scan_products, set_inner_chunk
+from thalweg.bench.matmul_limit import inner_chunk, products, scan_products, set_inner_chunk
 from thalweg.bench.meter import Meter
 from thalweg.bench.peers import CHUNK_LOOP, ONE_PASS, SENTENCES, installed
 from thalweg.bench.point import Point

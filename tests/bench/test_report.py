@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from thalweg.bench.figures import draw
-from thalweg.bench.lines import lines, pictures
+from thalweg.bench.plot_series import lines, pictures
 from thalweg.bench.report import note_command, replace_section, write_report
 from thalweg.bench.results import Results
 from thalweg.errors import InvalidInputError

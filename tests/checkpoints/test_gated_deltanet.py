@@ -50,7 +50,7 @@ def test_the_vectors_are_those_of_fla(tmp_path: Path, variant: str) -> None:
 def test_files(tmp_path: Path, prefix: bool, sharded: bool, bin: bool, dtype: torch.dtype) -> None:
     stored = write_fla(tmp_path, tiny_fla_config(), prefix=prefix, sharded=sharded, bin=bin, dtype=dtype)
     checkpoint = load_checkpoint(tmp_path)
-    assert (checkpoint.family, checkpoint.layout) == ("gated_deltanet", "gated_deltanet/fla")
+    assert (checkpoint.family, checkpoint.format) == ("gated_deltanet", "gated_deltanet/fla")
     assert (checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.weights_dtype) == (2, 1, dtype)
     assert_same_weights(checkpoint, stored)
 
@@ -106,7 +106,7 @@ def test_round_trip(tmp_path: Path, variant: str) -> None:
     save_checkpoint(checkpoint.model, tmp_path / "out", tokenizer_folder=None, embedding=None, dtype=torch.float32)
     again = load_checkpoint(tmp_path / "out")
     assert again.config == checkpoint.config
-    assert again.layout == checkpoint.layout
+    assert again.format == checkpoint.format
     assert torch.equal(hidden(again), hidden(checkpoint))
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (written["model_type"], written["architectures"]) == ("gated_deltanet", ["GatedDeltaNetModel"])
@@ -186,6 +186,6 @@ def test_hybrids_of_transformers_are_sent_to_chunked_forward(tmp_path: Path, mod
 def test_every_hybrid_of_the_table_is_a_model_of_transformers() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from thalweg.checkpoints.layouts import ATTENTION_HYBRIDS
+    from thalweg.checkpoints.formats import ATTENTION_HYBRIDS
 
     assert ATTENTION_HYBRIDS - set(CONFIG_MAPPING) == set()

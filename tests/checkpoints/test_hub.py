@@ -122,7 +122,7 @@ def test_a_file(tmp_path: Path) -> None:
 def test_offline_from_the_cache(cache: Path, revision: str | None, commit: str) -> None:
     folder = resolve("org/model", revision=revision, cache_dir=cache)
     assert folder == cache / "models--org--model" / "snapshots" / commit
-    assert load_checkpoint(folder).layout == "mamba2/transformers"
+    assert load_checkpoint(folder).format == "mamba2/transformers"
 
 
 def test_local_files_only(cache: Path) -> None:

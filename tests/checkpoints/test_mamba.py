@@ -19,8 +19,8 @@ from tests.checkpoints.formats_mamba import (
     write_transformers,
 )
 from thalweg.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from thalweg.checkpoints.layout import Layout
-from thalweg.checkpoints.mamba import LAYOUTS
+from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.mamba import FORMATS
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.mamba import Mamba, MambaConfig
 from thalweg.packing import Packing
@@ -47,7 +47,7 @@ def assert_same_weights(checkpoint: Checkpoint, oracle: Oracle, dtype: torch.dty
 def test_transformers(tmp_path: Path, config: Any, prefix: bool, sharded: bool, bin: bool) -> None:
     oracle = write_transformers(tmp_path, config(), prefix=prefix, sharded=sharded, bin=bin)
     checkpoint = load_checkpoint(tmp_path)
-    assert (checkpoint.family, checkpoint.layout) == ("mamba", TRANSFORMERS)
+    assert (checkpoint.family, checkpoint.format) == ("mamba", TRANSFORMERS)
     assert_same_weights(checkpoint, oracle)
     assert (checkpoint.config.mixer_norm_eps is None) == (config is mamba_config)
 
@@ -56,7 +56,7 @@ def test_mamba_ssm(tmp_path: Path) -> None:
     oracle = write_mamba_ssm(tmp_path, mamba_config(state_size=16))
     assert json.loads((tmp_path / "config.json").read_text())["ssm_cfg"] == {}
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == MAMBA_SSM
+    assert checkpoint.format == MAMBA_SSM
     assert checkpoint.config == MambaConfig(96, 32, n_layers=2, d_inner=64, dt_rank=2, d_state=16)
     assert checkpoint.eos_token_id == 0
     assert_same_weights(checkpoint, oracle)
@@ -74,7 +74,7 @@ def test_mamba_ssm(tmp_path: Path) -> None:
 def test_spellings_of_mamba_ssm(tmp_path: Path, extra: dict[str, Any], ssm_extra: dict[str, Any]) -> None:
     oracle = write_mamba_ssm(tmp_path, mamba_config(), extra=extra, ssm_extra=ssm_extra)
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == MAMBA_SSM
+    assert checkpoint.format == MAMBA_SSM
     assert_same_weights(checkpoint, oracle)
 
 
@@ -83,7 +83,7 @@ def test_converted_configs_keep_the_keys_of_mamba_ssm(tmp_path: Path) -> None:
     extra = {"d_model": 7, "n_layer": 9, "ssm_cfg": {}, "rms_norm": True, "pad_vocab_size_multiple": 8}
     oracle = write_transformers(tmp_path, mamba_config(), extra=extra)
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == TRANSFORMERS
+    assert checkpoint.format == TRANSFORMERS
     assert_same_weights(checkpoint, oracle)
 
 
@@ -206,13 +206,13 @@ def test_transformers_opens_what_is_saved(tmp_path: Path, config: Any) -> None:
             assert (got - want).abs().max() <= 1e-5 * want.abs().max()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_names_round_trip(layout: Layout) -> None:
-    """What a layout would write under a name, it reads back as that name."""
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_names_round_trip(format: Format) -> None:
+    """What a format would write under a name, it reads back as that name."""
     config = MambaConfig(8, d_model=8, n_layers=11, d_inner=16, dt_rank=2, proj_bias=True)
     for name in Mamba(config).state_dict():
-        rename, stored = layout.stored_name(name)
-        assert layout.find(stored) == (rename, name)
+        rename, stored = format.stored_name(name)
+        assert format.find(stored) == (rename, name)
 
 
 def test_the_config_of_the_model_refuses_what_it_lacks() -> None:

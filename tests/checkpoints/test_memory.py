@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thalweg.checkpoints.layouts import LAYOUTS
+from thalweg.checkpoints.formats import FORMATS
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
 from .formats import tiny_config, write_transformers, write_weights
@@ -38,17 +38,17 @@ print(status("VmHWM") - before, sum(parameter.nbytes for parameter in model.para
 
 def _write_large(folder: Path, dtype: torch.dtype, single: str) -> None:
     """About 200 MB in float32."""
-    layout = LAYOUTS[0]
-    assert layout.write_config is not None
+    format = FORMATS[0]
+    assert format.write_config is not None
     config = Mamba2Config(1024, d_model=1024, n_layers=8, n_heads=32, head_dim=64, d_state=64)
     with torch.device("meta"):
         shapes = Mamba2(config).state_dict()
     tensors = {}
     for name, tensor in shapes.items():
-        rename, stored = layout.stored_name(name)
+        rename, stored = format.stored_name(name)
         tensors[stored] = torch.ones(rename.save(tensor).shape, dtype=dtype)
     write_weights(folder, tensors, single)
-    (folder / "config.json").write_text(json.dumps(layout.write_config(config)))
+    (folder / "config.json").write_text(json.dumps(format.write_config(config)))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -29,7 +29,7 @@ def test_a_pth_tells_its_config_by_its_shapes(tmp_path: Path) -> None:
     for source in (tmp_path, path, str(path)):
         checkpoint = load_checkpoint(source)
         assert checkpoint.config == CONFIG
-        assert (checkpoint.layout, checkpoint.eos_token_id, checkpoint.folder) == ("rwkv7/pth", 0, tmp_path)
+        assert (checkpoint.format, checkpoint.eos_token_id, checkpoint.folder) == ("rwkv7/pth", 0, tmp_path)
         assert checkpoint.embedding.untuned
 
 
@@ -64,7 +64,7 @@ def test_fla_gives_the_same_model_as_its_pth(stacked: bool, tmp_path: Path) -> N
     write_fla(tmp_path / "fla", tensors, stacked=stacked)
     pth, fla = load_checkpoint(tmp_path / "pth"), load_checkpoint(tmp_path / "fla")
     assert fla.config == pth.config
-    assert fla.layout == "rwkv7/fla"
+    assert fla.format == "rwkv7/fla"
     theirs = fla.model.state_dict()
     assert theirs.keys() == pth.model.state_dict().keys()
     for name, tensor in pth.model.state_dict().items():
@@ -146,7 +146,7 @@ def test_rwkv_emb_appends_one_eos_and_applies_the_head(
 ) -> None:
     folder, stored = embedding_model
     model = thalweg.load(folder, head=head)
-    assert (model.layout, model.heads, model.head) == ("rwkv7/rwkv-emb", ("retr", "sts", "cls"), head or "retr")
+    assert (model.format, model.heads, model.head) == ("rwkv7/rwkv-emb", ("retr", "sts", "cls"), head or "retr")
     assert model.notice is None
     text = "the river runs along"
     ids = model.tokenizer.encode_batch([text])[0].tolist()

@@ -182,5 +182,5 @@ def test_no_tokenizer_there(tmp_path: Path, checkpoint: Checkpoint) -> None:
 
 
 def test_a_model_without_a_layout(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no checkpoint layout to save a Linear"):
+    with pytest.raises(InvalidInputError, match="no checkpoint format to save a Linear"):
         save_checkpoint(nn.Linear(1, 1), tmp_path / "x", tokenizer_folder=None, embedding=None, dtype=torch.float32)

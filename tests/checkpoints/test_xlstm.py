@@ -35,7 +35,7 @@ def vectors(checkpoint: Checkpoint, ids: torch.Tensor) -> torch.Tensor:
 def test_formats(tmp_path: Path, published: bool, prefix: bool, sharded: bool, bin: bool) -> None:
     oracle = write_xlstm(tmp_path, tiny_xlstm_config(), prefix=prefix, sharded=sharded, bin=bin, published=published)
     checkpoint = load_checkpoint(tmp_path)
-    assert (checkpoint.family, checkpoint.layout) == ("xlstm", "xlstm/transformers")
+    assert (checkpoint.family, checkpoint.format) == ("xlstm", "xlstm/transformers")
     assert (checkpoint.bos_token_id, checkpoint.eos_token_id, checkpoint.pad_token_id) == (0, 2, 1)
     assert checkpoint.prepend_bos == published
     ids = torch.arange(3, 90)

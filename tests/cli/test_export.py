@@ -27,10 +27,10 @@ TEXTS = ["the river runs", "along its thalweg down to the sea", "the"]
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> None:
-    layout, write = FORMATS[name]
+    format, write = FORMATS[name]
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
-    if layout == "rwkv7/pth":  # heads of 64 channels, as all published models have: fla's format ties an epsilon to it
+    if format == "rwkv7/pth":  # heads of 64 channels, as all published models have: fla's format ties an epsilon to it
         write_world_vocabulary(source)
         write_pth(source, tiny_tensors(vocab_size=300, d_model=64, head_dim=64))
     else:
@@ -38,7 +38,7 @@ def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> No
     if not any(source.glob("*vocab*")):
         write_tokenizer(source)
     done = thalweg_command("export", source, out)
-    if layout == "rwkv7/rwkv-emb":
+    if format == "rwkv7/rwkv-emb":
         assert done.exit_code == 1
         assert "a model with embedding heads cannot be saved" in done.stderr
         assert not out.exists()
@@ -50,9 +50,9 @@ def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> No
     model = SentenceTransformer(str(out), trust_remote_code=True, device="cpu")
     assert np.abs(model.encode(TEXTS) - want).max() <= 1e-5
     stock = thalweg_command("export", source, tmp_path / "stock", "--format", "stock")
-    if layout.endswith("/fla") or layout == "rwkv7/pth":
+    if format.endswith("/fla") or format == "rwkv7/pth":
         assert stock.exit_code == 1
-        assert f"transformers has no {layout.partition('/')[0]}" in stock.stderr
+        assert f"transformers has no {format.partition('/')[0]}" in stock.stderr
         assert not (tmp_path / "stock").exists()
     else:
         assert stock.exit_code == 0, stock.output
@@ -75,7 +75,7 @@ def test_every_setting_comes_along(thalweg_command: Command, tmp_path: Path) -> 
     save_embedding_config(tmp_path / "source", config, 32)
     assert thalweg_command("export", tmp_path / "source", tmp_path / "out").exit_code == 0
     source, out = thalweg.load(tmp_path / "source"), thalweg.load(tmp_path / "out")
-    assert out.embedding == config
+    assert out.embedding_config == config
     assert out.weights_dtype == torch.float16
     assert out.token_ids == source.token_ids
     assert np.abs(out.encode(TEXTS) - source.encode(TEXTS)).max() <= 1e-5

@@ -41,12 +41,12 @@ FORMATS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda folder: write_xlstm(folder, tiny_xlstm_config(bos_token_id=1), published=True),
     ),
 }
-"""What `info` must say of the layout, and how a checkpoint of it is written; the tokenizer is added by the test."""
+"""What `info` must say of the format, and how a checkpoint of it is written; the tokenizer is added by the test."""
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_info_and_embed(name: str, thalweg_command: Command, tmp_path: Path) -> None:
-    layout, write = FORMATS[name]
+    format, write = FORMATS[name]
     folder, out = tmp_path / "model", tmp_path / "out.npy"
     folder.mkdir()
     write(folder)
@@ -54,7 +54,7 @@ def test_info_and_embed(name: str, thalweg_command: Command, tmp_path: Path) -> 
         write_tokenizer(folder)
     info = thalweg_command("info", folder)
     assert info.exit_code == 0, info.output
-    assert layout in info.stdout
+    assert format in info.stdout
     (tmp_path / "texts.jsonl").write_text('{"text": "the river runs"}\n{"text": "along its thalweg down to the sea"}\n')
     embed = thalweg_command("embed", tmp_path / "texts.jsonl", "-o", out, "--model", folder)
     assert embed.exit_code == 0, embed.output

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thalweg.corpus.documents import Document, Trouble, read_documents
+from thalweg.corpus.documents import Document, ReadFailure, read_documents
 from thalweg.corpus.inputs import InputFile, discover
 from thalweg.corpus.streams import Meter
 from thalweg.corpus.tables import Columns
@@ -35,21 +35,21 @@ class AllDone:
 def read(
     *paths: Path | str, columns: Columns | None = None, lines: bool = False
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """((id, text) of documents, (id, reason) of troubles)."""
+    """((id, text) of documents, (id, reason) of failures)."""
     files, _ = discover([str(path) for path in paths], lines=lines)
     meter = Meter()
-    documents, troubles = [], []
+    documents, failures = [], []
     for item in read_documents(files, columns or Columns(), NothingDone(), meter):
         name = item.id.rpartition("/")[2]
-        if isinstance(item, Trouble):
-            troubles.append((name, f"{'skipped: ' * item.skipped}{item.error}"))
+        if isinstance(item, ReadFailure):
+            failures.append((name, f"{'skipped: ' * item.skipped}{item.error}"))
             continue
         try:
             documents.append((name, item.text if isinstance(item.text, str) else "".join(item.text)))
         except (CorpusError, OSError) as error:
-            troubles.append((name, str(error)))
+            failures.append((name, str(error)))
     assert meter.read == sum(file.size for file in files), "every byte is accounted for, read or not"
-    return documents, troubles
+    return documents, failures
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -101,9 +101,9 @@ def test_a_character_cut_by_the_end_of_the_file_is_no_utf8(tmp_path: Path) -> No
 
 def test_binary_and_utf16_files_are_told_apart(tmp_path: Path) -> None:
     binary, wide = write(tmp_path / "a.txt", b"ab\0c"), write(tmp_path / "b.txt", "hello".encode("utf-16"))
-    _, troubles = read(binary, wide)
-    assert troubles[0] == ("a.txt", "looks binary: a NUL byte in its first 8 KiB")
-    assert troubles[1] == ("b.txt", "UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8")
+    _, failures = read(binary, wide)
+    assert failures[0] == ("a.txt", "looks binary: a NUL byte in its first 8 KiB")
+    assert failures[1] == ("b.txt", "UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8")
 
 
 def test_gzip_is_unpacked(tmp_path: Path) -> None:
@@ -119,21 +119,21 @@ def test_damaged_gzip_is_reported(tmp_path: Path) -> None:
         write(tmp_path / "flipped.txt.gz", flipped),
         write(tmp_path / "plain.txt.gz", b"not packed at all"),
     ]
-    documents, troubles = read(*paths)
+    documents, failures = read(*paths)
     assert not documents
-    assert [name for name, _ in troubles] == [path.name for path in paths]
-    assert "ends early" in troubles[0][1]
-    assert "damaged" in troubles[1][1] or "not UTF-8" in troubles[1][1]
-    assert "damaged" in troubles[2][1]
+    assert [name for name, _ in failures] == [path.name for path in paths]
+    assert "ends early" in failures[0][1]
+    assert "damaged" in failures[1][1] or "not UTF-8" in failures[1][1]
+    assert "damaged" in failures[2][1]
 
 
 def test_a_file_that_vanishes_is_reported(tmp_path: Path) -> None:
     gone, stays = write(tmp_path / "a.txt", "a"), write(tmp_path / "b.txt", "b")
     files, _ = discover([str(gone), str(stays)])
     gone.unlink()
-    trouble, document = read_documents(files, Columns(), NothingDone(), Meter())
-    assert isinstance(trouble, Trouble)
-    assert isinstance(trouble.error, FileNotFoundError)
+    failure, document = read_documents(files, Columns(), NothingDone(), Meter())
+    assert isinstance(failure, ReadFailure)
+    assert isinstance(failure.error, FileNotFoundError)
     assert isinstance(document, Document)
     document.close()
 
@@ -176,9 +176,9 @@ def test_finished_documents_are_passed_over(tmp_path: Path) -> None:
 
 def test_lines_keep_their_numbers_even_when_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\n\ntw\xe9\nthree")
-    documents, troubles = read(path, lines=True)
+    documents, failures = read(path, lines=True)
     assert documents == [("a.txt:0", "one"), ("a.txt:1", ""), ("a.txt:3", "three")]
-    assert troubles == [("a.txt:2", "not UTF-8: byte 0xe9 at offset 2 of the line")]
+    assert failures == [("a.txt:2", "not UTF-8: byte 0xe9 at offset 2 of the line")]
 
 
 def test_jsonl_rows_good_and_bad(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_jsonl_rows_good_and_bad(tmp_path: Path) -> None:
         b'{"text": ""}',
         b'{"text": "last"}',
     ]
-    documents, troubles = read(write(tmp_path / "t.jsonl", b"\xef\xbb\xbf" + b"\n".join(rows)))
+    documents, failures = read(write(tmp_path / "t.jsonl", b"\xef\xbb\xbf" + b"\n".join(rows)))
     assert documents == [
         ("t.jsonl:0", "one"),
         ("t.jsonl:6", "x"),
@@ -203,29 +203,29 @@ def test_jsonl_rows_good_and_bad(tmp_path: Path) -> None:
         ("t.jsonl:8", ""),
         ("t.jsonl:9", "last"),
     ]
-    assert [name for name, _ in troubles] == [f"t.jsonl:{row}" for row in range(1, 6)]
-    assert [reason.partition(":")[0] for _, reason in troubles] == [f"line {n}" for n in (2, 3, 4, 6, 7)]
+    assert [name for name, _ in failures] == [f"t.jsonl:{row}" for row in range(1, 6)]
+    assert [reason.partition(":")[0] for _, reason in failures] == [f"line {n}" for n in (2, 3, 4, 6, 7)]
 
 
 def test_jsonl_with_columns_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", '{"t": "a", "key": 1}\n{"t": "b"}\n{"t": "c", "key": null}\n')
-    documents, troubles = read(path, columns=Columns("t", "key"))
+    documents, failures = read(path, columns=Columns("t", "key"))
     assert documents == [("1", "a"), ("t.jsonl:2", "c")]
-    assert troubles == [("t.jsonl:1", "line 2: no column 'key'; it has: t")]
+    assert failures == [("t.jsonl:1", "line 2: no column 'key'; it has: t")]
 
 
 def test_csv_with_quotes_line_breaks_and_long_fields(tmp_path: Path) -> None:
     long = make_text(60_000).strip()
     content = f'id,content\n1,"a ""quoted""\r\nline, with comma"\n2,\n\n3,"{long}"\n'
-    documents, troubles = read(write(tmp_path / "t.csv", content), columns=Columns(None, "id"))
+    documents, failures = read(write(tmp_path / "t.csv", content), columns=Columns(None, "id"))
     assert documents == [("1", 'a "quoted"\r\nline, with comma'), ("2", ""), ("3", long)]
-    assert not troubles
+    assert not failures
 
 
 def test_a_csv_row_that_is_damaged_costs_only_itself(tmp_path: Path) -> None:
-    documents, troubles = read(write(tmp_path / "t.csv", b"\xef\xbb\xbfid,text\n1,a\n2\n3,caf\xe9\n4,d\n"))
+    documents, failures = read(write(tmp_path / "t.csv", b"\xef\xbb\xbfid,text\n1,a\n2\n3,caf\xe9\n4,d\n"))
     assert documents == [("t.csv:0", "a"), ("t.csv:3", "d")]
-    assert troubles == [
+    assert failures == [
         ("t.csv:1", "line 3: 1 of 2 columns"),
         ("t.csv:2", "line 4: not UTF-8: byte 0xe9 at character 3"),
     ]
@@ -252,28 +252,28 @@ def test_parquet_that_is_none_or_has_no_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1]}), tmp_path / "2.parquet")
     write(tmp_path / "3.parquet", b"PAR1 and nothing more")
     write(tmp_path / "4.txt", "the rest goes on")
-    documents, troubles = read(tmp_path)
+    documents, failures = read(tmp_path)
     assert documents == [("4.txt", "the rest goes on")]
-    assert "it has: a, b" in troubles[0][1]
-    assert "--text-column" in troubles[0][1]
-    assert troubles[1] == ("2.parquet", "column 'text' holds int64, not text")
-    assert "not a readable Parquet file" in troubles[2][1]
+    assert "it has: a, b" in failures[0][1]
+    assert "--text-column" in failures[0][1]
+    assert failures[1] == ("2.parquet", "column 'text' holds int64, not text")
+    assert "not a readable Parquet file" in failures[2][1]
 
 
 def test_a_column_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1], "text": ["x"]}), tmp_path / "t.parquet")
-    _, troubles = read(tmp_path, columns=Columns("words"))
-    assert troubles == [("t.parquet", "no column 'words'; it has: a, text")]
-    _, troubles = read(tmp_path, columns=Columns(None, "key"))
-    assert troubles == [("t.parquet", "no column 'key'; it has: a, text")]
+    _, failures = read(tmp_path, columns=Columns("words"))
+    assert failures == [("t.parquet", "no column 'words'; it has: a, text")]
+    _, failures = read(tmp_path, columns=Columns(None, "key"))
+    assert failures == [("t.parquet", "no column 'key'; it has: a, text")]
 
 
 def test_a_table_cut_off_in_the_middle_keeps_the_rows_before(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"text": make_text(20, seed)}) + "\n" for seed in range(2000))
-    documents, troubles = read(write(tmp_path / "t.jsonl.gz", gzip.compress(lines.encode())[:-200]))
+    documents, failures = read(write(tmp_path / "t.jsonl.gz", gzip.compress(lines.encode())[:-200]))
     assert len(documents) > 1000
-    assert troubles[-1][0] == "t.jsonl.gz"
-    assert f"rows after {len(documents) - 1} are lost" in troubles[-1][1]
+    assert failures[-1][0] == "t.jsonl.gz"
+    assert f"rows after {len(documents) - 1} are lost" in failures[-1][1]
 
 
 @pytest.mark.parametrize(("name", "content"), [("t.csv", ""), ("t.csv", "text\n"), ("t.jsonl", "\n\n")])
@@ -283,6 +283,6 @@ def test_a_table_without_rows_is_skipped(tmp_path: Path, name: str, content: str
 
 def test_a_table_that_vanishes_is_reported() -> None:
     files = [InputFile("/nowhere/t.jsonl", "t.jsonl", "jsonl", gz=False)]
-    (trouble,) = read_documents(files, Columns(), NothingDone(), Meter())
-    assert isinstance(trouble, Trouble)
-    assert isinstance(trouble.error, FileNotFoundError)
+    (failure,) = read_documents(files, Columns(), NothingDone(), Meter())
+    assert isinstance(failure, ReadFailure)
+    assert isinstance(failure.error, FileNotFoundError)

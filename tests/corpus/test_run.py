@@ -14,7 +14,7 @@ import pytest
 import thalweg
 from thalweg.corpus import Columns, Status, read_metadata
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.pooling.vectors import quantize
+from thalweg.pooling.vectors import to_precision
 
 from .corpora import rows_of, run, write_corpus
 from .tiny import make_text, write_model
@@ -129,7 +129,7 @@ def test_precisions_are_those_of_the_whole_run(
     run(embedder, corpus, tmp_path / "exact.parquet")
     _, exact = rows_of(tmp_path / "exact.parquet")
     _, stored = rows_of(out)
-    levels = np.abs(stored.astype(int) - quantize(exact.astype(np.float32), precision).astype(int))
+    levels = np.abs(stored.astype(int) - to_precision(exact.astype(np.float32), precision).astype(int))
     assert levels.max() <= (1 if "int" in precision else 0)
 
 

@@ -94,7 +94,7 @@ def test_sections_tile_the_text_and_the_last_one_of_a_last_token_model_is_the_te
         assert [r.char_start for r in mine] == [0, *(r.char_end for r in mine[:-1])]
         assert mine[-1].char_end == len(text)
         assert [r.last for r in mine] == [False] * (len(mine) - 1) + [True]
-        if model.embedding.pooling == "last":
+        if model.embedding_config.pooling == "last":
             np.testing.assert_allclose(mine[-1].vector, model.encode(text), rtol=0, atol=1e-5)
             for r in mine[:-1]:  # the vector of the document up to there
                 np.testing.assert_allclose(r.vector, model.encode(text[: r.char_end]), rtol=0, atol=1e-5)
@@ -204,7 +204,7 @@ def test_stock_modules_of_sentence_transformers_give_the_shipped_model_the_same_
     texts = ["", "A single sentence.", book().read_text(encoding="utf-8")[:20_000]]
     model = thalweg.load()
     want = model.encode(texts, truncate_dim=model.model.d_model)
-    model.embedding = replace(model.embedding, lexicon=None)
+    model.embedding_config = replace(model.embedding_config, lexicon=None)
     model.save(tmp_path / "stock", format="stock")
     theirs = SentenceTransformer(str(tmp_path / "stock"), device="cpu")
     vectors = np.stack([theirs.encode([text], show_progress_bar=False)[0] for text in texts])

@@ -43,7 +43,7 @@ def int8() -> thalweg.Embedder:
 
 
 def test_vectors_of_the_shipped_model(exact: thalweg.Embedder, int8: thalweg.Embedder) -> None:
-    assert (int8.quantize, exact.quantize) == ("int8", None)
+    assert (int8.quantization, exact.quantization) == ("int8", None)
     cosines = (exact.encode(TEXTS) * int8.encode(TEXTS)).sum(axis=1)
     assert cosines.min() >= 0.999, cosines
     cosines = (exact.encode(TEXTS) * thalweg.load(quantize="int4").encode(TEXTS)).sum(axis=1)

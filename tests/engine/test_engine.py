@@ -56,13 +56,13 @@ class Toy:
         hidden = torch.empty(len(tokens), 2, dtype=torch.float64)
         for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
             seen = torch.zeros(2, dtype=torch.float64)
-            if segment < packing.n_initial:
+            if segment < packing.n_carried:
                 assert state is not None
                 seen = state[0].seen[segment]
             count = seen[0] + torch.arange(1, stop - start + 1)
             hidden[start:stop, 0] = count
             hidden[start:stop, 1] = seen[1] + (tokens[start:stop] * count).cumsum(0)
-        final = hidden[[packing.last_rows[segment] for segment in packing.final]]
+        final = hidden[[packing.last_rows[segment] for segment in packing.wanted]]
         self.most_states = max(self.most_states, len(final))
         assert out is not None
         out[0].seen.copy_(final)

@@ -34,9 +34,9 @@ def write(to: tuple[Layer, ...], given: tuple[Layer, ...]) -> None:
 def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
     store = StateStore(state(1, 9))
     given = state(2, 0)
-    store.make_room(2)
+    store.ensure_capacity(2)
     write(store.rows(2), given)
-    store.make_room(5)
+    store.ensure_capacity(5)
     longer = store.rows(5)
     assert same(select(longer, [0, 1]), given)
     assert same(store.rows(2), given)
@@ -46,11 +46,11 @@ def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
 def test_the_first_rows_of_a_store_become_those_that_are_kept() -> None:
     store = StateStore(state(1, 9))
     given = state(4, 0)
-    store.make_room(4)
+    store.ensure_capacity(4)
     write(store.rows(4), given)
-    store.keep([1, 3])
+    store.compact([1, 3])
     assert same(store.rows(2), select(given, [1, 3]))
-    store.keep([])
+    store.compact([])
     assert len(store.rows(0)[0].scan) == 0
 
 

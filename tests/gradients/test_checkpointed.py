@@ -74,7 +74,7 @@ def test_gradients_of_initial_states(family: str) -> None:
         state = tuple(type(s)(*(t.detach().clone().requires_grad_() for t in s)) for s in others.final_state)
         if checkpointing is None:
             rows = [length - 1 for length in torch.tensor(lengths).cumsum(0).tolist()]
-            vectors, _ = model(tokens, Packing(lengths, n_initial=3), state, rows)
+            vectors, _ = model(tokens, Packing(lengths, n_carried=3), state, rows)
         else:
             vectors = embed_checkpointed(
                 model, tokens, lengths, pooling="last", checkpointing=checkpointing, initial_state=state
@@ -107,7 +107,7 @@ def test_final_states_are_those_of_each_text_alone() -> None:
         ).final_state
         assert state is not None
         for text, ids in enumerate(tokens.split(LENGTHS)):
-            _, alone = model(ids, Packing([len(ids)], final=[0]))
+            _, alone = model(ids, Packing([len(ids)], wanted=[0]))
             for a, b in zip(flatten(state), flatten(alone), strict=True):
                 torch.testing.assert_close(a[text : text + 1], b, rtol=1e-5, atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_truncated_back_propagation(pooling: Any) -> None:
     for number, chunk in enumerate(tokens.split(16)):
         if number and number % 3 == 0:
             state = tuple(type(s)(*(t.detach() for t in s)) for s in state or ())
-        vectors, state = model(chunk, Packing([len(chunk)], n_initial=int(number > 0), final=[0]), state)
+        vectors, state = model(chunk, Packing([len(chunk)], n_carried=int(number > 0), wanted=[0]), state)
         hidden.append(vectors)
     run = torch.cat(hidden)
     want = (run.mean(0) if pooling == "mean" else run[-1])[None]

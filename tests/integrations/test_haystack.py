@@ -22,7 +22,7 @@ from tests.corpus.tiny import make_text
 from tests.integrations.frameworks import TEXTS, with_heartbeats, write_prompted_model
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegTextEmbedder
-from thalweg.pooling.vectors import quantize
+from thalweg.pooling.vectors import to_precision
 
 PASSAGES = ["High water cut off the village.", "Bond prices fell a little.", "She tuned the old violin."]
 
@@ -98,7 +98,7 @@ def test_precisions(prompted: tuple[str, thalweg.Embedder]) -> None:
         embedder = ThalwegTextEmbedder(
             name, precision=precision, quantization_ranges=ranges.tolist(), progress_bar=False
         )
-        expected = quantize(model.encode_query(TEXTS[:1]), precision, ranges)[0]
+        expected = to_precision(model.encode_query(TEXTS[:1]), precision, ranges)[0]
         assert embedder.run(TEXTS[0])["embedding"] == expected.tolist()
     with pytest.raises(InvalidInputError, match=r"must be \(2, 32\), but are \(1, 3\)"):
         ThalwegTextEmbedder(name, precision="int8", quantization_ranges=[[0, 1, 2]], progress_bar=False).run("x")

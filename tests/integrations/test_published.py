@@ -128,9 +128,13 @@ def test_the_published_models(name: str, cache: Path, tmp_path: Path) -> None:
     witness = tmp_path / "code ran"
     oracle = _write_published(_repository(cache, name), witness, sharded=name.endswith("7b"))
     model = thalweg.load(name)
-    assert (model.family, model.layout, model.notice) == ("mamba2", "mamba2/transformers", None)
-    assert (model.embedding.pooling, model.embedding.normalize, model.embedding.append_eos) == ("last", True, True)
-    assert model.embedding.max_seq_length == 512  # recorded; texts longer than that are read whole
+    assert (model.family, model.format, model.notice) == ("mamba2", "mamba2/transformers", None)
+    assert (model.embedding_config.pooling, model.embedding_config.normalize, model.embedding_config.append_eos) == (
+        "last",
+        True,
+        True,
+    )
+    assert model.embedding_config.max_seq_length == 512  # recorded; texts longer than that are read whole
     vectors = model.encode(TEXTS, vertical_chunk_size=7)
     for text, vector in zip(TEXTS, vectors, strict=True):
         assert np.abs(vector - _expected(oracle, text)).max() <= 1e-5
@@ -184,7 +188,7 @@ def test_raw_language_models_say_what_is_assumed(
         )
         vectors = model.encode(TEXTS)
         assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() <= 1e-5
-        assert model.embedding.untuned
+        assert model.embedding_config.untuned
     done = CliRunner().invoke(app, ["info", name])
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "code ran").exists()

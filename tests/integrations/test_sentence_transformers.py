@@ -210,7 +210,7 @@ def test_saved_and_loaded_again(folder: Path, tmp_path: Path, dtype: torch.dtype
     assert again[0].embedder.dtype == dtype
     assert np.array_equal(again.encode(TEXTS, prompt_name="query"), vectors)
     ours = thalweg.load(tmp_path / "saved", dtype=dtype)
-    assert (ours.embedding, ours.weights_dtype) == (model[0].embedder.embedding, dtype)
+    assert (ours.embedding_config, ours.weights_dtype) == (model[0].embedder.embedding_config, dtype)
     # Packed otherwise, and so rounded otherwise.
     difference = np.abs(ours.encode(TEXTS, prompt_name="query") - vectors).max()
     assert difference <= (1e-5 if dtype == torch.float32 else 0.02)

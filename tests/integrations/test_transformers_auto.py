@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 import thalweg
 from tests.models.registry import FAMILIES
 from thalweg.checkpoints import load_checkpoint
-from thalweg.checkpoints.layouts import layout_to_write
+from thalweg.checkpoints.formats import format_to_write
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.integrations.transformers import (
     GatedDeltaNetConfig,
@@ -60,9 +60,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def wrapped(family: str) -> tuple[Any, Any]:
     """The model of `make`, and the same one for transformers."""
     stack = make(family)
-    layout = layout_to_write(stack)
-    assert layout.write_config is not None
-    keys = layout.write_config(stack.config)
+    format = format_to_write(stack)
+    assert format.write_config is not None
+    keys = format.write_config(stack.config)
     model_class = MODELS[keys.pop("model_type")]
     assert model_class.config_class is not None
     return stack, model_class(model_class.config_class(**keys), stack=stack).eval()

@@ -37,7 +37,7 @@ def test_any_split_and_packing_gives_the_same_vectors(model: Any, cuts: list[lis
         while alive:
             lengths = [cuts[d][step] for d in alive]
             final = [row for row, d in enumerate(alive) if len(cuts[d]) > step + 1]
-            packing = Packing(lengths, n_initial=len(alive) if step else 0, final=final)
+            packing = Packing(lengths, n_carried=len(alive) if step else 0, wanted=final)
             tokens = torch.cat([documents[d][done[d] : done[d] + n] for d, n in zip(alive, lengths, strict=True)])
             hidden, state = model(tokens, packing, state)
             for d, n, vectors in zip(alive, lengths, hidden.split(lengths), strict=True):
@@ -50,7 +50,7 @@ def test_any_split_and_packing_gives_the_same_vectors(model: Any, cuts: list[lis
 
 
 def test_the_last_layer_computes_only_the_wanted_rows(model: Any) -> None:
-    packing = Packing([40, 200, 3], n_initial=1, final=(1,))
+    packing = Packing([40, 200, 3], n_carried=1, wanted=(1,))
     tokens = torch.arange(243) % VOCABULARY
     state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(1))
     with torch.inference_mode():
@@ -68,14 +68,14 @@ def test_the_last_layer_computes_only_the_wanted_rows(model: Any) -> None:
 def test_forward_leaves_its_state_alone(model: Any) -> None:
     state = model.init_state(1)
     with torch.inference_mode():
-        model(torch.arange(50) % VOCABULARY, Packing([50], n_initial=1, final=(0,)), state)
+        model(torch.arange(50) % VOCABULARY, Packing([50], n_carried=1, wanted=(0,)), state)
     for layer, start in zip(state, model.init_state(1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(layer, start, strict=True))
 
 
 def test_a_new_state_may_be_written_over_the_one_that_was_given(model: Any) -> None:
     """Rows move, as when the first of three documents ends and another begins."""
-    packing = Packing([40, 2, 70, 30], n_initial=3, final=(1, 2, 3))
+    packing = Packing([40, 2, 70, 30], n_carried=3, wanted=(1, 2, 3))
     tokens = torch.arange(142) % VOCABULARY
     state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(3))
     with torch.inference_mode():
@@ -101,8 +101,8 @@ def test_a_state_starts_as_init_state_says(model: Any) -> None:
     """Shapes and dtypes are those that a step returns, so memory is known; to start from it is to start anew."""
     tokens = torch.arange(20) % VOCABULARY
     with torch.inference_mode():
-        fresh, after = model(tokens, Packing([20], final=(0,)))
-        same, _ = model(tokens, Packing([20], n_initial=1), model.init_state(1))
+        fresh, after = model(tokens, Packing([20], wanted=(0,)))
+        same, _ = model(tokens, Packing([20], n_carried=1), model.init_state(1))
     torch.testing.assert_close(same, fresh, rtol=0, atol=1e-6)
     for layer, start in zip(after, model.init_state(1), strict=True):
         assert [(t.shape, t.dtype) for t in layer] == [(t.shape, t.dtype) for t in start]

@@ -229,7 +229,7 @@ def test_half_precision_is_close_to_float32(dtype: torch.dtype) -> None:
         for name, parameter in model.named_parameters():
             if not name.endswith(("A_log", "dt_bias")):
                 parameter.data = parameter.data.to(dtype)
-        got, state = model(ids, Packing([TOKENS], final=(0,)))
+        got, state = model(ids, Packing([TOKENS], wanted=(0,)))
     assert got.dtype == torch.float32
     assert (state[0].q.dtype, state[0].memory.dtype) == (dtype, torch.float32)
     distance = (got - exact).square().mean().sqrt() / exact.square().mean().sqrt()

@@ -70,7 +70,7 @@ def test_in_pieces_equals_transformers_in_one_go(config: Any, tmp_path: Path) ->
     with torch.inference_mode():
         want = oracle.backbone(ids[None]).last_hidden_state[0]
         for piece in ids.split(IN_PIECES):
-            hidden, state = model(piece, Packing([len(piece)], n_initial=int(bool(ours)), final=(0,)), state)
+            hidden, state = model(piece, Packing([len(piece)], n_carried=int(bool(ours)), wanted=(0,)), state)
             ours.append(hidden)
     assert relative(torch.cat(ours), want) <= 1e-5
 

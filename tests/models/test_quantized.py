@@ -54,9 +54,9 @@ def test_any_split_and_packing_gives_the_same_vectors(family: str, quantization:
     with torch.inference_mode():
         whole, _ = model(first, Packing.whole([500]))
         reference, _ = exact(first, Packing.whole([500]))
-        start, state = model(torch.cat([first[:123], second]), Packing([123, 77], final=(0,)))
-        middle, state = model(first[123:124], Packing([1], n_initial=1, final=(0,)), state)
-        end, _ = model(torch.cat([first[124:], second]), Packing([376, 77], n_initial=1), state)
+        start, state = model(torch.cat([first[:123], second]), Packing([123, 77], wanted=(0,)))
+        middle, state = model(first[123:124], Packing([1], n_carried=1, wanted=(0,)), state)
+        end, _ = model(torch.cat([first[124:], second]), Packing([376, 77], n_carried=1), state)
     pieces = torch.cat([start[:123], middle, end[:376]])
     if quantization == "int4":
         torch.testing.assert_close(pieces, whole, rtol=0, atol=2e-5)

@@ -119,7 +119,7 @@ def test_bfloat16_weights(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path, dtype="auto")
     assert checkpoint.weights_dtype == torch.bfloat16
     with torch.inference_mode():
-        got, state = checkpoint.model(IDS, Packing([len(IDS)], final=(0,)))
+        got, state = checkpoint.model(IDS, Packing([len(IDS)], wanted=(0,)))
     assert all(tensor.dtype == torch.float32 for layer in state for tensor in layer)
     exact = reference(rounded, IDS)
     assert ((got - exact).square().mean() / exact.square().mean()).sqrt() <= 0.03

@@ -67,7 +67,7 @@ def test_states_equal_those_of_transformers_chunk_by_chunk(tmp_path: Path) -> No
         for piece in ids.split(100):
             cache = getattr(oracle.backbone(piece[None], use_cache=True, **{name: cache}), name)
         for n, piece in enumerate(ids.split([250, 350])):
-            _, state = model(piece, Packing([len(piece)], n_initial=min(n, 1), final=(0,)), state)
+            _, state = model(piece, Packing([len(piece)], n_carried=min(n, 1), wanted=(0,)), state)
     assert state is not None
     for layer, theirs in zip(state, cache.rnn_state.values(), strict=True):
         for got, want in zip(layer, theirs, strict=True):
@@ -126,7 +126,7 @@ def test_a_model_converted_as_a_whole_keeps_its_gates_in_float32_arithmetic(tmp_
     model = load_checkpoint(tmp_path).model.bfloat16()
     ids = tokens(100)
     with torch.inference_mode():
-        ours, state = model(ids, Packing([100], final=(0,)))
+        ours, state = model(ids, Packing([100], wanted=(0,)))
     assert ours.dtype == torch.float32
     assert all(tensor.dtype == torch.float32 for layer in state for tensor in layer)
     assert distance_to_float32(ours, hidden(oracle, ids).detach()) <= 0.05

@@ -60,9 +60,9 @@ def rebuild(like: State, tensors: list[Tensor]) -> State:
 def packings(draw: st.DrawFn, most_segments: int = 6, most_tokens: int = 200) -> Packing:
     """Random layouts, with odd lengths, single tokens, carried and wanted states in every combination."""
     lengths = draw(st.lists(st.integers(1, most_tokens), min_size=1, max_size=most_segments))
-    n_initial = draw(st.integers(0, len(lengths)))
+    n_carried = draw(st.integers(0, len(lengths)))
     final = sorted(draw(st.sets(st.integers(0, len(lengths) - 1))))
-    return Packing(lengths, n_initial=n_initial, final=final)
+    return Packing(lengths, n_carried=n_carried, wanted=final)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -94,7 +94,7 @@ def check_split(op: Op, fast: str, lengths: list[int], cut_lengths: list[list[in
     generator = torch.Generator().manual_seed(1)
     inputs = {name: tensor.float() for name, tensor in op.inputs(sum(lengths), generator).items()}
     whole = Packing.whole(lengths)
-    everyone = Packing(lengths, final=range(len(lengths)))
+    everyone = Packing(lengths, wanted=range(len(lengths)))
     y, _ = op.fast[fast](**inputs, packing=whole)
     _, final = op.fast[fast](**inputs, packing=everyone)
 
@@ -106,7 +106,7 @@ def check_split(op: Op, fast: str, lengths: list[int], cut_lengths: list[list[in
     step = 0
     while alive:
         pieces = [cut_lengths[d][step] for d in alive]
-        packing = Packing(pieces, n_initial=len(alive) if step else 0, final=range(len(alive)))
+        packing = Packing(pieces, n_carried=len(alive) if step else 0, wanted=range(len(alive)))
         rows = torch.cat([torch.arange(n) + whole.cu_seqlens[d] + done[d] for d, n in zip(alive, pieces, strict=True)])
         piece = {name: tensor[rows] if name in op.per_token else tensor for name, tensor in inputs.items()}
         out, state = op.fast[fast](**piece, packing=packing, initial_state=state)
@@ -147,4 +147,4 @@ def check_gradients(op: Op, fast: str, packing: Packing, *, tolerance: float = 1
 
 def case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:
     generator = torch.Generator().manual_seed(seed)
-    return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_initial, generator)
+    return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_carried, generator)

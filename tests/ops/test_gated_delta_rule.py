@@ -15,7 +15,7 @@ from thalweg.packing import Packing
 @pytest.mark.parametrize("side_by_side", [1, 3])
 @pytest.mark.parametrize("rows", [(), (0,), (4, 5, 36, 80), (126,)])
 def test_only_the_wanted_rows(rows: tuple[int, ...], side_by_side: int) -> None:
-    packing = Packing([5, 32, 70, 20], n_initial=1, final=(2,))
+    packing = Packing([5, 32, 70, 20], n_carried=1, wanted=(2,))
     inputs = gated_delta_rule_op("rows").inputs(packing.n_tokens, torch.Generator().manual_seed(0))
     inputs = {name: tensor.float() for name, tensor in inputs.items()}
     state = torch.randn(1, 4, 8, 10)
@@ -33,7 +33,7 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow(beta: tuple[float
     n = 100_000
     op = gated_delta_rule_op("long", key_heads=1, heads=2, width=6, value_width=4, g=(-1e-4, 0.0), beta=beta)
     inputs = op.inputs(n, torch.Generator().manual_seed(0))
-    packing = Packing([n], final=(0,))
+    packing = Packing([n], wanted=(0,))
     with torch.inference_mode():
         exact, exact_state = chunkwise_gated_delta_rule(**inputs, packing=packing, chunk_size=40)
         y, state = gated_delta_rule(**{name: tensor.float() for name, tensor in inputs.items()}, packing=packing)
@@ -43,7 +43,7 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow(beta: tuple[float
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 64, 200, 1000])
 def test_the_chunk_is_free(chunk_size: int) -> None:
-    packing = Packing([150, 3, 97], n_initial=2, final=(0, 2))
+    packing = Packing([150, 3, 97], n_carried=2, wanted=(0, 2))
     op = gated_delta_rule_op("chunks", g=(-30.0, 0.0))
     inputs = {k: v.float() for k, v in op.inputs(250, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(2, 4, 8, 10)
@@ -59,7 +59,7 @@ def test_a_strong_decay_before_weak_ones_costs_no_digits() -> None:
     inputs = op.inputs(64, torch.Generator().manual_seed(0))
     inputs["g"][:32] = -30.0
     inputs["g"][32:] = -1e-3
-    packing = Packing([64], final=(0,))
+    packing = Packing([64], wanted=(0,))
     want, want_state = sequential_gated_delta_rule(**inputs, packing=packing)
     got, state = gated_delta_rule(**{k: v.float() for k, v in inputs.items()}, packing=packing, chunk_size=64)
     assert relative_error(got[40:], want[40:]) < 2e-6
@@ -71,10 +71,10 @@ def test_a_decay_without_bound_forgets_everything(decay: float) -> None:
     op = gated_delta_rule_op("forget")
     inputs = {k: v.float() for k, v in op.inputs(50, torch.Generator().manual_seed(0)).items()}
     inputs["g"][20] = decay
-    packing = Packing([50], n_initial=1, final=(0,))
+    packing = Packing([50], n_carried=1, wanted=(0,))
     y, state = gated_delta_rule(**inputs, packing=packing, initial_state=torch.randn(1, 4, 8, 10))
     alone, alone_state = gated_delta_rule(
-        **{name: tensor[20:] for name, tensor in inputs.items()}, packing=Packing([30], final=(0,))
+        **{name: tensor[20:] for name, tensor in inputs.items()}, packing=Packing([30], wanted=(0,))
     )
     torch.testing.assert_close(y[20:], alone, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(state, alone_state, rtol=1e-5, atol=1e-6)
@@ -82,7 +82,7 @@ def test_a_decay_without_bound_forgets_everything(decay: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_summed_in_float32(dtype: torch.dtype) -> None:
-    packing = Packing([130, 70], n_initial=1, final=(0,))
+    packing = Packing([130, 70], n_carried=1, wanted=(0,))
     half = {k: v.to(dtype) for k, v in gated_delta_rule_op("x").inputs(200, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(1, 4, 8, 10)
     wide = {k: v.double() for k, v in half.items()}
@@ -95,7 +95,7 @@ def test_half_precision_inputs_are_summed_in_float32(dtype: torch.dtype) -> None
 
 def test_results_do_not_read_uninitialised_memory() -> None:
     """Same call twice with the allocator's memory poisoned in between."""
-    packing = Packing([100, 3, 77], n_initial=1, final=(0, 2))
+    packing = Packing([100, 3, 77], n_carried=1, wanted=(0, 2))
     inputs = {k: v.float() for k, v in gated_delta_rule_op("x").inputs(180, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(1, 4, 8, 10)
     with torch.inference_mode():

@@ -20,7 +20,7 @@ def relative(got: Tensor, want: Tensor) -> float:
 @pytest.mark.parametrize("side_by_side", [1, 3])
 @pytest.mark.parametrize("rows", [(), (0,), (4, 5, 36, 80), (126,)])
 def test_only_the_wanted_rows(rows: tuple[int, ...], side_by_side: int) -> None:
-    packing = Packing([5, 32, 70, 20], n_initial=1, final=(2,))
+    packing = Packing([5, 32, 70, 20], n_carried=1, wanted=(2,))
     op, generator = mlstm_op("x"), torch.Generator().manual_seed(0)
     inputs, state = op.inputs(127, generator), op.initial_state(1, generator)
     y, final = sequential_mlstm(**inputs, packing=packing, initial_state=state)
@@ -44,12 +44,12 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow(i: tuple[float, f
     n, parts = 100_000, 10
     op = mlstm_op("long", heads=1, width=4, value_width=4, i=i, f=f, positive=True)
     inputs = op.inputs(n, torch.Generator().manual_seed(0))
-    exact, exact_state = chunkwise_mlstm(**inputs, packing=Packing([n], final=(0,)), chunk_size=100)
+    exact, exact_state = chunkwise_mlstm(**inputs, packing=Packing([n], wanted=(0,)), chunk_size=100)
     state: MLSTMState | None = None
     pieces = []
     for part in range(parts):
         low = {name: tensor.float().chunk(parts)[part] for name, tensor in inputs.items()}
-        packing = Packing([n // parts], n_initial=int(part > 0), final=(0,))
+        packing = Packing([n // parts], n_carried=int(part > 0), wanted=(0,))
         with torch.no_grad():
             y, state = mlstm(**low, packing=packing, initial_state=state)
         pieces.append(y)
@@ -63,7 +63,7 @@ def test_m_starts_at_zero_in_every_fresh_segment() -> None:
     """With shut gates m_0 shows: from minus infinity the first weight would be 1 and y 0.5, not exp(-10)."""
     one = torch.ones(40, 1, 1, dtype=torch.float64)
     gates = {"i": torch.full((40, 1), -10.0, dtype=torch.float64), "f": torch.full((40, 1), 5.0, dtype=torch.float64)}
-    y, state = mlstm(one, one, one, **gates, packing=Packing([1] * 39 + [1], final=(39,)), eps=0.0)
+    y, state = mlstm(one, one, one, **gates, packing=Packing([1] * 39 + [1], wanted=(39,)), eps=0.0)
     m = torch.nn.functional.logsigmoid(torch.tensor(5.0, dtype=torch.float64))
     torch.testing.assert_close(y, torch.exp(torch.tensor(-10.0, dtype=torch.float64)).expand_as(y))
     torch.testing.assert_close(state.m, m.expand(1, 1))
@@ -74,7 +74,7 @@ def test_signed_queries_at_open_gates_are_as_good_as_the_reference_is_in_float32
     op, generator = mlstm_op("x", width=32, i=(-15.0, 15.0), f=(-15.0, 15.0)), torch.Generator().manual_seed(0)
     inputs = op.inputs(700, generator)
     low = {name: tensor.float() for name, tensor in inputs.items()}
-    packing = Packing([500, 3, 197], final=(0,))
+    packing = Packing([500, 3, 197], wanted=(0,))
     exact, _ = sequential_mlstm(**inputs, packing=packing)
     slow, _ = sequential_mlstm(**low, packing=packing)
     fast, _ = mlstm(**low, packing=packing)
@@ -93,7 +93,7 @@ def test_signed_queries_at_open_gates_are_as_good_as_the_reference_is_in_float32
 def test_bfloat16_inputs_lose_only_what_their_output_rounds() -> None:
     op, generator = mlstm_op("x", positive=True), torch.Generator().manual_seed(0)
     low = {name: tensor.bfloat16() for name, tensor in op.inputs(300, generator).items()}
-    packing = Packing([250, 50], final=(0, 1))
+    packing = Packing([250, 50], wanted=(0, 1))
     want, state = sequential_mlstm(**{name: tensor.double() for name, tensor in low.items()}, packing=packing)
     with torch.no_grad():
         y, low_state = mlstm(**low, packing=packing)
@@ -110,7 +110,7 @@ def test_bfloat16_inputs_lose_only_what_their_output_rounds() -> None:
 
 def test_results_do_not_read_uninitialised_memory() -> None:
     """Same call twice with the allocator's memory poisoned in between."""
-    packing = Packing([100, 3, 77], n_initial=1, final=(0, 2))
+    packing = Packing([100, 3, 77], n_carried=1, wanted=(0, 2))
     op, generator = mlstm_op("x"), torch.Generator().manual_seed(0)
     inputs = {name: tensor.float() for name, tensor in op.inputs(180, generator).items()}
     state = op.initial_state(1, generator)

@@ -63,7 +63,7 @@ def test_bfloat16_is_no_worse_than_without_kernels(op: Op) -> None:
     """For mlstm at most twice as far: its products are bfloat16 with kernels and float32 without. (Its model's distance
     to float32 is the same within a few percent, and a third of transformers'.)"""
     factor = 2.0 if op.name.startswith("mlstm") else 1.1
-    packing = Packing([150, 1, 2, 70, 300, 5], n_initial=2, final=(0, 4))
+    packing = Packing([150, 1, 2, 70, 300, 5], n_carried=2, wanted=(0, 4))
     inputs, state = case(op, packing, 0)
     y, final = op.sequential(**inputs, packing=packing, initial_state=state)
     in_half = ("x", "B", "C", "weight", "q", "k", "v")
@@ -119,7 +119,7 @@ def test_models_of_odd_widths_are_the_same_with_kernels(name: str, rows: tuple[i
     """float32 alike; bfloat16 as near to float32 as without kernels, up to the luck of rounding."""
     torch.manual_seed(0)
     model = MODELS[name]().eval().requires_grad_(False)
-    packing = Packing([150, 1, 30, 2], n_initial=2, final=(0, 2))
+    packing = Packing([150, 1, 30, 2], n_carried=2, wanted=(0, 2))
     tokens = torch.arange(packing.n_tokens) % 20
     state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(2))
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_models_of_odd_widths_are_the_same_with_kernels(name: str, rows: tuple[i
 def test_wkv7_neither_drifts_nor_overflows() -> None:
     """The kernel goes token by token in float32."""
     op = next(op for op in OPS if op.name == "wkv7-hardly-any-decay")
-    packing = Packing([50_000], final=(0,))
+    packing = Packing([50_000], wanted=(0,))
     inputs, _ = case(op, packing, 0)
     with torch.no_grad():
         exact, exact_state = wkv7(**inputs, packing=packing)
@@ -174,7 +174,7 @@ def test_extreme_activations_are_those_of_pytorch(value: float) -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(0)
     model = Mamba2(Mamba2Config(vocab_size=32, d_model=64, n_layers=2, n_heads=4, head_dim=32, d_state=16)).eval()
-    packing = Packing([301, 40, 2], n_initial=1, final=(0,))
+    packing = Packing([301, 40, 2], n_carried=1, wanted=(0,))
     state = model.init_state(1)[0]
     before = torch.get_num_threads()
     results = []
@@ -203,7 +203,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("op", [op for op in OPS if op.name.startswith("ssd")], ids=lambda op: op.name)
 def test_ssd_for_every_kind_of_machine(op: Op, dtype: torch.dtype) -> None:
     """The kernel has code for registers of three kinds; all of it that can run here gives the same."""
-    packing = Packing([150, 1, 2, 70, 131, 5], n_initial=3, final=(0, 4))
+    packing = Packing([150, 1, 2, 70, 131, 5], n_carried=3, wanted=(0, 4))
     inputs, state = case(op, packing, 0)
     rows = (0, 3, 149, 150, 200, packing.n_tokens - 1)
     y, final = op.sequential(**inputs, packing=packing, initial_state=state)

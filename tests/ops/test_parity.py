@@ -40,7 +40,7 @@ def test_any_split_gives_the_same(op: Op, fast: str, data: st.DataObject) -> Non
 
 @every_case
 def test_gradients(op: Op, fast: str) -> None:
-    check_gradients(op, fast, Packing([5, 33, 1, 2, 40], n_initial=2, final=(0, 1, 4)))
+    check_gradients(op, fast, Packing([5, 33, 1, 2, 40], n_carried=2, wanted=(0, 1, 4)))
 
 
 @every_case

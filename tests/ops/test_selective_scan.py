@@ -14,7 +14,7 @@ from thalweg.errors import InvalidInputError
 from thalweg.ops.selective_scan import chunkwise_selective_scan, selective_scan, sequential_selective_scan
 from thalweg.packing import Packing
 
-PACKING = Packing([5, 32, 70, 20], n_initial=1, final=(0, 2))
+PACKING = Packing([5, 32, 70, 20], n_carried=1, wanted=(0, 2))
 
 
 def inputs(n: int, dtype: torch.dtype = torch.float32, **options: Any) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def test_any_inner_chunk(side_by_side: int) -> None:
 @pytest.mark.parametrize("decay", [(1e-6, 1e-4), (1e-3, 200.0)], ids=["hardly any decay", "mixed"])
 def test_one_hundred_thousand_steps_neither_drift_nor_overflow(decay: tuple[float, float]) -> None:
     n, options = 100_000, {"decay": decay, "channels": 3, "state_width": 2}
-    packing = Packing([n], final=(0,))
+    packing = Packing([n], wanted=(0,))
     exact, exact_state = chunkwise_selective_scan(
         **inputs(n, torch.float64, **options), packing=packing, chunk_size=100, blocks_per_group=1000
     )

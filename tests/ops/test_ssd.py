@@ -14,7 +14,7 @@ from thalweg.packing import Packing
 @pytest.mark.parametrize("side_by_side", [1, 3])
 @pytest.mark.parametrize("rows", [(), (0,), (4, 5, 36, 80), (126,)])
 def test_only_the_wanted_rows(rows: tuple[int, ...], side_by_side: int) -> None:
-    packing = Packing([5, 32, 70, 20], n_initial=1, final=(2,))
+    packing = Packing([5, 32, 70, 20], n_carried=1, wanted=(2,))
     inputs = {k: v.float() for k, v in ssd_op("ssd").inputs(packing.n_tokens, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(1, 16, 4, 8)
     y, final = sequential_ssd(**inputs, packing=packing, initial_state=state)
@@ -29,7 +29,7 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow() -> None:
     n = 100_000
     op = ssd_op("long", heads=2, groups=1, width=4, state_width=4, decay=(1e-4, 1e-3))
     inputs = op.inputs(n, torch.Generator().manual_seed(0))
-    packing = Packing([n], final=(0,))
+    packing = Packing([n], wanted=(0,))
     exact, exact_state = chunkwise_ssd(**inputs, packing=packing, chunk_size=100)
     low = {name: tensor.float() for name, tensor in inputs.items()}
     y, state = ssd(**low, packing=packing)
@@ -57,7 +57,7 @@ def test_a_strong_decay_before_weak_ones_costs_no_digits() -> None:
 
 def test_results_do_not_read_uninitialised_memory() -> None:
     """Same call twice with the allocator's memory poisoned in between."""
-    packing = Packing([100, 3, 77], n_initial=1, final=(0, 2))
+    packing = Packing([100, 3, 77], n_carried=1, wanted=(0, 2))
     inputs = {k: v.float() for k, v in ssd_op("ssd").inputs(180, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(1, 16, 4, 8)
     first = ssd(**inputs, packing=packing, initial_state=state)

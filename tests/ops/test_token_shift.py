@@ -12,7 +12,7 @@ from thalweg.packing import Packing
 
 def test_half_precision_keeps_its_dtype_and_a_float32_state() -> None:
     x = torch.randn(7, 3).bfloat16()
-    y, state = token_shift(x, Packing([4, 3], n_initial=1, final=(1,)), initial_state=torch.full((1, 3), 0.5))
+    y, state = token_shift(x, Packing([4, 3], n_carried=1, wanted=(1,)), initial_state=torch.full((1, 3), 0.5))
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
     torch.testing.assert_close(y, torch.cat([torch.full((1, 3), 0.5), x[:3], torch.zeros(1, 3), x[4:6]]).bfloat16())
@@ -28,4 +28,4 @@ def test_half_precision_keeps_its_dtype_and_a_float32_state() -> None:
 )
 def test_errors_quote_the_shapes(x: torch.Tensor, state: torch.Tensor | None, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        token_shift(x, Packing([10], n_initial=1), initial_state=state)
+        token_shift(x, Packing([10], n_carried=1), initial_state=state)

@@ -16,7 +16,7 @@ from thalweg.packing import Packing
 @pytest.mark.parametrize("only_their_r", [False, True])
 @pytest.mark.parametrize("rows", [(), (0,), (4, 5, 36, 80), (126,)])
 def test_only_the_wanted_rows(rows: tuple[int, ...], only_their_r: bool, side_by_side: int) -> None:
-    packing = Packing([5, 32, 70, 20], n_initial=1, final=(2,))
+    packing = Packing([5, 32, 70, 20], n_carried=1, wanted=(2,))
     inputs = wkv7_op("wkv7").inputs(packing.n_tokens, torch.Generator().manual_seed(0))
     state = torch.randn(1, 3, 10, 8, dtype=torch.float64)
     y, final = sequential_wkv7(**inputs, packing=packing, initial_state=state)
@@ -34,7 +34,7 @@ def test_one_hundred_thousand_steps_neither_drift_nor_overflow(decay: tuple[floa
     n = 100_000
     op = wkv7_op("long", heads=1, width=6, value_width=4, decay=decay)
     inputs = op.inputs(n, torch.Generator().manual_seed(0))
-    packing = Packing([n], final=(0,))
+    packing = Packing([n], wanted=(0,))
     exact, exact_state = chunkwise_wkv7(**inputs, packing=packing, chunk_size=50)
     low = {name: tensor.float() for name, tensor in inputs.items()}
     y, state = wkv7(**low, packing=packing)
@@ -47,7 +47,7 @@ def test_the_strongest_decay_all_along_the_longest_block(side_by_side: int) -> N
     """Factors not centred in the block would be off by its whole decay, e^38; also the same direction every time."""
     inputs = wkv7_op("strong", decay=(0.6065, 0.6065), a=(1.0, 1.0)).inputs(300, torch.Generator().manual_seed(0))
     inputs["kk"] = inputs["kk"][:1].expand_as(inputs["kk"]).clone()
-    packing = Packing([300], n_initial=1, final=(0,))
+    packing = Packing([300], n_carried=1, wanted=(0,))
     state = torch.randn(1, 3, 10, 8, dtype=torch.float64)
     want, want_state = sequential_wkv7(**inputs, packing=packing, initial_state=state)
     low = {name: tensor.float() for name, tensor in inputs.items()}
@@ -68,7 +68,7 @@ def test_any_chunk_size_is_taken() -> None:
 
 def test_half_precision_inputs_keep_a_float32_state() -> None:
     """All is computed in float32: no further from the exact result than its own rounding, 2^-9."""
-    packing = Packing([100, 3, 77], n_initial=1, final=(0, 2))
+    packing = Packing([100, 3, 77], n_carried=1, wanted=(0, 2))
     inputs = wkv7_op("wkv7").inputs(180, torch.Generator().manual_seed(0))
     low = {name: tensor.bfloat16() for name, tensor in inputs.items()}
     state = torch.randn(1, 3, 10, 8)
@@ -83,7 +83,7 @@ def test_half_precision_inputs_keep_a_float32_state() -> None:
 
 def test_results_do_not_read_uninitialised_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scratch that begins as NaN: blocks of every kind, none of which may let it through."""
-    packing = Packing([100, 3, 77, 1, 40], n_initial=1, final=(0, 2))
+    packing = Packing([100, 3, 77, 1, 40], n_carried=1, wanted=(0, 2))
     inputs = {k: v.float() for k, v in wkv7_op("wkv7").inputs(221, torch.Generator().manual_seed(0)).items()}
     state = torch.randn(1, 3, 10, 8)
     want = wkv7(**inputs, packing=packing, initial_state=state)

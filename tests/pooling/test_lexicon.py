@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("lexicon")
     write_model(root / "plain", prompts={"query": "find: "})
     model = thalweg.load(root / "plain")
-    model.embedding = replace(model.embedding, lexicon=make_lexicon(model.config.vocab_size))
+    model.embedding_config = replace(model.embedding_config, lexicon=make_lexicon(model.config.vocab_size))
     model.save(root / "with")
     return root / "with"
 
@@ -57,7 +57,7 @@ TEXTS = ["", "the river", make_text(90, seed=1), make_text(700, seed=2)]
 
 def by_definition(model: Embedder, hidden_means: np.ndarray, texts: list[str]) -> np.ndarray:
     """The docstring's formula, one token after the other in float64."""
-    lexicon = model.embedding.lexicon
+    lexicon = model.embedding_config.lexicon
     assert lexicon is not None
     vectors = []
     for mean, ids in zip(hidden_means.astype(np.float64), model.tokenize(texts), strict=True):
@@ -90,7 +90,7 @@ def test_no_cut_of_the_text_changes_it(model: Embedder) -> None:
 
 
 def test_a_section_has_its_own_words(model: Embedder) -> None:
-    lexicon = model.embedding.lexicon
+    lexicon = model.embedding_config.lexicon
     assert lexicon is not None
     sections = list(model.encode_stream([TEXTS[3]], section_size=100, normalize_embeddings=False))
     (ids,) = model.tokenize([TEXTS[3]])
@@ -161,7 +161,7 @@ def test_gradients_reach_the_model_through_the_meaning(folder: Path, model: Embe
 
 
 def test_its_memory_is_planned(model: Embedder, plain: Embedder) -> None:
-    lexicon = model.embedding.lexicon
+    lexicon = model.embedding_config.lexicon
     assert lexicon is not None
     with_it, without = (m.plan_memory(max_tokens_per_step=512) for m in (model, plain))
     assert with_it.weights - without.weights == lexicon.nbytes
@@ -172,9 +172,9 @@ def test_refused(folder: Path, tmp_path: Path, model: Embedder) -> None:
     with pytest.raises(InvalidInputError, match=r"stock modules .* lexicon"):
         model.save(tmp_path / "stock", format="stock")
     with pytest.raises(InvalidInputError, match="with pooling 'last'"):
-        replace(model.embedding, pooling="last")
+        replace(model.embedding_config, pooling="last")
     with pytest.raises(InvalidInputError, match="mean pooling only"):
-        Engine(model.model, "last", lexicon=model.embedding.lexicon)
+        Engine(model.model, "last", lexicon=model.embedding_config.lexicon)
     good = make_lexicon(10)
     with pytest.raises(InvalidInputError, match=r"columns must be in 0\.\.1, got 0 to 23"):
         replace(good, d_lexicon=2)
@@ -182,9 +182,9 @@ def test_refused(folder: Path, tmp_path: Path, model: Embedder) -> None:
         replace(good, values=good.values[:, :2])
     with pytest.raises(InvalidInputError, match="threshold must be positive, got 0"):
         replace(good, threshold=0)
-    odd = replace(model.embedding, lexicon=good)
+    odd = replace(model.embedding_config, lexicon=good)
     other = thalweg.load(folder)
-    other.embedding = odd
+    other.embedding_config = odd
     other.save(tmp_path / "odd")
     with pytest.raises(CheckpointError, match="codes for 10 ids"):
         thalweg.load(tmp_path / "odd")

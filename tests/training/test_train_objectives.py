@@ -19,7 +19,7 @@ from thalweg.gradients.steps import Checkpointing
 from thalweg.integrations._peers import WORDS_PER_TOKEN
 from thalweg.integrations.sentence_transformers import load
 from thalweg.training import teacher as teachers
-from thalweg.training.objectives import make_loss
+from thalweg.training.losses import make_loss
 from thalweg.training.recipes import Recipe
 from thalweg.training.teacher import TeacherCache, TeacherVectors, load_teacher
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from thalweg.assets import DEFAULT
 from thalweg.bench.agreement import Agreement, agreement
+from thalweg.bench.compare_worker import SETTINGS, Side, Task, work
 from thalweg.bench.point import OK
 from thalweg.bench.process import Limits, result_of
-from thalweg.bench.side import SETTINGS, Side, Task, work
 from thalweg.errors import InvalidInputError, MeasurementError
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """a, b: what each side's process found out (`thalweg.bench.side.embed`); rows: what the vectors stand for."""
+    """a, b: what each side's process found out (`compare_worker.embed`); rows: what the vectors stand for."""
 
     a: dict[str, Any]
     b: dict[str, Any]

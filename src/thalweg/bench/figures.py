@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.bench.lines import Line, Over, Row, memory, pictures, seconds
+from thalweg.bench.plot_series import Line, Over, Row, memory, pictures, seconds
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
 from thalweg.errors import MissingExtraError

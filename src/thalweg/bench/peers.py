@@ -17,7 +17,7 @@ from thalweg.bench.point import Point
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.weights import recurrent_model
 from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
-from thalweg.checkpoints.rwkv7 import LAYOUTS as RWKV7_LAYOUTS
+from thalweg.checkpoints.rwkv7 import FORMATS as RWKV7_FORMATS
 from thalweg.errors import InvalidInputError, MissingExtraError
 
 CHUNK_LOOP = "transformers, chunk loop"
@@ -123,11 +123,11 @@ def rwkv_loop(model: Any, ids: Any, chunk: int) -> Callable[[], None]:
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
     from rwkv.model import RWKV as Package
 
-    layout = next(layout for layout in RWKV7_LAYOUTS if layout.name == "rwkv7/pth")
+    format = next(format for format in RWKV7_FORMATS if format.name == "rwkv7/pth")
     tensors = {}
     for name, tensor in model.state_dict().items():
-        rename, stored = layout.stored_name(name)
-        tensors[stored] = rename.save(tensor)
+        tensor_map, stored = format.stored_name(name)
+        tensors[stored] = tensor_map.save(tensor)
     tensors["head.weight"] = torch.zeros(model.config.vocab_size, model.config.d_model)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         path = Path(folder) / "model.pth"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from thalweg.bench import peers
-from thalweg.bench.limit import inner_chunk, products, set_inner_chunk
+from thalweg.bench.matmul_limit import inner_chunk, products, set_inner_chunk
 from thalweg.bench.point import THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import ENCODERS, SHAPES
 from thalweg.bench.weights import best_attention, recurrent_model, transformer_model
@@ -88,7 +88,7 @@ def _thalweg(point: Point) -> Subject:
         import thalweg
 
         embedder = thalweg.load(point.model, device=point.device, dtype=_dtype(point))
-        model, pooling = embedder.model, embedder.embedding.pooling
+        model, pooling = embedder.model, embedder.embedding_config.pooling
     else:
         size: dict[str, Any] = {"layers": point.layers, "vocabulary": point.vocabulary}
         model = recurrent_model(SHAPES[str(point.shape)], _dtype(point), device=point.device, **size)

@@ -1,7 +1,7 @@
 """Checkpoints: names to folders, folders to models, and back.
 
 Files, each with one reason:
-    hub.py      name → folder                      layout.py    what a format is; layouts.py: the table of all
+    hub.py      name → folder                      format.py    what a format is; formats.py: the table of all
     files.py    tensor files, memory-mapped        mamba2.py    the formats of one family, as data
     loader.py   folder → model                     embedding.py pooling, prompts: sentence-transformers' files
     saver.py    model → folder                     card.py      its README
@@ -16,8 +16,8 @@ from thalweg.checkpoints.embedding import (
     save_embedding_config,
     save_model_settings,
 )
+from thalweg.checkpoints.formats import keeps_float32
 from thalweg.checkpoints.hub import resolve
-from thalweg.checkpoints.layouts import keeps_float32
 from thalweg.checkpoints.loader import Checkpoint, load_checkpoint, load_weights, stated_dtype
 from thalweg.checkpoints.saver import module_classes, save_checkpoint, write_model
 from thalweg.checkpoints.tokens import TokenIds

@@ -10,41 +10,41 @@ import math
 from typing import Any, Literal
 
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import HYBRID_HINT, Layout, Rename
+from thalweg.checkpoints.format import HYBRID_HINT, Format, TensorMap
 from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 
 RENAMES = (
-    Rename("embeddings.weight", ("embeddings.weight",)),
-    Rename("layers.{i}.attn_norm.weight", ("layers.{i}.attn_norm.weight",)),
+    TensorMap("embeddings.weight", ("embeddings.weight",)),
+    TensorMap("layers.{i}.attn_norm.weight", ("layers.{i}.attn_norm.weight",)),
     *(
-        rename
+        tensor_map
         for name in "qkv"
-        for rename in (
-            Rename(f"layers.{{i}}.attn.{name}.proj.weight", (f"layers.{{i}}.attn.{name}_proj.weight",)),
-            Rename(f"layers.{{i}}.attn.{name}.conv.weight", (f"layers.{{i}}.attn.{name}_conv1d.weight",), squeeze=1),
-            Rename(f"layers.{{i}}.attn.{name}.conv.bias", (f"layers.{{i}}.attn.{name}_conv1d.bias",)),
+        for tensor_map in (
+            TensorMap(f"layers.{{i}}.attn.{name}.proj.weight", (f"layers.{{i}}.attn.{name}_proj.weight",)),
+            TensorMap(f"layers.{{i}}.attn.{name}.conv.weight", (f"layers.{{i}}.attn.{name}_conv1d.weight",), squeeze=1),
+            TensorMap(f"layers.{{i}}.attn.{name}.conv.bias", (f"layers.{{i}}.attn.{name}_conv1d.bias",)),
         )
     ),
-    Rename("layers.{i}.attn.a_proj.weight", ("layers.{i}.attn.a_proj.weight",)),
-    Rename("layers.{i}.attn.b_proj.weight", ("layers.{i}.attn.b_proj.weight",)),
-    Rename("layers.{i}.attn.g_proj.weight", ("layers.{i}.attn.g_proj.weight",)),
-    Rename("layers.{i}.attn.o_proj.weight", ("layers.{i}.attn.o_proj.weight",)),
-    Rename("layers.{i}.attn.o_norm.weight", ("layers.{i}.attn.o_norm.weight",)),
-    Rename("layers.{i}.attn.dt_bias", ("layers.{i}.attn.dt_bias",), wide=True),
-    Rename("layers.{i}.attn.A_log", ("layers.{i}.attn.A_log",), wide=True),
-    Rename(None, ("layers.{i}.attn.D",)),
-    Rename("layers.{i}.mlp_norm.weight", ("layers.{i}.mlp_norm.weight",)),
-    Rename("layers.{i}.mlp.gate_proj.weight", ("layers.{i}.mlp.gate_proj.weight",)),
-    Rename("layers.{i}.mlp.up_proj.weight", ("layers.{i}.mlp.up_proj.weight",)),
+    TensorMap("layers.{i}.attn.a_proj.weight", ("layers.{i}.attn.a_proj.weight",)),
+    TensorMap("layers.{i}.attn.b_proj.weight", ("layers.{i}.attn.b_proj.weight",)),
+    TensorMap("layers.{i}.attn.g_proj.weight", ("layers.{i}.attn.g_proj.weight",)),
+    TensorMap("layers.{i}.attn.o_proj.weight", ("layers.{i}.attn.o_proj.weight",)),
+    TensorMap("layers.{i}.attn.o_norm.weight", ("layers.{i}.attn.o_norm.weight",)),
+    TensorMap("layers.{i}.attn.dt_bias", ("layers.{i}.attn.dt_bias",), keep_float32=True),
+    TensorMap("layers.{i}.attn.A_log", ("layers.{i}.attn.A_log",), keep_float32=True),
+    TensorMap(None, ("layers.{i}.attn.D",)),
+    TensorMap("layers.{i}.mlp_norm.weight", ("layers.{i}.mlp_norm.weight",)),
+    TensorMap("layers.{i}.mlp.gate_proj.weight", ("layers.{i}.mlp.gate_proj.weight",)),
+    TensorMap("layers.{i}.mlp.up_proj.weight", ("layers.{i}.mlp.up_proj.weight",)),
     # The old tensor of both: the shape tells which row it is.
-    Rename("layers.{i}.mlp.gate_proj.weight", ("layers.{i}.mlp.gate_proj.weight",), part=(0, 2)),
-    Rename("layers.{i}.mlp.up_proj.weight", ("layers.{i}.mlp.gate_proj.weight",), part=(1, 2)),
-    Rename("layers.{i}.mlp.down_proj.weight", ("layers.{i}.mlp.down_proj.weight",)),
-    Rename("norm.weight", ("norm.weight",)),
+    TensorMap("layers.{i}.mlp.gate_proj.weight", ("layers.{i}.mlp.gate_proj.weight",), part=(0, 2)),
+    TensorMap("layers.{i}.mlp.up_proj.weight", ("layers.{i}.mlp.gate_proj.weight",), part=(1, 2)),
+    TensorMap("layers.{i}.mlp.down_proj.weight", ("layers.{i}.mlp.down_proj.weight",)),
+    TensorMap("norm.weight", ("norm.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
-    Rename(None, ("lm_head.weight",)),
+    TensorMap(None, ("lm_head.weight",)),
 )
 
 
@@ -138,8 +138,8 @@ def _output_gate(fields: Fields) -> Literal["silu", "sigmoid"] | None:
     return "sigmoid" if fields.raw.get("output_gate_activation") == "sigmoid" else "silu"
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    Format(
         name="gated_deltanet/fla",
         family="gated_deltanet",
         config_file="config.json",
@@ -147,7 +147,7 @@ LAYOUTS = (
         recognises=lambda config: config.get("model_type") == "gated_deltanet",
         read_config=read_fla,
         model_class=GatedDeltaNet,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         # GatedDeltaNetModel has no prefix, GatedDeltaNetForCausalLM has `model.`.
         prefixes=("", "model."),
         token_ids=TokenIds(eos=2, bos=1),

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config
 from thalweg.checkpoints.fields import Fields, listing, read_optional_object
 from thalweg.checkpoints.files import STANDALONE, TensorInfo, scan, stream
-from thalweg.checkpoints.layout import Layout, Rename
-from thalweg.checkpoints.layouts import detect, tried
+from thalweg.checkpoints.format import Format, TensorMap
+from thalweg.checkpoints.formats import detect, tried
 from thalweg.checkpoints.tokens import read_token_ids
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, check_quantization, replace_linears
@@ -31,7 +31,7 @@ class Checkpoint:
         model: in eval mode, without gradients, on the device asked for.
         config: the family's config dataclass.
         family: for example "mamba2".
-        layout: the format it was read from, for example "mamba2/transformers".
+        format: the format it was read from, for example "mamba2/transformers".
         weights_dtype: of most numbers in the file.
         eos_token_id, bos_token_id, pad_token_id: None where no file states one.
         embedding: how its vectors are to be made.
@@ -43,7 +43,7 @@ class Checkpoint:
     model: nn.Module
     config: Any
     family: str
-    layout: str
+    format: str
     weights_dtype: torch.dtype
     eos_token_id: int | None
     bos_token_id: int | None
@@ -61,7 +61,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     quantize: Quantization | None = None,
 ) -> Checkpoint:
-    """Load a local folder (see `resolve` for names on the hub) in any of the known layouts.
+    """Load a local folder (see `resolve` for names on the hub) in any of the known formats.
 
     Args:
         folder: holds config.json or params.json and the weights, or weights in a format that needs no config; or such
@@ -77,7 +77,7 @@ def load_checkpoint(
     Other weights are converted one by one.
 
     Raises:
-        CheckpointError: an unknown layout, an unsupported variant, corrupt files, or tensors that are left over,
+        CheckpointError: an unknown format, an unsupported variant, corrupt files, or tensors that are left over,
             missing, duplicated or of another shape.
         InvalidInputError: a dtype or quantisation that there is not, or a quantisation not on the CPU.
     """
@@ -86,9 +86,9 @@ def load_checkpoint(
     if not source.is_dir() and not (source.is_file() and source.suffix == STANDALONE):
         raise CheckpointError(f"there is no checkpoint folder {source}")
     folder = source if source.is_dir() else source.parent
-    layout, raw = detect(source)
-    config = _read_config(layout, raw, source / layout.config_file if layout.config_file else source)
-    embedding = read_embedding_config(folder, layout.embedding)
+    format, raw = detect(source)
+    config = _read_config(format, raw, source / format.config_file if format.config_file else source)
+    embedding = read_embedding_config(folder, format.embedding)
     lexicon = embedding.lexicon
     if lexicon is not None and lexicon.vocab_size != config.vocab_size:
         raise CheckpointError(
@@ -98,22 +98,22 @@ def load_checkpoint(
     tensors = scan(source)
     weights_dtype = _main_dtype(tensors)
     with torch.device("meta"), _NoNumbers():
-        model = layout.model_class(config)
+        model = format.model_class(config)
     load_weights(
         model,
         tensors,
-        layout,
+        format,
         dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)),
         device=device,
         quantize=quantize,
     )
-    stated = raw if layout.config_file else {}
-    tokens = read_token_ids(folder, stated, layout.token_ids, config.vocab_size)
+    stated = raw if format.config_file else {}
+    tokens = read_token_ids(folder, stated, format.token_ids, config.vocab_size)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         config=config,
-        family=layout.family,
-        layout=layout.name,
+        family=format.family,
+        format=format.name,
         weights_dtype=weights_dtype,
         eos_token_id=tokens.eos,
         bos_token_id=tokens.bos,
@@ -135,7 +135,7 @@ def stated_dtype(folder: Path) -> torch.dtype | None:
 def load_weights(
     model: nn.Module,
     tensors: dict[str, TensorInfo],
-    layout: Layout,
+    format: Format,
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -147,7 +147,7 @@ def load_weights(
         CheckpointError: before anything is read, if not every tensor of the files and every parameter of the model
             meet exactly once with the same shape and a floating dtype.
     """
-    plan = _match(model, tensors, layout)
+    plan = _match(model, tensors, format)
     weights = {}
     # On the meta device, so nothing but the form of the layers changes here.
     layers = replace_linears(model, quantize, dtype=dtype) if quantize else ()
@@ -155,11 +155,11 @@ def load_weights(
     for path in dict.fromkeys(info.path for info in tensors.values()):
         wanted = {name for name in plan if tensors[name].path == path}
         for name, tensor in stream(path, wanted):
-            for rename, parameter in plan[name]:
+            for tensor_map, parameter in plan[name]:
                 if parameter in quantized:
-                    quantized[parameter].fill(rename.load(tensor))
+                    quantized[parameter].fill(tensor_map.load(tensor))
                     continue
-                loaded = rename.load(tensor).to(device=device, dtype=rename.loaded_dtype(dtype))
+                loaded = tensor_map.load(tensor).to(device=device, dtype=tensor_map.loaded_dtype(dtype))
                 weights[parameter] = loaded.contiguous()
     model.load_state_dict(weights, assign=True)
     left = [name for name, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
@@ -183,59 +183,59 @@ class _NoNumbers(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _read_config(layout: Layout, raw: dict[str, Any], path: Path) -> Any:
+def _read_config(format: Format, raw: dict[str, Any], path: Path) -> Any:
     try:
-        return layout.read_config(Fields(raw, str(path)))
+        return format.read_config(Fields(raw, str(path)))
     except InvalidInputError as error:  # the config class's own checks, which know no file
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _match(model: nn.Module, tensors: dict[str, TensorInfo], layout: Layout) -> dict[str, list[tuple[Rename, str]]]:
+def _match(model: nn.Module, tensors: dict[str, TensorInfo], format: Format) -> dict[str, list[tuple[TensorMap, str]]]:
     """Stored name → the rows that convert it and the parameters they fill, checked both ways.
 
-    Where a layout has several rows for a name, those count whose shape fits.
+    Where a format has several rows for a name, those count whose shape fits.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan: dict[str, list[tuple[Rename, str]]] = {}
+    plan: dict[str, list[tuple[TensorMap, str]]] = {}
     filled: dict[str, str] = {}
     leftover, wrong = [], []
     for stored, info in tensors.items():
-        found = [(rename, name) for rename, name in layout.find_all(stored) if name is None or name in expected]
+        found = [(tensor_map, name) for tensor_map, name in format.find_all(stored) if name is None or name in expected]
         if not found:
             leftover.append(stored)
             continue
-        known = [(rename, name) for rename, name in found if name is not None]
+        known = [(tensor_map, name) for tensor_map, name in found if name is not None]
         if not known:
             continue
-        fitting = [(rename, name) for rename, name in known if rename.loaded_shape(info.shape) == expected[name]]
+        fitting = [(row, name) for row, name in known if row.loaded_shape(info.shape) == expected[name]]
         for _, name in fitting or known[:1]:
             if name in filled:
                 raise CheckpointError(f"both {filled[name]} and {stored} of {info.path} are the parameter {name}")
             filled[name] = stored
         plan[stored] = fitting
         if not fitting:
-            rename, name = known[0]
-            kept = rename.saved_shape(expected[name])
+            tensor_map, name = known[0]
+            kept = tensor_map.saved_shape(expected[name])
             wrong.append(f"{stored} is {list(info.shape)} in the file but should be {list(kept)}")
         elif not info.dtype.is_floating_point or info.dtype.itemsize == 1:
             wrong.append(f"{stored} is {info.dtype}, but quantised weights are not supported")
     missing = expected.keys() - filled.keys()
     if leftover or missing:
-        raise CheckpointError(_unmatched(layout, tensors, leftover, missing))
+        raise CheckpointError(_unmatched(format, tensors, leftover, missing))
     if wrong:
-        described = layout.config_file or "the shape of others"
+        described = format.config_file or "the shape of others"
         raise CheckpointError(f"{len(wrong)} tensors do not fit the model that {described} describes: {listing(wrong)}")
     return plan
 
 
-def _unmatched(layout: Layout, tensors: dict[str, TensorInfo], leftover: list[str], missing: set[str]) -> str:
+def _unmatched(format: Format, tensors: dict[str, TensorInfo], leftover: list[str], missing: set[str]) -> str:
     folder = next(iter(tensors.values())).path.parent if tensors else "the file"
-    parts = [f"{folder} does not hold exactly the tensors of layout {layout.name}"]
+    parts = [f"{folder} does not hold exactly the tensors of format {format.name}"]
     if leftover:
         parts.append(f"{len(leftover)} left over: {listing(leftover)}")
     if missing:
         parts.append(f"{len(missing)} missing: {listing(missing)}")
-    return "; ".join(parts) + f". Its config decided the layout; known are {tried()}"
+    return "; ".join(parts) + f". Its config decided the format; known are {tried()}"
 
 
 def _main_dtype(tensors: dict[str, TensorInfo]) -> torch.dtype:

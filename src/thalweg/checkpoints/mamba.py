@@ -8,27 +8,27 @@ from typing import Any
 
 from thalweg.checkpoints import mamba_ssm
 from thalweg.checkpoints.fields import Fields, listing
-from thalweg.checkpoints.layout import Layout, Rename
+from thalweg.checkpoints.format import Format, TensorMap
 from thalweg.errors import CheckpointError
 from thalweg.models.mamba import ACTIVATIONS, Mamba, MambaConfig
 
 RENAMES = (
-    Rename("embeddings.weight", ("embeddings.weight", "embedding.weight")),
-    Rename("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
-    Rename("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
-    Rename("layers.{i}.mixer.in_proj.bias", ("layers.{i}.mixer.in_proj.bias",)),
-    Rename("layers.{i}.mixer.conv.weight", ("layers.{i}.mixer.conv1d.weight",), squeeze=1),
-    Rename("layers.{i}.mixer.conv.bias", ("layers.{i}.mixer.conv1d.bias",)),
-    Rename("layers.{i}.mixer.x_proj.weight", ("layers.{i}.mixer.x_proj.weight",)),
-    Rename("layers.{i}.mixer.dt_proj.weight", ("layers.{i}.mixer.dt_proj.weight",)),
-    Rename("layers.{i}.mixer.dt_bias", ("layers.{i}.mixer.dt_proj.bias",), wide=True),
-    Rename("layers.{i}.mixer.A_log", ("layers.{i}.mixer.A_log",), wide=True),
-    Rename("layers.{i}.mixer.D", ("layers.{i}.mixer.D",), wide=True),
-    Rename("layers.{i}.mixer.out_proj.weight", ("layers.{i}.mixer.out_proj.weight",)),
-    Rename("layers.{i}.mixer.out_proj.bias", ("layers.{i}.mixer.out_proj.bias",)),
-    Rename("norm_f.weight", ("norm_f.weight",)),
+    TensorMap("embeddings.weight", ("embeddings.weight", "embedding.weight")),
+    TensorMap("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
+    TensorMap("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
+    TensorMap("layers.{i}.mixer.in_proj.bias", ("layers.{i}.mixer.in_proj.bias",)),
+    TensorMap("layers.{i}.mixer.conv.weight", ("layers.{i}.mixer.conv1d.weight",), squeeze=1),
+    TensorMap("layers.{i}.mixer.conv.bias", ("layers.{i}.mixer.conv1d.bias",)),
+    TensorMap("layers.{i}.mixer.x_proj.weight", ("layers.{i}.mixer.x_proj.weight",)),
+    TensorMap("layers.{i}.mixer.dt_proj.weight", ("layers.{i}.mixer.dt_proj.weight",)),
+    TensorMap("layers.{i}.mixer.dt_bias", ("layers.{i}.mixer.dt_proj.bias",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.A_log", ("layers.{i}.mixer.A_log",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.D", ("layers.{i}.mixer.D",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.out_proj.weight", ("layers.{i}.mixer.out_proj.weight",)),
+    TensorMap("layers.{i}.mixer.out_proj.bias", ("layers.{i}.mixer.out_proj.bias",)),
+    TensorMap("norm_f.weight", ("norm_f.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
-    Rename(None, ("lm_head.weight",)),
+    TensorMap(None, ("lm_head.weight",)),
 )
 
 FALCON = "falcon_mamba"
@@ -126,8 +126,8 @@ def _is_mamba_ssm(config: Mapping[str, Any]) -> bool:
     return mamba_ssm.is_config(config) and mamba_ssm.has_mamba1(config)
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    Format(
         name="mamba/transformers",
         family="mamba",
         config_file="config.json",
@@ -135,13 +135,13 @@ LAYOUTS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=Mamba,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         # MambaModel has no prefix, MambaForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
         in_transformers=True,
     ),
-    Layout(
+    Format(
         name="mamba/mamba-ssm",
         family="mamba",
         config_file="config.json",
@@ -149,7 +149,7 @@ LAYOUTS = (
         recognises=_is_mamba_ssm,
         read_config=read_mamba_ssm,
         model_class=Mamba,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         prefixes=mamba_ssm.PREFIXES,
         token_ids=mamba_ssm.TOKEN_IDS,
     ),

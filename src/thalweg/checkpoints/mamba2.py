@@ -12,27 +12,27 @@ from typing import Any
 
 from thalweg.checkpoints import mamba_ssm
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import Layout, Rename
+from thalweg.checkpoints.format import Format, TensorMap
 from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
 RENAMES = (
-    Rename("embeddings.weight", ("embeddings.weight", "embedding.weight")),
-    Rename("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
-    Rename("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
-    Rename("layers.{i}.mixer.in_proj.bias", ("layers.{i}.mixer.in_proj.bias",)),
-    Rename("layers.{i}.mixer.conv.weight", ("layers.{i}.mixer.conv1d.weight",), squeeze=1),
-    Rename("layers.{i}.mixer.conv.bias", ("layers.{i}.mixer.conv1d.bias",)),
-    Rename("layers.{i}.mixer.dt_bias", ("layers.{i}.mixer.dt_bias",), wide=True),
-    Rename("layers.{i}.mixer.A_log", ("layers.{i}.mixer.A_log",), wide=True),
-    Rename("layers.{i}.mixer.D", ("layers.{i}.mixer.D",), wide=True),
-    Rename("layers.{i}.mixer.norm.weight", ("layers.{i}.mixer.norm.weight",)),
-    Rename("layers.{i}.mixer.out_proj.weight", ("layers.{i}.mixer.out_proj.weight",)),
-    Rename("layers.{i}.mixer.out_proj.bias", ("layers.{i}.mixer.out_proj.bias",)),
-    Rename("norm_f.weight", ("norm_f.weight",)),
+    TensorMap("embeddings.weight", ("embeddings.weight", "embedding.weight")),
+    TensorMap("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
+    TensorMap("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
+    TensorMap("layers.{i}.mixer.in_proj.bias", ("layers.{i}.mixer.in_proj.bias",)),
+    TensorMap("layers.{i}.mixer.conv.weight", ("layers.{i}.mixer.conv1d.weight",), squeeze=1),
+    TensorMap("layers.{i}.mixer.conv.bias", ("layers.{i}.mixer.conv1d.bias",)),
+    TensorMap("layers.{i}.mixer.dt_bias", ("layers.{i}.mixer.dt_bias",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.A_log", ("layers.{i}.mixer.A_log",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.D", ("layers.{i}.mixer.D",), keep_float32=True),
+    TensorMap("layers.{i}.mixer.norm.weight", ("layers.{i}.mixer.norm.weight",)),
+    TensorMap("layers.{i}.mixer.out_proj.weight", ("layers.{i}.mixer.out_proj.weight",)),
+    TensorMap("layers.{i}.mixer.out_proj.bias", ("layers.{i}.mixer.out_proj.bias",)),
+    TensorMap("norm_f.weight", ("norm_f.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
-    Rename(None, ("lm_head.weight",)),
+    TensorMap(None, ("lm_head.weight",)),
 )
 
 # What a config of transformers' Mamba2 holds whatever its `model_type` is called; Mamba1 has no heads, and the hybrids
@@ -183,8 +183,8 @@ def _is_mamba_ssm(config: Mapping[str, Any]) -> bool:
     return mamba_ssm.is_config(config) and not mamba_ssm.has_mamba1(config)
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    Format(
         name="mamba2/transformers",
         family="mamba2",
         config_file="config.json",
@@ -192,13 +192,13 @@ LAYOUTS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=Mamba2,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         # Mamba2Model has no prefix, Mamba2ForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
         in_transformers=True,
     ),
-    Layout(
+    Format(
         name="mamba2/mamba-ssm",
         family="mamba2",
         config_file="config.json",
@@ -206,11 +206,11 @@ LAYOUTS = (
         recognises=_is_mamba_ssm,
         read_config=read_mamba_ssm,
         model_class=Mamba2,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         prefixes=mamba_ssm.PREFIXES,
         token_ids=mamba_ssm.TOKEN_IDS,
     ),
-    Layout(
+    Format(
         name="mamba2/mistral",
         family="mamba2",
         config_file="params.json",
@@ -218,7 +218,7 @@ LAYOUTS = (
         recognises=lambda config: config.keys() >= MISTRAL_KEYS,
         read_config=read_mistral,
         model_class=Mamba2,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         prefixes=("model.backbone.", "model."),
         # Mistral's tokenizers: <unk> 0, <s> 1, </s> 2.
         token_ids=TokenIds(eos=2, bos=1),

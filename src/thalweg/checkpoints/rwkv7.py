@@ -12,7 +12,7 @@ from typing import Any
 
 from thalweg.checkpoints.embedding import EmbeddingConfig
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import HYBRID_HINT, Layout, Rename
+from thalweg.checkpoints.format import HYBRID_HINT, Format, TensorMap
 from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
@@ -23,93 +23,107 @@ MIXES = "rwkvag"  # also the order in which old files of fla stack them
 HEADS = ("retr", "sts", "cls")
 
 PTH = (
-    Rename("embeddings.weight", ("emb.weight",)),
+    TensorMap("embeddings.weight", ("emb.weight",)),
     *(
         row
         for part in ("weight", "bias")
         for row in (
-            Rename(f"embedding_norm.{part}", (f"blocks.0.ln0.{part}",), wide=True),
+            TensorMap(f"embedding_norm.{part}", (f"blocks.0.ln0.{part}",), keep_float32=True),
             *(
-                Rename(f"layers.{{i}}.{name}.{part}", (f"blocks.{{i}}.{stored}.{part}",), wide=True)
+                TensorMap(f"layers.{{i}}.{name}.{part}", (f"blocks.{{i}}.{stored}.{part}",), keep_float32=True)
                 for name, (stored, _) in NORMS.items()
             ),
-            Rename(f"layers.{{i}}.att.norm.{part}", (f"blocks.{{i}}.att.ln_x.{part}",), wide=True),
-            Rename(f"norm.{part}", (f"ln_out.{part}",), wide=True),
+            TensorMap(f"layers.{{i}}.att.norm.{part}", (f"blocks.{{i}}.att.ln_x.{part}",), keep_float32=True),
+            TensorMap(f"norm.{part}", (f"ln_out.{part}",), keep_float32=True),
         )
     ),
-    *(Rename(f"layers.{{i}}.att.mix.{name}", (f"blocks.{{i}}.att.x_{name}",), ones=2, wide=True) for name in MIXES),
+    *(
+        TensorMap(f"layers.{{i}}.att.mix.{name}", (f"blocks.{{i}}.att.x_{name}",), ones=2, keep_float32=True)
+        for name in MIXES
+    ),
     *(
         row
         for name in "wavg"
         for row in (
-            Rename(f"layers.{{i}}.att.lora_{name}.bias", (f"blocks.{{i}}.att.{name}0",), ones=2, wide=True),
-            Rename(f"layers.{{i}}.att.lora_{name}.down.weight", (f"blocks.{{i}}.att.{name}1",), transpose=True),
-            Rename(f"layers.{{i}}.att.lora_{name}.up.weight", (f"blocks.{{i}}.att.{name}2",), transpose=True),
+            TensorMap(f"layers.{{i}}.att.lora_{name}.bias", (f"blocks.{{i}}.att.{name}0",), ones=2, keep_float32=True),
+            TensorMap(f"layers.{{i}}.att.lora_{name}.down.weight", (f"blocks.{{i}}.att.{name}1",), transpose=True),
+            TensorMap(f"layers.{{i}}.att.lora_{name}.up.weight", (f"blocks.{{i}}.att.{name}2",), transpose=True),
         )
     ),
     # In layer 0 these belong to nothing: its v is v_first.
-    *(Rename(None, (f"blocks.0.att.v{part}",)) for part in "012"),
-    Rename("layers.{i}.att.k_k", ("blocks.{i}.att.k_k",), ones=2, wide=True),
-    Rename("layers.{i}.att.k_a", ("blocks.{i}.att.k_a",), ones=2, wide=True),
-    Rename("layers.{i}.att.r_k", ("blocks.{i}.att.r_k",), wide=True),
-    *(Rename(f"layers.{{i}}.att.{name}.weight", (f"blocks.{{i}}.att.{name}.weight",)) for name in PROJECTIONS),
-    Rename("layers.{i}.ffn.mix", ("blocks.{i}.ffn.x_k",), ones=2, wide=True),
-    Rename("layers.{i}.ffn.key.weight", ("blocks.{i}.ffn.key.weight",)),
-    Rename("layers.{i}.ffn.value.weight", ("blocks.{i}.ffn.value.weight",)),
-    Rename(None, ("head.weight",)),
+    *(TensorMap(None, (f"blocks.0.att.v{part}",)) for part in "012"),
+    TensorMap("layers.{i}.att.k_k", ("blocks.{i}.att.k_k",), ones=2, keep_float32=True),
+    TensorMap("layers.{i}.att.k_a", ("blocks.{i}.att.k_a",), ones=2, keep_float32=True),
+    TensorMap("layers.{i}.att.r_k", ("blocks.{i}.att.r_k",), keep_float32=True),
+    *(TensorMap(f"layers.{{i}}.att.{name}.weight", (f"blocks.{{i}}.att.{name}.weight",)) for name in PROJECTIONS),
+    TensorMap("layers.{i}.ffn.mix", ("blocks.{i}.ffn.x_k",), ones=2, keep_float32=True),
+    TensorMap("layers.{i}.ffn.key.weight", ("blocks.{i}.ffn.key.weight",)),
+    TensorMap("layers.{i}.ffn.value.weight", ("blocks.{i}.ffn.value.weight",)),
+    TensorMap(None, ("head.weight",)),
 )
 
 RWKV_EMB = (
     *PTH,
     *(
-        Rename(f"heads.{head}.{part}.{kind}", (f"head.{head}_head.{part}.{kind}",))
+        TensorMap(f"heads.{head}.{part}.{kind}", (f"head.{head}_head.{part}.{kind}",))
         for head in HEADS
         for part, kind in (("fc1", "weight"), ("fc2", "weight"), ("norm", "weight"), ("norm", "bias"))
     ),
     # Models that were trained with images too: a text does not meet these.
-    Rename(None, ("vit.{*}", "proj.{*}")),
+    TensorMap(None, ("vit.{*}", "proj.{*}")),
 )
 
 FLA = (
-    Rename("embeddings.weight", ("embeddings.weight",)),
+    TensorMap("embeddings.weight", ("embeddings.weight",)),
     *(
         row
         for part in ("weight", "bias")
         for row in (
-            Rename(f"embedding_norm.{part}", (f"layers.0.pre_norm.{part}",), wide=True),
+            TensorMap(f"embedding_norm.{part}", (f"layers.0.pre_norm.{part}",), keep_float32=True),
             *(
-                Rename(f"layers.{{i}}.{name}.{part}", (f"layers.{{i}}.{stored}.{part}",), wide=True)
+                TensorMap(f"layers.{{i}}.{name}.{part}", (f"layers.{{i}}.{stored}.{part}",), keep_float32=True)
                 for name, (_, stored) in NORMS.items()
             ),
-            Rename(f"layers.{{i}}.att.norm.{part}", (f"layers.{{i}}.attn.g_norm.{part}",), wide=True),
-            Rename(f"norm.{part}", (f"norm.{part}",), wide=True),
+            TensorMap(f"layers.{{i}}.att.norm.{part}", (f"layers.{{i}}.attn.g_norm.{part}",), keep_float32=True),
+            TensorMap(f"norm.{part}", (f"norm.{part}",), keep_float32=True),
         )
     ),
-    *(Rename(f"layers.{{i}}.att.mix.{name}", (f"layers.{{i}}.attn.x_{name}",), ones=2, wide=True) for name in MIXES),
     *(
-        Rename(f"layers.{{i}}.att.mix.{name}", ("layers.{i}.attn.x_x",), squeeze=0, part=(at, len(MIXES)), wide=True)
+        TensorMap(f"layers.{{i}}.att.mix.{name}", (f"layers.{{i}}.attn.x_{name}",), ones=2, keep_float32=True)
+        for name in MIXES
+    ),
+    *(
+        TensorMap(
+            f"layers.{{i}}.att.mix.{name}",
+            ("layers.{i}.attn.x_x",),
+            squeeze=0,
+            part=(at, len(MIXES)),
+            keep_float32=True,
+        )
         for at, name in enumerate(MIXES)
     ),
     *(
         row
         for name in "wavg"
         for row in (
-            Rename(f"layers.{{i}}.att.lora_{name}.bias", (f"layers.{{i}}.attn.{name}_lora.lora.2.bias",), wide=True),
-            Rename(f"layers.{{i}}.att.lora_{name}.down.weight", (f"layers.{{i}}.attn.{name}_lora.lora.0.weight",)),
-            Rename(f"layers.{{i}}.att.lora_{name}.up.weight", (f"layers.{{i}}.attn.{name}_lora.lora.2.weight",)),
+            TensorMap(
+                f"layers.{{i}}.att.lora_{name}.bias", (f"layers.{{i}}.attn.{name}_lora.lora.2.bias",), keep_float32=True
+            ),
+            TensorMap(f"layers.{{i}}.att.lora_{name}.down.weight", (f"layers.{{i}}.attn.{name}_lora.lora.0.weight",)),
+            TensorMap(f"layers.{{i}}.att.lora_{name}.up.weight", (f"layers.{{i}}.attn.{name}_lora.lora.2.weight",)),
         )
     ),
-    Rename("layers.{i}.att.k_k", ("layers.{i}.attn.k_k",), wide=True),
-    Rename("layers.{i}.att.k_a", ("layers.{i}.attn.k_a",), wide=True),
-    Rename("layers.{i}.att.r_k", ("layers.{i}.attn.r_k",), wide=True),
+    TensorMap("layers.{i}.att.k_k", ("layers.{i}.attn.k_k",), keep_float32=True),
+    TensorMap("layers.{i}.att.k_a", ("layers.{i}.attn.k_a",), keep_float32=True),
+    TensorMap("layers.{i}.att.r_k", ("layers.{i}.attn.r_k",), keep_float32=True),
     *(
-        Rename(f"layers.{{i}}.att.{name}.weight", (f"layers.{{i}}.attn.{stored}.weight",))
+        TensorMap(f"layers.{{i}}.att.{name}.weight", (f"layers.{{i}}.attn.{stored}.weight",))
         for name, stored in PROJECTIONS.items()
     ),
-    Rename("layers.{i}.ffn.mix", ("layers.{i}.ffn.x_k",), wide=True),
-    Rename("layers.{i}.ffn.key.weight", ("layers.{i}.ffn.key.weight",)),
-    Rename("layers.{i}.ffn.value.weight", ("layers.{i}.ffn.value.weight",)),
-    Rename(None, ("lm_head.weight",)),
+    TensorMap("layers.{i}.ffn.mix", ("layers.{i}.ffn.x_k",), keep_float32=True),
+    TensorMap("layers.{i}.ffn.key.weight", ("layers.{i}.ffn.key.weight",)),
+    TensorMap("layers.{i}.ffn.value.weight", ("layers.{i}.ffn.value.weight",)),
+    TensorMap(None, ("lm_head.weight",)),
 )
 
 
@@ -245,8 +259,8 @@ def _is_rwkv_emb(shapes: Mapping[str, Any]) -> bool:
     return "rwkv.blocks.0.att.r_k" in shapes and any(name.startswith("head.") for name in shapes)
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    Format(
         name="rwkv7/fla",
         family="rwkv7",
         config_file="config.json",
@@ -254,13 +268,13 @@ LAYOUTS = (
         recognises=lambda config: config.get("model_type") == "rwkv7",
         read_config=read_fla,
         model_class=RWKV7,
-        renames=FLA,
+        tensor_maps=FLA,
         # RWKV7Model has no prefix, RWKV7ForCausalLM has `model.`.
         prefixes=("", "model."),
         token_ids=TokenIds(eos=0, bos=0, pad=0),
         write_config=write_fla,
     ),
-    Layout(
+    Format(
         name="rwkv7/pth",
         family="rwkv7",
         config_file=None,
@@ -268,11 +282,11 @@ LAYOUTS = (
         recognises=_is_pth,
         read_config=read_shapes,
         model_class=RWKV7,
-        renames=PTH,
+        tensor_maps=PTH,
         # The world vocabulary begins with 1; 0 stands between the documents that the models were trained on.
         token_ids=TokenIds(eos=0, bos=0, pad=0),
     ),
-    Layout(
+    Format(
         name="rwkv7/rwkv-emb",
         family="rwkv7",
         config_file=None,
@@ -280,7 +294,7 @@ LAYOUTS = (
         recognises=_is_rwkv_emb,
         read_config=read_emb_shapes,
         model_class=RWKV7,
-        renames=RWKV_EMB,
+        tensor_maps=RWKV_EMB,
         prefixes=("rwkv.", ""),
         token_ids=TokenIds(eos=65535, pad=0),
         # One EOS after the text, its hidden vector through the head of the task, which is retrieval unless another is

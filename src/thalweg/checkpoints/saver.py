@@ -15,8 +15,8 @@ from torch import nn
 
 from thalweg.checkpoints.auto_map import write_auto_map
 from thalweg.checkpoints.embedding import EmbeddingConfig, ModuleClasses, save_embedding_config
-from thalweg.checkpoints.layout import Layout
-from thalweg.checkpoints.layouts import layout_to_write
+from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.formats import format_to_write
 from thalweg.checkpoints.tokenizer_files import copy_tokenizer, write_tokenizer
 from thalweg.checkpoints.tokens import TokenIds, read_token_ids
 from thalweg.errors import InvalidInputError
@@ -39,7 +39,7 @@ def save_checkpoint(
     """Write a model in its family's transformers format.
 
     Args:
-        model: of a class that a layout can write; where its weights lie does not matter.
+        model: of a class that a format can write; where its weights lie does not matter.
         folder: appears whole or not at all: it is written beside and renamed.
         tokenizer_folder: where its tokenizer lies, whose special tokens go into config.json.
         embedding: written as sentence-transformers files; None writes a plain language model without them.
@@ -52,13 +52,13 @@ def save_checkpoint(
         readme: the model card.
 
     Raises:
-        InvalidInputError: the folder exists, the model's class has no layout to write, or its weights are quantised.
+        InvalidInputError: the folder exists, the model's class has no format to write, or its weights are quantised.
     """
-    layout, folder = layout_to_write(model), Path(folder)
+    format, folder = format_to_write(model), Path(folder)
     check_writable(model)
     config: Any = model.config
-    assert layout.config_file is not None  # every format that is written has one
-    _check_free(folder, layout.config_file, overwrite)
+    assert format.config_file is not None  # every format that is written has one
+    _check_free(folder, format.config_file, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     fresh.mkdir()
@@ -103,10 +103,10 @@ def module_classes(
     Raises:
         InvalidInputError: the stock modules were asked for and cannot give this model's vectors.
     """
-    layout = layout_to_write(model)
+    format = format_to_write(model)
     reason = None
-    if not layout.in_transformers:
-        reason = f"transformers has no {layout.family}"
+    if not format.in_transformers:
+        reason = f"transformers has no {format.family}"
     elif not (tokenizer_folder / "tokenizer.json").is_file():
         reason = "the model has no tokenizer.json"
     elif embedding.head is not None:
@@ -137,16 +137,16 @@ def write_model(
 
     A file of weights that lies there is replaced whole: the model's own weights may be mapped from it.
     """
-    layout: Layout = layout_to_write(model)
+    format: Format = format_to_write(model)
     check_writable(model)
     config: Any = model.config
-    assert layout.config_file is not None
+    assert format.config_file is not None
     if tokenizer_folder is not None:
         tokens = tokens or read_token_ids(Path(tokenizer_folder), {}, TokenIds(), config.vocab_size)
         _write_tokenizer(Path(tokenizer_folder), folder, tokens, embedding, config)
-    _write_config(folder / layout.config_file, config, layout, tokens or TokenIds(), load_dtype or dtype)
-    _write_weights(folder / "model.safetensors", model, layout, dtype)
-    shutil.copymode(folder / layout.config_file, folder / "model.safetensors")  # safetensors' own is for the owner only
+    _write_config(folder / format.config_file, config, format, tokens or TokenIds(), load_dtype or dtype)
+    _write_weights(folder / "model.safetensors", model, format, dtype)
+    shutil.copymode(folder / format.config_file, folder / "model.safetensors")  # safetensors' own is for the owner only
 
 
 def _write_tokenizer(
@@ -170,10 +170,10 @@ def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:
         raise InvalidInputError(f"{folder} exists and is no checkpoint, so it is not replaced; choose another folder")
 
 
-def _write_config(path: Path, config: Any, layout: Layout, tokens: TokenIds, dtype: torch.dtype) -> None:
-    assert layout.write_config is not None
+def _write_config(path: Path, config: Any, format: Format, tokens: TokenIds, dtype: torch.dtype) -> None:
+    assert format.write_config is not None
     written = {
-        **layout.write_config(config),
+        **format.write_config(config),
         # Explicit nulls: transformers' defaults would be ids of another vocabulary.
         "eos_token_id": tokens.eos,
         "bos_token_id": tokens.bos,
@@ -183,11 +183,11 @@ def _write_config(path: Path, config: Any, layout: Layout, tokens: TokenIds, dty
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_weights(path: Path, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
+def _write_weights(path: Path, model: nn.Module, format: Format, dtype: torch.dtype) -> None:
     tensors = {}
     for name, tensor in model.state_dict().items():
-        rename, stored = layout.stored_name(name)
-        tensors[stored] = rename.save(tensor.detach()).to("cpu", rename.loaded_dtype(dtype)).contiguous()
+        tensor_map, stored = format.stored_name(name)
+        tensors[stored] = tensor_map.save(tensor.detach()).to("cpu", tensor_map.loaded_dtype(dtype)).contiguous()
     # transformers refuses files that do not say which library's axis order they are in.
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     try:

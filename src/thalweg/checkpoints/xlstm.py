@@ -7,37 +7,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import Layout, Rename
+from thalweg.checkpoints.format import Format, TensorMap
 from thalweg.errors import CheckpointError
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
 
 
-def _linear(name: str, stored: str, *, wide: bool = False) -> tuple[Rename, Rename]:
+def _linear(name: str, stored: str, *, keep_float32: bool = False) -> tuple[TensorMap, TensorMap]:
     """The weight and the bias of one linear map or norm of a block."""
     return (
-        Rename(f"blocks.{{i}}.{name}.weight", (f"blocks.{{i}}.{stored}.weight",), wide=wide),
-        Rename(f"blocks.{{i}}.{name}.bias", (f"blocks.{{i}}.{stored}.bias",), wide=wide),
+        TensorMap(f"blocks.{{i}}.{name}.weight", (f"blocks.{{i}}.{stored}.weight",), keep_float32=keep_float32),
+        TensorMap(f"blocks.{{i}}.{name}.bias", (f"blocks.{{i}}.{stored}.bias",), keep_float32=keep_float32),
     )
 
 
 RENAMES = (
-    Rename("embeddings.weight", ("embeddings.weight",)),
+    TensorMap("embeddings.weight", ("embeddings.weight",)),
     *_linear("norm_mlstm", "norm_mlstm"),
     *_linear("mlstm.q", "mlstm_layer.q"),
     *_linear("mlstm.k", "mlstm_layer.k"),
     *_linear("mlstm.v", "mlstm_layer.v"),
     *_linear("mlstm.o", "mlstm_layer.ogate_preact"),
-    *_linear("mlstm.i", "mlstm_layer.igate_preact", wide=True),
-    *_linear("mlstm.f", "mlstm_layer.fgate_preact", wide=True),
+    *_linear("mlstm.i", "mlstm_layer.igate_preact", keep_float32=True),
+    *_linear("mlstm.f", "mlstm_layer.fgate_preact", keep_float32=True),
     *_linear("mlstm.norm", "mlstm_layer.multihead_norm"),
     *_linear("mlstm.out_proj", "mlstm_layer.out_proj"),
     *_linear("norm_ffn", "norm_ffn"),
     *_linear("ffn.gate", "ffn.proj_up_gate"),
     *_linear("ffn.up", "ffn.proj_up"),
     *_linear("ffn.down", "ffn.proj_down"),
-    Rename("out_norm.weight", ("out_norm.weight",)),
+    TensorMap("out_norm.weight", ("out_norm.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
-    Rename(None, ("lm_head.weight",)),
+    TensorMap(None, ("lm_head.weight",)),
 )
 
 # What a config of this architecture holds whatever its `model_type` is called.
@@ -123,8 +123,8 @@ def _is_transformers(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "xlstm" or config.keys() >= TRANSFORMERS_KEYS
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    Format(
         name="xlstm/transformers",
         family="xlstm",
         config_file="config.json",
@@ -132,7 +132,7 @@ LAYOUTS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=XLSTM,
-        renames=RENAMES,
+        tensor_maps=RENAMES,
         # xLSTMModel has no prefix, xLSTMForCausalLM has `backbone.`.
         prefixes=("", "backbone."),
         write_config=write_transformers,

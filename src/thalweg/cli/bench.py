@@ -12,7 +12,7 @@ from rich.table import Table
 
 from thalweg.cli.bench_progress import bench_progress, told
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
-from thalweg.cli.lists import names, number, numbers
+from thalweg.cli.list_options import names, number, numbers
 from thalweg.cli.options import Debug, Device, check_device, lasting_name
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def bench_progress(console: Console, quiet: bool) -> Iterator[Callable[[Status],
 
 def told(row: dict[str, Any]) -> tuple[str, str]:
     """A point and its result in words."""
-    from thalweg.bench.lines import memory, seconds
+    from thalweg.bench.plot_series import memory, seconds
     from thalweg.bench.point import OK, Point
 
     title = Point.from_json(row["point"]).title

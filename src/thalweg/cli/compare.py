@@ -15,7 +15,7 @@ from thalweg.cli.progress import duration
 
 if TYPE_CHECKING:
     from thalweg.bench.compare import Comparison
-    from thalweg.bench.side import Side
+    from thalweg.bench.compare_worker import Side
 
 SETTINGS_HELP = (
     "Settings of {}, as NAME=VALUE[,NAME=VALUE]: dtype, device, vertical_chunk_size, max_tokens_per_step, "
@@ -54,8 +54,8 @@ def compare(
         raise typer.BadParameter("--texts is missing: the files or folders to compare on")
     with errors_told(debug):
         from thalweg.bench import compare as comparing
+        from thalweg.bench.compare_worker import Side, Task
         from thalweg.bench.process import Limits, free_memory
-        from thalweg.bench.side import Side, Task
         from thalweg.corpus import STDIN
         from thalweg.errors import InvalidInputError
 

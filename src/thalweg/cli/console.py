@@ -44,10 +44,10 @@ def errors_told(debug: bool) -> Iterator[None]:
     except (ThalwegError, OSError) as error:
         if debug:
             raise
-        tell_error(str(error))
+        print_error(str(error))
         raise typer.Exit(ERROR) from None
 
 
-def tell_error(message: str) -> None:
+def print_error(message: str) -> None:
     """One line, red."""
     stderr().print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))

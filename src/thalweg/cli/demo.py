@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from thalweg.cli.console import errors_told, stderr, stdout
-from thalweg.cli.hits import show_hits
 from thalweg.cli.options import Debug, Model, load_model
 from thalweg.cli.progress import progress_line
+from thalweg.cli.show_hits import show_hits
 
 QUESTION = "How does a pilot learn the river?"
 SECTION_TOKENS = 128

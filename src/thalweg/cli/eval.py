@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, QuantizeOption, Revision, load_model
-from thalweg.cli.quiet import libraries_quiet
+from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.cli.steps import steps_shown
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def evaluate(
                 "model": embedder.name,
                 "fingerprint": embedder.fingerprint,
                 "dtype": str(embedder.dtype).removeprefix("torch."),
-                "quantize": embedder.quantize,
+                "quantize": embedder.quantization,
                 "max_length": length,
                 "instructions": instructions,
             }

@@ -43,15 +43,19 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
     from thalweg.kernels import native
     from thalweg.models.quantized import weight_count
 
+    config = embedder.embedding_config
     return [
         ("model", embedder.name),
         ("family", embedder.family),
-        ("layout", embedder.layout),
+        ("format", embedder.format),
         ("parameters", f"{weight_count(embedder.model):,}"),
         ("weights in the file", str(embedder.weights_dtype).removeprefix("torch.")),
         ("dimension", f"{embedder.dimension:,}"),
-        ("pooling", embedder.embedding.pooling + (", normalised" if embedder.embedding.normalize else "")),
-        ("similarity", embedder.embedding.similarity),
+        (
+            "pooling",
+            config.pooling + (", normalised" if config.normalize else ""),
+        ),
+        ("similarity", config.similarity),
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in embedder.prompts.items()) or "none"),
         ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
         ("fingerprint", embedder.fingerprint),
@@ -64,9 +68,9 @@ def _quantized(embedder: Embedder) -> list[tuple[str, str]]:
     """How a quantised model is computed on this machine."""
     from thalweg.ops.quantized import missing
 
-    if embedder.quantize is None:
+    if embedder.quantization is None:
         return []
-    if embedder.quantize == "int4":
+    if embedder.quantization == "int4":
         return [("quantised", "int4: weights only, products in " + str(embedder.dtype).removeprefix("torch."))]
     lacking = missing()
     products = f"products in float32, slower than without --quantize: {lacking}" if lacking else "products in integers"

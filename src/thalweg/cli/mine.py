@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from thalweg.cli.console import INTERRUPTED, errors_told, stderr
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
-from thalweg.cli.quiet import libraries_quiet
+from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from thalweg.cli.console import errors_told, stdout
-from thalweg.cli.hits import show_hits
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
+from thalweg.cli.show_hits import show_hits
 
 
 def search(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from thalweg.cli import lists
+from thalweg.cli import list_options as lists
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Device, load_model
 from thalweg.cli.progress import duration
-from thalweg.cli.quiet import libraries_quiet
+from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.cli.synth_progress import synth_progress, usage
 
 if TYPE_CHECKING:

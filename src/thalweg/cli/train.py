@@ -15,10 +15,10 @@ from rich.table import Table
 from thalweg.cli.console import INTERRUPTED, errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Revision, lasting_name
 from thalweg.cli.progress import LOG_EVERY, duration
-from thalweg.cli.quiet import libraries_quiet
+from thalweg.cli.silence_libraries import libraries_quiet
 
 if TYPE_CHECKING:
-    from thalweg.training.follow import Status
+    from thalweg.training.progress_log import Status
     from thalweg.training.recipes import Recipe
     from thalweg.training.run import Summary
     from thalweg.training.workspace import Mode

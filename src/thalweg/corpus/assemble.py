@@ -11,7 +11,7 @@ import numpy as np
 
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.parts import Parts
-from thalweg.corpus.report import Status, Summary, Told
+from thalweg.corpus.report import ReportedFailure, Status, Summary
 from thalweg.corpus.rows import COLUMNS, Metadata, vectors_of
 from thalweg.corpus.settings import Settings
 from thalweg.corpus.writers import write_output
@@ -30,7 +30,7 @@ def assemble(
     embedder: Embedder,
     manifest: Manifest,
     status: Status,
-    shown: tuple[Told, ...],
+    shown: tuple[ReportedFailure, ...],
     began: float,
 ) -> Summary:
     """Write the output from the parts and drop them. Documents that failed midway leave no rows.
@@ -52,7 +52,7 @@ def assemble(
         dimension=settings.dimension(embedder),
         precision=settings.precision,
         normalized=settings.normalized(embedder),
-        similarity=embedder.embedding.similarity,
+        similarity=embedder.embedding_config.similarity,
         prompt=settings.document_prompt(embedder),
         section_size=settings.section_size,
         version=__version__,

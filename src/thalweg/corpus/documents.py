@@ -30,7 +30,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class ReadFailure:
     """A document, or the rest of a file, that could not be read; `skipped`: an empty file, which is no failure."""
 
     id: str
@@ -47,7 +47,7 @@ class Finished(Protocol):
 
 def read_documents(
     files: Iterable[InputFile], columns: Columns, finished: Finished, meter: Meter
-) -> Iterator[Document | Trouble]:
+) -> Iterator[Document | ReadFailure]:
     """The documents that are not finished, in order, and what stands in their place where one cannot be read."""
     for number, file in enumerate(files):
         share = FileMeter(meter, file.size)
@@ -59,15 +59,15 @@ def read_documents(
             yield _whole(number, file, share)
 
 
-def _whole(number: int, file: InputFile, meter: FileMeter) -> Document | Trouble:
+def _whole(number: int, file: InputFile, meter: FileMeter) -> Document | ReadFailure:
     """The file as one document, opened and read just far enough to know that it is text."""
     pieces = _pieces(file, meter)
     try:
         first = next(pieces, None)
     except (CorpusError, OSError) as error:
-        return Trouble(file.id, error)
+        return ReadFailure(file.id, error)
     if first is None:
-        return Trouble(file.id, CorpusError("an empty file"), skipped=True)
+        return ReadFailure(file.id, CorpusError("an empty file"), skipped=True)
     return Document(number, 0, file.id, printable(file.path), False, _joined(first, pieces), pieces.close)
 
 
@@ -86,19 +86,19 @@ def _joined(first: str, pieces: Iterator[str]) -> Iterator[str]:
 
 def _rows(
     number: int, file: InputFile, columns: Columns, finished: Finished, meter: FileMeter
-) -> Iterator[Document | Trouble]:
+) -> Iterator[Document | ReadFailure]:
     row = -1
     try:
         for row, text, name in read_table(file, columns, meter):
             id_ = f"{file.id}:{row}" if name is None else name
             if isinstance(text, CorpusError):
-                yield Trouble(id_, text)
+                yield ReadFailure(id_, text)
             elif not finished.has(number, row):
                 yield Document(number, row, id_, printable(file.path), True, text, _nothing)
         if row < 0:
-            yield Trouble(file.id, CorpusError("a file without rows"), skipped=True)
+            yield ReadFailure(file.id, CorpusError("a file without rows"), skipped=True)
     except (CorpusError, OSError) as error:
-        yield Trouble(file.id, _lost(row, error) if row >= 0 else error)
+        yield ReadFailure(file.id, _lost(row, error) if row >= 0 else error)
     finally:
         meter.finish()
 

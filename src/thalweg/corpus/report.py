@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from thalweg.corpus.documents import Trouble
+from thalweg.corpus.documents import ReadFailure
 from thalweg.corpus.streams import Meter
 from thalweg.errors import CorpusError
 
 SHOWN = 10
-"""Troubles kept in memory for the summary; the file has them all."""
+"""Failures kept in memory for the summary; the file has them all."""
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Status:
     writing: bool = False
 
 
-class Told(NamedTuple):
-    """One trouble in words."""
+class ReportedFailure(NamedTuple):
+    """One failure in words."""
 
     id: str
     reason: str
@@ -48,7 +48,7 @@ class Summary:
     """What came of a run.
 
     documents, rows, tokens: of the output; new_tokens, seconds: of this run; cut: documents that `max_length` cut;
-    shown: the first troubles; nothing_to_do: the output was complete before.
+    shown: the first failures; nothing_to_do: the output was complete before.
     """
 
     documents: int
@@ -60,15 +60,15 @@ class Summary:
     saved: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
-    shown: tuple[Told, ...] = ()
+    shown: tuple[ReportedFailure, ...] = ()
     nothing_to_do: bool = False
 
 
-class TroubleLog(AbstractContextManager["TroubleLog"]):
-    """Writes every trouble to a file, counts it, and keeps the first few.
+class FailureLog(AbstractContextManager["FailureLog"]):
+    """Writes every failure to a file, counts it, and keeps the first few.
 
     Args:
-        path: JSON lines; made when the first trouble comes.
+        path: JSON lines; made when the first failure comes.
         strict: raise for a failure instead of going on.
     """
 
@@ -77,20 +77,20 @@ class TroubleLog(AbstractContextManager["TroubleLog"]):
         self._path = path
         self._status = status
         self._strict = strict
-        self.shown: list[Told] = []
+        self.shown: list[ReportedFailure] = []
 
-    def add(self, trouble: Trouble) -> None:
+    def add(self, failure: ReadFailure) -> None:
         """Raises:
         CorpusError: a failure, if strict.
         """
-        told = Told(trouble.id, _reason(trouble.error), trouble.skipped)
+        told = ReportedFailure(failure.id, _reason(failure.error), failure.skipped)
         if len(self.shown) < SHOWN:
             self.shown.append(told)
         self._stream.write(json.dumps(told._asdict(), ensure_ascii=False) + "\n")
-        self._status.skipped += trouble.skipped
-        self._status.failed += not trouble.skipped
-        if self._strict and not trouble.skipped:
-            raise CorpusError(f"{told.id}: {told.reason} (--strict stops here)") from trouble.error
+        self._status.skipped += failure.skipped
+        self._status.failed += not failure.skipped
+        if self._strict and not failure.skipped:
+            raise CorpusError(f"{told.id}: {told.reason} (--strict stops here)") from failure.error
 
     def __exit__(self, *exception: object) -> None:
         self._stream.close()

@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 from thalweg.corpus.assemble import assemble
-from thalweg.corpus.documents import Document, Trouble, read_documents
+from thalweg.corpus.documents import Document, ReadFailure, read_documents
 from thalweg.corpus.index import Done
 from thalweg.corpus.inputs import InputFile, Unreadable
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.passages import Passage
-from thalweg.corpus.report import Status, Summary, Told, TroubleLog
+from thalweg.corpus.report import FailureLog, ReportedFailure, Status, Summary
 from thalweg.corpus.results import read_metadata
 from thalweg.corpus.rows import Row, part_schema
 from thalweg.corpus.settings import Mode, Settings, check_free
@@ -112,13 +112,13 @@ class _Run:
             saved=self._done.n_documents,
         )
 
-    def embed(self, unreadable: Iterable[Unreadable]) -> tuple[Told, ...]:
-        """Bring every document into the parts; the first troubles come back."""
-        log = TroubleLog(self._parts.folder / FAILURES, self.status, strict=self._settings.strict)
+    def embed(self, unreadable: Iterable[Unreadable]) -> tuple[ReportedFailure, ...]:
+        """Bring every document into the parts; the first failures come back."""
+        log = FailureLog(self._parts.folder / FAILURES, self.status, strict=self._settings.strict)
         try:
             with log:
                 for folder in unreadable:
-                    log.add(Trouble(folder.path, folder.error))
+                    log.add(ReadFailure(folder.path, folder.error))
                 with closing(self._results(log)) as results:
                     for result in results:
                         self._store(result, log)
@@ -129,7 +129,7 @@ class _Run:
         self._parts.save()
         return tuple(log.shown)
 
-    def _results(self, log: TroubleLog) -> Generator[Embedding | Failure, None, None]:
+    def _results(self, log: FailureLog) -> Generator[Embedding | Failure, None, None]:
         settings = self._settings
         yield from self._embedder.encode_stream(
             self._texts(log),
@@ -144,11 +144,11 @@ class _Run:
             **settings.schedule,
         )
 
-    def _texts(self, log: TroubleLog) -> Iterator[str | Iterator[str]]:
+    def _texts(self, log: FailureLog) -> Iterator[str | Iterator[str]]:
         """What the embedder pulls. Every document is remembered by its number until nothing more of it comes."""
         number = 0
         for item in read_documents(self._files, self._settings.columns, self._done, self.status.meter):
-            if isinstance(item, Trouble):
+            if isinstance(item, ReadFailure):
                 log.add(item)
                 continue
             passage = Passage(
@@ -158,12 +158,12 @@ class _Run:
             number += 1
             yield passage.text
 
-    def _store(self, result: Embedding | Failure, log: TroubleLog) -> None:
+    def _store(self, result: Embedding | Failure, log: FailureLog) -> None:
         passage = self._passages[result.index]
         document = passage.document
         if isinstance(result, Failure):
             self._end(result.index)
-            log.add(Trouble(document.id, result.error))
+            log.add(ReadFailure(document.id, result.error))
             return
         # Of a document that was under way when an earlier run ended, the first sections are there already.
         text = passage.cut(result.char_start, result.char_end)

@@ -63,14 +63,14 @@ class Settings:
 
     def normalized(self, embedder: Embedder) -> bool:
         """Whether vectors get length 1."""
-        return embedder.embedding.normalize if self.normalize is None else self.normalize
+        return embedder.embedding_config.normalize if self.normalize is None else self.normalize
 
     def identity(self, embedder: Embedder) -> dict[str, Any]:
         """All that decides what is in the output: a resumed run must agree in it."""
         return {
             "model": embedder.fingerprint,
             "dtype": str(next(embedder.model.parameters()).dtype).removeprefix("torch."),
-            "quantize": embedder.quantize,
+            "quantize": embedder.quantization,
             "prompt": self.document_prompt(embedder),
             "sections": self.section_size,
             "precision": self.precision,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from thalweg.corpus.rows import Metadata, list_column, output_schema, vector_dtype, vector_width, vectors_of
 from thalweg.errors import CorpusError
-from thalweg.pooling.vectors import quantize
+from thalweg.pooling.vectors import to_precision
 from thalweg.storage.durable import move_durably, sync_file
 
 Batches: TypeAlias = Iterable[Any]
@@ -87,7 +87,7 @@ def write_output(out: Path, work: Path, metadata: Metadata, batches: Batches, *,
 def _quantized(batch: Any, schema: pa.Schema, metadata: Metadata) -> Any:
     vectors = vectors_of(batch.column("vector"))
     ranges = None if metadata.ranges is None else np.array(metadata.ranges, np.float32)
-    column = list_column(quantize(vectors, metadata.precision, ranges))
+    column = list_column(to_precision(vectors, metadata.precision, ranges))
     return pa.record_batch([*batch.columns[:-1], column], schema=schema)
 
 

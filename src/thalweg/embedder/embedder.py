@@ -24,8 +24,9 @@ from thalweg.checkpoints.fingerprint import fingerprint
 from thalweg.embedder.documents import TokenizedText, tokenized
 from thalweg.embedder.dtypes import Dtype, dtype_of_products, torch_dtype
 from thalweg.embedder.export import ExportFormat, export
-from thalweg.embedder.in_order import InOrder
+from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.embedder.progress_bar import progress_bar
+from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
@@ -34,7 +35,7 @@ from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
-from thalweg.pooling.vectors import FloatArray, Precision, finish, quantize
+from thalweg.pooling.vectors import FloatArray, Precision, finish, to_precision
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 log = logging.getLogger("thalweg")
@@ -96,9 +97,9 @@ class Embedder:
         self._checkpoint = checkpoint
         self.name = name
         self.family = checkpoint.family
-        self.layout = checkpoint.layout
+        self.format = checkpoint.format
         self.config = checkpoint.config
-        self.embedding = checkpoint.embedding
+        self.embedding_config = checkpoint.embedding
         self.folder = checkpoint.folder
         self.model: Any = checkpoint.model
         self.weights_dtype = checkpoint.weights_dtype
@@ -111,7 +112,7 @@ class Embedder:
                 "id; add bos_token_id to config.json"
             )
         self.tokenizer = Tokenizer.from_folder(
-            checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding.n_eos
+            checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding_config.n_eos
         )
         self._probe_id = checkpoint.eos_token_id
         self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
@@ -126,7 +127,7 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Width d of the vectors."""
-        lexicon = self.embedding.lexicon
+        lexicon = self.embedding_config.lexicon
         return int(self.model.d_model) + (lexicon.d_lexicon if lexicon is not None else 0)
 
     @property
@@ -135,7 +136,7 @@ class Embedder:
         return dtype_of_products(self.model)
 
     @property
-    def quantize(self) -> Quantization | None:
+    def quantization(self) -> Quantization | None:
         """How the weights are quantised, if at all."""
         return quantization_of(self.model)
 
@@ -153,20 +154,20 @@ class Embedder:
     @property
     def prompts(self) -> dict[str, str]:
         """The texts that may be put before a text, by name."""
-        return self.embedding.prompts
+        return self.embedding_config.prompts
 
     @property
     def default_prompt_name(self) -> str | None:
-        return self.embedding.default_prompt_name
+        return self.embedding_config.default_prompt_name
 
     @property
     def notice(self) -> str | None:
         """One line that a user of this model should know, or None."""
-        if not self.embedding.untuned:
+        if not self.embedding_config.untuned:
             return None
         return (
             f"{self.name} is a language model that was not tuned for embeddings: "
-            f"using {self.embedding.pooling}-token pooling, an appended EOS and no prompt"
+            f"using {self.embedding_config.pooling}-token pooling, an appended EOS and no prompt"
         )
 
     @functools.cached_property
@@ -193,7 +194,8 @@ class Embedder:
 
     def plan_memory(self, **schedule: int | None) -> MemoryPlan:
         """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        return plan_memory(self.model, self.schedule(**schedule), self.embedding.pooling, self.embedding.lexicon)
+        config = self.embedding_config
+        return plan_memory(self.model, self.schedule(**schedule), config.pooling, config.lexicon)
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
@@ -232,7 +234,7 @@ class Embedder:
                 quantised.
         """
         export(
-            replace(self._checkpoint, embedding=replace(self.embedding, head=self.head)),
+            replace(self._checkpoint, embedding=replace(self.embedding_config, head=self.head)),
             folder,
             name=self.name,
             dimension=self.dimension,
@@ -241,6 +243,10 @@ class Embedder:
             overwrite=overwrite,
             edit_card=edit_card,
         )
+
+    embedding = renamed("embedding", "embedding_config")
+    layout = renamed("layout", "format")
+    quantize = renamed("quantize", "quantization")
 
     # -- many texts at once ------------------------------------------------------------------------------------------
 
@@ -265,7 +271,7 @@ class Embedder:
             texts: one text, or a sequence of them.
             prompt: put before every text; prompt_name: the model's prompt of that name instead.
             show_progress_bar: on stderr, with tokens per second.
-            precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.vectors.quantize`).
+            precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.vectors.to_precision`).
             normalize_embeddings: to length 1; None does what the model says.
             truncate_dim: keep the first so many dimensions (before normalisation).
             max_length: cut texts to so many tokens, BOS and EOS included; off by default, and a warning says how many
@@ -307,7 +313,7 @@ class Embedder:
                 cut += embedding.truncated
         if cut:
             log.warning("max_length=%s cut %d of %d texts", max_length, cut, len(batch))
-        result = quantize(vectors, precision)
+        result = to_precision(vectors, precision)
         return result[0] if single else result
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
@@ -333,7 +339,7 @@ class Embedder:
         Cosine or dot product; for euclidean and manhattan the negative distance, so that larger is always closer.
         """
         a, b = (np.atleast_2d(np.asarray(v, dtype=np.float32)) for v in (a, b))
-        kind = self.embedding.similarity
+        kind = self.embedding_config.similarity
         if kind == "cosine":
             a, b = finish(a, normalize=True), finish(b, normalize=True)
         if kind in ("cosine", "dot"):
@@ -378,7 +384,7 @@ class Embedder:
         return vectors
 
     def _engine(self, schedule: Schedule, probe_id: int | None = None) -> Engine:
-        config = self.embedding
+        config = self.embedding_config
         return Engine(
             self.model, config.pooling, schedule, probe_id=probe_id, n_last=config.n_eos, lexicon=config.lexicon
         )
@@ -419,7 +425,7 @@ class Embedder:
         The other arguments are those of `encode`.
         """
         text = self.prompt(prompt, prompt_name)
-        if text and self.embedding.pooling == "mean" and not self.embedding.include_prompt:
+        if text and self.embedding_config.pooling == "mean" and not self.embedding_config.include_prompt:
             raise InvalidInputError(
                 f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
                 "use it without a prompt"
@@ -432,7 +438,7 @@ class Embedder:
             max_in_flight=max_in_flight,
             section_size=section_size,
         )
-        normalize = self.embedding.normalize if normalize_embeddings is None else normalize_embeddings
+        normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         engine = self._engine(schedule, probe_id=self._probe_id)
         return self._run(engine, documents, text, ordered, normalize, truncate_dim, max_length, on_error, progress)
 
@@ -458,9 +464,9 @@ class Embedder:
                 texts[index] = text
                 yield text
 
-        queue = InOrder() if ordered else None
+        queue = ReorderBuffer() if ordered else None
         results = engine.run(sources(), may_start=queue.has_room if queue else None, on_step=progress)
-        for result in queue.sort(results) if queue else results:
+        for result in queue.release(results) if queue else results:
             text = texts[result.index]
             if isinstance(result, Failure):
                 del texts[result.index]
@@ -487,7 +493,7 @@ class Embedder:
     @torch.inference_mode()
     def _after_pooling(self, vector: FloatArray) -> FloatArray:
         """(d,) pooled -> (d,): what the embedding head or the lexicon makes of it, in a model that has one."""
-        lexicon = self.embedding.lexicon
+        lexicon = self.embedding_config.lexicon
         if lexicon is not None:
             pooled, codes = torch.from_numpy(vector)[None].split([self.model.d_model, lexicon.d_lexicon], 1)
             return lexicon.join(pooled, codes)[0].numpy()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from thalweg.engine.results import Failure, Pooled
 
 
-class InOrder:
+class ReorderBuffer:
     """Holds results back until all of earlier documents are out."""
 
     CAPACITY = 4096  # results held back before no further document is started
@@ -20,7 +20,7 @@ class InOrder:
     def has_room(self) -> bool:
         return self._count < self.CAPACITY
 
-    def sort(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
+    def release(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
         for result in results:
             self._held.setdefault(result.index, []).append(result)
             self._count += 1

@@ -91,7 +91,7 @@ class Engine:
             keep = [row for row, document in enumerate(flying) if self._readable(document, failures)]
             if len(keep) < len(flying):
                 flying = [flying[row] for row in keep]
-                store.keep(keep)
+                store.compact(keep)
             step = Step(self, flying)
             exhausted = self._admit(step, waiting, incoming, exhausted, failures)
             yield from failures
@@ -99,9 +99,9 @@ class Engine:
                 if exhausted and not waiting:
                     return
                 continue
-            store.make_room(len(step.final))
+            store.ensure_capacity(len(step.wanted))
             if self.model.device.type == "cpu":
-                reserve([*self.model.activation_blocks(step.n_tokens), len(step.final) * fresh_state])
+                reserve([*self.model.activation_blocks(step.n_tokens), len(step.wanted) * fresh_state])
             results = step.run(store)
             flying = step.flying
             self._count(step, results)

@@ -24,7 +24,7 @@ class StateStore:
         self._tensors = [[tensor.new_empty(0, *tensor.shape[1:]) for tensor in layer] for layer in state]
 
     @torch.inference_mode()
-    def make_room(self, n: int) -> None:
+    def ensure_capacity(self, n: int) -> None:
         """For n rows; those that are there stay. One tensor after the other, so that only one is there twice."""
         for layer in self._tensors:
             for i, tensor in enumerate(layer):
@@ -38,7 +38,7 @@ class StateStore:
         return tuple(kind(*(tensor[:n] for tensor in layer)) for kind, layer in layers)
 
     @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
+    def compact(self, rows: Sequence[int]) -> None:
         """The named rows become the first ones, in that order."""
         for layer in self._tensors:
             for tensor in layer:

@@ -31,11 +31,11 @@ class Step:
         self.ids: list[TokenArray] = []
         self.parts: list[tuple[Document, Part]] = []  # in the order of the run; together they are the run
         self.flying: list[Document] = []  # documents that go on after this step
-        self.final: list[int] = []  # their segments
+        self.wanted: list[int] = []  # their segments
         self.n_tokens = 0
         probed = [(row, document, document.probe) for row, document in enumerate(flying) if document.probe]
         self.state_rows = [*range(len(flying)), *(row for row, _, _ in probed)]
-        self.n_flying = len(flying)
+        self.n_carried = len(flying)
         share = (self.schedule.max_tokens_per_step - len(probed) * engine.n_last) // (len(flying) + 1)
         for document in flying:
             document.probe = None
@@ -70,7 +70,7 @@ class Step:
         ids, parts = document.take(self._piece(document, most))
         if not parts[-1].last:
             self.flying.append(document)
-            self.final.append(len(self.ids))
+            self.wanted.append(len(self.ids))
         self.ids.append(ids)
         self.parts += [(document, part) for part in parts]
         self.n_tokens += len(ids)
@@ -80,10 +80,10 @@ class Step:
         """The vectors that this step completes; the store then holds the state of the documents that go on."""
         model = self.engine.model
         packing = Packing(
-            [len(ids) for ids in self.ids], n_initial=len(self.state_rows), final=self.final, device=model.device
+            [len(ids) for ids in self.ids], n_carried=len(self.state_rows), wanted=self.wanted, device=model.device
         )
-        state, new_state = store.rows(self.n_flying), store.rows(len(self.final))
-        if len(self.state_rows) > self.n_flying:
+        state, new_state = store.rows(self.n_carried), store.rows(len(self.wanted))
+        if len(self.state_rows) > self.n_carried:
             state = select(state, self.state_rows)
         ids = np.concatenate(self.ids).astype(np.int64)
         tokens = torch.from_numpy(ids).to(model.device)

@@ -9,7 +9,7 @@ What imports mteb is imported by the command when it runs; nothing here is impor
     needles.py    needle and passkey retrieval of any length, out of books
     lengths.py    scores by document length, within mteb's results
     models.py     our encoder, BM25 and sentence-transformers models by name
-    lexical.py    BM25 as mteb searches
+    bm25.py       BM25 as mteb searches
     peers.py      a sentence-transformers model that cuts texts, or averages its vectors of their chunks
     store.py      results on the disk, whole or not at all
     run.py        all models on all tasks, resumable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mteb.abstasks import AbsTaskRetrieval
 
-from thalweg.evaluation.lexical import BM25Search
+from thalweg.evaluation.bm25 import BM25Search
 from thalweg.evaluation.peers import Peer
 from thalweg.integrations.mteb import ThalwegEncoder
 

@@ -81,7 +81,7 @@ class Batch:
         step = self.steps[number]
         final = range(len(step.pieces)) if keep_ended else step.going_on
         lengths = [piece.length for piece in step.pieces]
-        packing = Packing(lengths, n_initial=len(state[0]) if state else 0, final=final, device=self.device)
+        packing = Packing(lengths, n_carried=len(state[0]) if state else 0, wanted=final, device=self.device)
         tokens = torch.cat([self.texts[piece.text][piece.start : piece.stop] for piece in step.pieces])
         pooled = [self._n_pooled(piece) for piece in step.pieces]
         rows = None

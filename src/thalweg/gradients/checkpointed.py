@@ -73,10 +73,10 @@ def embed_checkpointed(
 class Run:
     """One call: its forward pass, and what its backward pass has to know besides tensors."""
 
-    def __init__(self, batch: Batch, checkpointing: Checkpointing, n_initial: int, keep_final_state: bool) -> None:
+    def __init__(self, batch: Batch, checkpointing: Checkpointing, n_carried: int, keep_final_state: bool) -> None:
         self.batch = batch
         self.checkpointing = checkpointing
-        self.n_initial = n_initial
+        self.n_carried = n_carried
         self.stride = math.ceil(math.sqrt(len(batch))) if checkpointing.two_level else 1
         self.recording = torch.is_grad_enabled()
         self.final_state: State | None = None
@@ -227,7 +227,7 @@ class _Embed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Run, *tensors: Tensor) -> Tensor:
-        vectors, kept = run.forward(list(tensors[: run.n_initial]))
+        vectors, kept = run.forward(list(tensors[: run.n_carried]))
         ctx.run, ctx.n_inputs = run, len(tensors)
         if run.recording:
             ctx.save_for_backward(*tensors, *kept)
@@ -238,8 +238,8 @@ class _Embed(torch.autograd.Function):
     def backward(ctx: Any, of_vectors: Tensor) -> tuple[Tensor | None, ...]:
         run: Run = ctx.run
         saved = list(ctx.saved_tensors)
-        initial, kept = saved[: run.n_initial], saved[ctx.n_inputs :]
-        gradients = _Gradients(run, initial, ctx.needs_input_grad[1 : 1 + run.n_initial])
+        initial, kept = saved[: run.n_carried], saved[ctx.n_inputs :]
+        gradients = _Gradients(run, initial, ctx.needs_input_grad[1 : 1 + run.n_carried])
         for segment in run.segments(kept, initial):
             for number, carried in reversed(segment):
                 gradients.add(number, carried, of_vectors)

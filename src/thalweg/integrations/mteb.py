@@ -21,7 +21,7 @@ from thalweg.embedder.results import Embedding
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError
 from thalweg.integrations.mteb_instructions import Instructions, paper_instructions
 from thalweg.models.quantized import Quantization, weight_bytes, weight_count
-from thalweg.pooling.vectors import quantize
+from thalweg.pooling.vectors import to_precision
 
 try:
     from mteb.models import ModelMeta
@@ -95,8 +95,8 @@ class ThalwegEncoder(AbsEncoder):
         values = (max_length, truncate_dim, normalize_embeddings)
         self.options = {name: value for name, value in zip(LASTING, values, strict=True) if value is not None}
         experiment: dict[str, Any] = dict(self.options)
-        if model.quantize is not None:
-            experiment["quantize"] = model.quantize
+        if model.quantization is not None:
+            experiment["quantize"] = model.quantization
         if instructions is not None:
             experiment["instructions"] = instructions if isinstance(instructions, str) else "own"
         if model_prompts is not None:
@@ -139,7 +139,7 @@ class ThalwegEncoder(AbsEncoder):
         if cut:
             length = options["max_length"]
             log.warning("%s: max_length=%s cut %d of %d texts", task_metadata.name, length, cut, len(vectors))
-        return cast("Array", quantize(vectors, precision))
+        return cast("Array", to_precision(vectors, precision))
 
     def prompt_of(self, task: TaskMetadata, prompt_type: PromptType | None = None) -> str:
         """The text put before the texts of a task."""
@@ -188,7 +188,7 @@ def model_meta(embedder: Embedder, experiment: Mapping[str, Any] | None = None) 
         public_training_data=None,
         framework=["PyTorch"],
         reference=None if local else f"https://huggingface.co/{embedder.name}",
-        similarity_fn_name=ScoringFunction(embedder.embedding.similarity),
+        similarity_fn_name=ScoringFunction(embedder.embedding_config.similarity),
         use_instructions=bool(experiment.get("instructions") or embedder.prompts),
         training_datasets=None,
         experiment_kwargs=dict(experiment) or None,

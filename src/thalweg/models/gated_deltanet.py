@@ -97,7 +97,7 @@ class ShortConv(nn.Module):
         """(N, D) -> (N, C) and the next (S, W - 1, C)."""
         y = project(self.proj, x)
         if self.conv is None:
-            return F.silu(y, inplace=not y.requires_grad), y.new_zeros(len(packing.final), 0, y.shape[1])
+            return F.silu(y, inplace=not y.requires_grad), y.new_zeros(len(packing.wanted), 0, y.shape[1])
         return causal_conv(y, self.conv.weight, self.conv.bias, packing, initial_state=state, silu=True)
 
 

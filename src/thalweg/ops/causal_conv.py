@@ -65,7 +65,7 @@ def sequential_causal_conv(
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         columns = x.new_zeros(width - 1, x.shape[1])
-        if initial_state is not None and segment < packing.n_initial:
+        if initial_state is not None and segment < packing.n_carried:
             columns = initial_state[segment]
         for t in range(start, stop):
             window = torch.cat([columns, x[t : t + 1]])
@@ -73,7 +73,7 @@ def sequential_causal_conv(
             out = out if bias is None else out + bias
             y.append(F.silu(out) if silu else out)
             columns = window[1:]
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append(columns)
     empty = x.new_zeros(0, width - 1, x.shape[1])
     return torch.stack(y).to(x.dtype), torch.stack(final).to(x.dtype) if final else empty
@@ -90,7 +90,7 @@ def packed_causal_conv(
 ) -> tuple[Tensor, Tensor]:
     """The run as if it were one segment; then the few tokens at each segment's start anew, from their own past."""
     channels, width = weight.shape
-    carried = x.new_zeros(packing.n_initial * (width - 1), channels)
+    carried = x.new_zeros(packing.n_carried * (width - 1), channels)
     if initial_state is not None:
         carried = initial_state.reshape(-1, channels).to(x.dtype)
     edge = torch.cat([x.new_zeros(1, channels), carried])
@@ -112,12 +112,12 @@ def packed_causal_conv(
 def last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | None) -> Tensor:
     """(S_out, pad, C): the last columns of every segment whose state is wanted, those before it among them."""
     tails = []
-    for segment in packing.final:
+    for segment in packing.wanted:
         start, stop = packing.cu_seqlens[segment : segment + 2]
         own = x[max(start, stop - pad) : stop]
         if len(own) < pad:
             before = x.new_zeros(pad, x.shape[1])
-            if initial_state is not None and segment < packing.n_initial:
+            if initial_state is not None and segment < packing.n_carried:
                 before = initial_state[segment].to(x.dtype)
             own = torch.cat([before, own])[-pad:]
         tails.append(own)
@@ -158,6 +158,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, ini
         raise InvalidInputError(f"weight must be (C={channels}, W>=1), got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (channels,):
         raise InvalidInputError(f"bias must be (C={channels},), got {tuple(bias.shape)}")
-    expected = (packing.n_initial, weight.shape[1] - 1, channels)
+    expected = (packing.n_carried, weight.shape[1] - 1, channels)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, W-1, C) = {expected}, got {tuple(initial_state.shape)}")

@@ -98,14 +98,14 @@ def sequential_gated_delta_rule(
     y, final = [], []
     for segment, (start, stop) in enumerate(pairwise(packing.cu_seqlens)):
         state = v.new_zeros(heads, k.shape[-1], width)
-        if initial_state is not None and segment < packing.n_initial:
+        if initial_state is not None and segment < packing.n_carried:
             state = initial_state[segment].to(dtype)
         for t in range(start, stop):
             state = decay[t, :, None, None] * state
             update = beta[t, :, None] * (v[t] - torch.einsum("hk,hkv->hv", k[t], state))
             state = state + torch.einsum("hk,hv->hkv", k[t], update)
             y.append(torch.einsum("hk,hkv->hv", q[t], state))
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append(state)
     out = torch.stack(y)
     empty = v.new_zeros(0, heads, k.shape[-1], width)
@@ -368,7 +368,7 @@ def _check(
         raise InvalidInputError(
             f"g and beta must be (N, Hv) = {(n, heads)}, got {tuple(g.shape)} and {tuple(beta.shape)}"
         )
-    expected = (packing.n_initial, heads, k.shape[2], width)
+    expected = (packing.n_carried, heads, k.shape[2], width)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(
             f"initial_state must be (S_in, Hv, K, V) = {expected}, got {tuple(initial_state.shape)}"

@@ -109,7 +109,7 @@ def sequential_mlstm(
     carried = zeros if initial_state is None else initial_state
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
-        C, n, m = (t[segment].to(dtype) for t in (carried if segment < packing.n_initial else zeros))
+        C, n, m = (t[segment].to(dtype) for t in (carried if segment < packing.n_carried else zeros))
         for t in range(start, stop):
             new_m = torch.maximum(log_forget[t] + m, log_input[t])
             keep, write = torch.exp(log_forget[t] + m - new_m), torch.exp(log_input[t] - new_m)
@@ -118,7 +118,7 @@ def sequential_mlstm(
             m = new_m
             normaliser = torch.maximum((n * scaled[t]).sum(1).abs(), torch.exp(-m)) + eps
             y.append(torch.einsum("hk,hkp->hp", scaled[t], C) / normaliser[:, None])
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append((C, n, m))
     out = torch.stack(y).to(q.dtype)
     state = tuple(torch.stack(parts) for parts in zip(*final, strict=True)) or tuple(t[:0] for t in zeros)
@@ -179,7 +179,7 @@ def chunkwise_mlstm(
         carry = None if leaving is None else (leaving[0][-1], leaving[1][-1])
         if leaving is not None:
             final += [(leaving[0][n], leaving[1][n]) for n, b in enumerate(group.blocks) if b.final >= 0]
-    m = run.m[[packing.cu_seqlens[segment + 1] - 1 for segment in packing.final]].to(dtype)
+    m = run.m[[packing.cu_seqlens[segment + 1] - 1 for segment in packing.wanted]].to(dtype)
     y = y if rows is None or picked is not None else y[list(rows)]
     if not final:
         return y, MLSTMState(*_zero_states(q, v, 0, dtype)[:2], m)
@@ -209,7 +209,7 @@ class _Gates:
         log_forget = F.logsigmoid(f.to(dtype)).double()
         start = log_forget.new_zeros(packing.n_segments, f.shape[1])
         if initial_state is not None:
-            start = torch.cat([initial_state[2].double(), start[packing.n_initial :]])
+            start = torch.cat([initial_state[2].double(), start[packing.n_carried :]])
         sums = log_forget.cumsum(0)
         sums = sums - (sums - log_forget)[packing.starts][packing.segment_ids]
         a = i.double() - sums
@@ -392,7 +392,7 @@ def _check(
         raise InvalidInputError(f"i and f must be (N, H) = {(n, heads)}, got {tuple(i.shape)} and {tuple(f.shape)}")
     if initial_state is not None:
         found = tuple(tuple(tensor.shape) for tensor in initial_state)
-        batch = (packing.n_initial, heads)
+        batch = (packing.n_carried, heads)
         expected = ((*batch, key_width, v.shape[2]), (*batch, key_width), batch)
         if found != expected:
             raise InvalidInputError(

@@ -106,13 +106,13 @@ def sequential_selective_scan(
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = torch.zeros_like(rates)
-        if initial_state is not None and segment < packing.n_initial:
+        if initial_state is not None and segment < packing.n_carried:
             state = initial_state[segment].to(wide)
         for t in range(start, stop):
             state = torch.exp(delta[t] * rates) * state + torch.outer(B[t], delta[t] * inputs[t])
             out = C[t] @ state
             y.append(out if D is None else out + D.to(wide) * inputs[t])
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append(state)
     out = torch.stack(y)
     empty = rates.new_zeros(0, *rates.shape)
@@ -215,14 +215,14 @@ def _one_after_another(
     n, wide = len(x), rates.dtype
     strongest, weakest = float(rates.min()), rates.amax(0)
     begins = {start: segment for segment, start in enumerate(packing.cu_seqlens[:-1])}
-    ends = {packing.cu_seqlens[segment + 1] - 1: row for row, segment in enumerate(packing.final)}
+    ends = {packing.cu_seqlens[segment + 1] - 1: row for row, segment in enumerate(packing.wanted)}
     chunk_size = min(chunk_size, n)
     blocks = min(TILE[0] // chunk_size, TILE[1] // (rates.shape[1] * chunk_size))
     tile_size = min(chunk_size * max(blocks, 1), n)
     decay_buffer, state_buffer = rates.new_empty(2, chunk_size, *rates.shape)
     last_buffer = torch.empty_like(rates)
     out_buffer = rates.new_empty(tile_size, 1, rates.shape[1])
-    final = rates.new_empty(len(packing.final), *rates.shape)
+    final = rates.new_empty(len(packing.wanted), *rates.shape)
     y = x.new_empty(n if rows is None else len(rows), x.shape[1])
 
     last: Tensor | None = None  # the state before the next token; None is zero
@@ -248,7 +248,7 @@ def _one_after_another(
             for t, decay, state in zip(range(first, block.stop), decays.unbind(), states.unbind(), strict=True):
                 if start + t in begins:
                     segment = begins[start + t]
-                    last = initial_state[segment] if initial_state is not None and segment < packing.n_initial else None
+                    last = initial_state[segment] if initial_state is not None and segment < packing.n_carried else None
                     if exact:
                         exact.restart(last, t)
                 if exact:
@@ -394,7 +394,7 @@ def _check(
     width = A.shape[1]
     if B.shape != (n, width) or C.shape != (n, width):
         raise InvalidInputError(f"B and C must be (N, K) = {(n, width)}, got {tuple(B.shape)} and {tuple(C.shape)}")
-    expected = (packing.n_initial, width, channels)
+    expected = (packing.n_carried, width, channels)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, K, E) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

@@ -128,14 +128,14 @@ def sequential_ssd(
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = x.new_zeros(state_width, heads, width)
-        if initial_state is not None and segment < packing.n_initial:
+        if initial_state is not None and segment < packing.n_carried:
             state = initial_state[segment].to(dtype)
         for t in range(start, stop):
             update = torch.einsum("hk,hp->khp", B[t], delta[t, :, None] * x[t])
             state = decay[t][None, :, None] * state + update
             out = torch.einsum("hk,khp->hp", C[t], state)
             y.append(out if D is None else out + D.to(dtype)[:, None] * x[t])
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append(state)
     out = torch.stack(y)
     empty = x.new_zeros(0, state_width, heads, width)
@@ -386,7 +386,7 @@ def _check(
         raise InvalidInputError(
             f"B and C must be (N={n}, G, K) with G a divisor of H={heads}, got {tuple(B.shape)} and {tuple(C.shape)}"
         )
-    expected = (packing.n_initial, B.shape[2], heads, width)
+    expected = (packing.n_carried, B.shape[2], heads, width)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, K, H, P) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

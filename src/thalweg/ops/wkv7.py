@@ -107,14 +107,14 @@ def sequential_wkv7(
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = v.new_zeros(*v.shape[1:], k.shape[2])
-        if initial_state is not None and segment < packing.n_initial:
+        if initial_state is not None and segment < packing.n_carried:
             state = initial_state[segment].to(dtype)
         for t in range(start, stop):
             removed = torch.einsum("hvk,hk->hv", state, kk[t])
             state = state * log_w[t, :, None].exp() - torch.einsum("hv,hk->hvk", removed, a[t] * kk[t])
             state = state + torch.einsum("hv,hk->hvk", v[t], k[t])
             y.append(torch.einsum("hvk,hk->hv", state, r[t]))
-        if segment in packing.final:
+        if segment in packing.wanted:
             final.append(state)
     out = torch.stack(y)
     empty = v.new_zeros(0, *v.shape[1:], k.shape[2])
@@ -167,7 +167,7 @@ def _one_by_one(
     work = _Buffers(heads, v_width, width, chunk_size, torch.promote_types(r.dtype, torch.float32), v.device)
     n_out = packing.n_tokens if rows is None else len(rows)
     y = r.new_empty(n_out, *v.shape[1:])
-    final = work.state.new_empty(len(packing.final), *work.state.shape)
+    final = work.state.new_empty(len(packing.wanted), *work.state.shape)
     only_rows = rows is not None and len(r) != packing.n_tokens
     done = 0
     for group in packing.block_groups(chunk_size, 1):
@@ -396,7 +396,7 @@ def _check(
         raise InvalidInputError(f"r must be ({wanted}, H, K) with (H, K) = {tuple(k.shape[1:])}, got {tuple(r.shape)}")
     if v.ndim != 3 or v.shape[:2] != k.shape[:2]:
         raise InvalidInputError(f"v must be (N={n}, H={k.shape[1]}, V), got {tuple(v.shape)}")
-    expected = (packing.n_initial, *v.shape[1:], k.shape[2])
+    expected = (packing.n_carried, *v.shape[1:], k.shape[2])
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, H, V, K) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

@@ -27,7 +27,9 @@ def finish(vectors: FloatArray, *, normalize: bool, truncate_dim: int | None = N
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def quantize(vectors: FloatArray, precision: Precision, ranges: FloatArray | None = None) -> npt.NDArray[np.generic]:
+def to_precision(
+    vectors: FloatArray, precision: Precision, ranges: FloatArray | None = None
+) -> npt.NDArray[np.generic]:
     """(n, d) float32 to another precision, by sentence-transformers' definitions.
 
     float32: unchanged. binary / ubinary: the signs (> 0), packed 8 a byte, (n, ceil(d / 8)) int8 (offset by -128) or

@@ -8,11 +8,11 @@ What imports sentence-transformers is imported when it is used.
 | `run.py` | `train`: from a model and data to a model folder |
 | `workspace.py` | the folder of a run that goes on, and what was asked for |
 | `data/` | files, hub data sets and named sets to rows |
-| `objectives.py` | the losses, and the one for a teacher |
+| `losses.py` | the losses, and the one for a teacher |
 | `teacher.py` | a teacher's vectors, kept on the disk |
 | `trainer.py` | the trainer, and checkpoints that a killed run goes on from exactly |
-| `dev.py` | scores while a run goes on |
-| `follow.py` | log and TensorBoard |
+| `dev_scores.py` | scores while a run goes on |
+| `progress_log.py` | log and TensorBoard |
 | `report.py` | model card, recipe and curves beside the model |
 | `extras.py` | the optional packages, or the pip command |
 """

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from thalweg.training.follow import Entry
+from thalweg.training.progress_log import Entry
 from thalweg.training.recipes import Recipe
 from thalweg.version import __version__
 

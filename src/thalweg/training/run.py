@@ -19,16 +19,16 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from transformers import PrinterCallback, set_seed
 
 import thalweg
-from thalweg.checkpoints.layouts import layout_to_write
+from thalweg.checkpoints.formats import format_to_write
 from thalweg.errors import InvalidInputError
 from thalweg.gradients.lora import add_lora, merge_lora
 from thalweg.gradients.qlora import quantize_4bit
 from thalweg.integrations.sentence_transformers import from_embedder
 from thalweg.training.data import load_training_data
-from thalweg.training.dev import Evaluators, as_one, dev_evaluators
+from thalweg.training.dev_scores import Evaluators, as_one, dev_evaluators
 from thalweg.training.extras import require_4bit
-from thalweg.training.follow import EVENTS, LOG_FILE, Follow, Status, entries, event_callbacks
-from thalweg.training.objectives import make_loss
+from thalweg.training.losses import make_loss
+from thalweg.training.progress_log import EVENTS, LOG_FILE, Follow, Status, entries, event_callbacks
 from thalweg.training.recipes import RECIPE_FILE, Recipe
 from thalweg.training.report import PLOT_FILE, Facts, edit_card, write_plot
 from thalweg.training.teacher import TeacherCache, TeacherVectors
@@ -84,7 +84,7 @@ def train(
         model: as for `thalweg.load`.
         data: see `thalweg.training.data.load_training_data`.
         out: appears whole at the end; until then all is in `OUT.run` (`workspace.py`).
-        dev: files to score the model on while it is trained (`dev.py`).
+        dev: files to score the model on while it is trained (`dev_scores.py`).
         device: "cpu", "cuda" or "mps"; None takes CUDA where there is one, else the CPU.
         mode: "new" wants neither `out` nor `OUT.run` to be there; "resume" goes on from the last checkpoint, or begins;
             "overwrite" replaces what is there.
@@ -154,7 +154,7 @@ class _Run:
             check_same(self.folder, asked)
         instructions = {name: text for name, text in loaded.prompts.items() if text}
         arguments.prompts = {name: {"anchor": text} for name, text in instructions.items()}
-        embedder.embedding = _tuned(embedder, instructions)
+        embedder.embedding_config = _tuned(embedder, instructions)
         teacher = None
         if recipe.objective == "distill":
             rows, teacher = self._taught(rows)
@@ -190,7 +190,7 @@ class _Run:
             device=str(self.arguments.device),
             dtype=None if self.recipe.lora_rank else "float32",
         )
-        writer = layout_to_write(embedder.model).write_config
+        writer = format_to_write(embedder.model).write_config
         assert writer is not None
         writer(embedder.config)  # a model that cannot be written should say so now
         if self.recipe.quantize_4bit:
@@ -268,7 +268,7 @@ class _Run:
     def _unquantized(self, trained: Embedder, model: str | Path | None, revision: str | None) -> Embedder:
         """The model as it was, with the adapters that were trained on its weights in 4 bits."""
         whole = self._load(model, revision)
-        whole.embedding = trained.embedding
+        whole.embedding_config = trained.embedding_config
         _add_adapters(whole.model, self.recipe)
         adapters = {name: value for name, value in trained.model.state_dict().items() if ".lora_" in name}
         whole.model.load_state_dict(adapters, strict=False)
@@ -354,7 +354,7 @@ def _add_adapters(model: torch.nn.Module, recipe: Recipe) -> None:
 
 def _tuned(embedder: Embedder, instructions: Mapping[str, str]) -> Any:
     """How the trained model makes vectors: as before, and after the instruction of its queries if all had the same."""
-    config = replace(embedder.embedding, untuned=False)
+    config = replace(embedder.embedding_config, untuned=False)
     different = set(instructions.values())
     if len(different) == 1 and "query" not in config.prompts:
         config = replace(config, prompts={**config.prompts, "query": different.pop()})

@@ -15,7 +15,7 @@ from thalweg.integrations._shared import (
     plain,
     shared_model,
 )
-from thalweg.pooling.vectors import PRECISIONS, Precision, quantize
+from thalweg.pooling.vectors import PRECISIONS, Precision, to_precision
 
 with needs_extra("haystack", "haystack"):
     from haystack import default_from_dict, default_to_dict
@@ -156,7 +156,7 @@ class ThalwegEmbedder:
         ranges = None if self.quantization_ranges is None else np.array(self.quantization_ranges, dtype=np.float32)
         if ranges is not None and ranges.shape != (2, array.shape[1]):
             raise InvalidInputError(f"quantization_ranges must be (2, {array.shape[1]}), but are {ranges.shape}")
-        result: list[list[float]] = quantize(array, self.precision, ranges).tolist()
+        result: list[list[float]] = to_precision(array, self.precision, ranges).tolist()
         return result
 
     def _check_options(self) -> None:

@@ -28,8 +28,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 import thalweg
 from thalweg.integrations.sentence_transformers.lexicon import LexiconModule
 from thalweg.integrations.sentence_transformers.module import ThalwegModule
-from thalweg.integrations.sentence_transformers.passing import StatePassingCallback
 from thalweg.integrations.sentence_transformers.pooling import Pooling
+from thalweg.integrations.sentence_transformers.state_passing import StatePassingCallback
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -82,7 +82,7 @@ def from_embedder(
     **options: Any,
 ) -> SentenceTransformer:
     """A `SentenceTransformer` that shares the weights of a loaded model, which can be trained from then on."""
-    config = embedder.embedding
+    config = embedder.embedding_config
     first = ThalwegModule(embedder, checkpointing=checkpointing, state_passing=state_passing)
     modules = [first, Pooling.of(config, embedder.model.d_model)]
     if config.lexicon is not None:

@@ -114,7 +114,7 @@ class ThalwegModule(InputModule):
         return Features({**features, "sentence_embedding": vectors}, lambda: self._token_vectors(tokens, lengths))
 
     def _in_training(self, tokens: Tensor, lengths: list[int]) -> Tensor:
-        config = self.embedder.embedding
+        config = self.embedder.embedding_config
         vectors = embed_for_training(
             self.model,
             tokens,
@@ -137,7 +137,7 @@ class ThalwegModule(InputModule):
         for row in tokens.split(lengths):
             state, parts = None, []
             for part in row.split(chunk):
-                packing = Packing([len(part)], n_initial=int(state is not None), final=[0], device=part.device)
+                packing = Packing([len(part)], n_carried=int(state is not None), wanted=[0], device=part.device)
                 hidden, state = self.model.forward(part, packing, state)
                 parts.append(hidden)
             results.append(torch.cat(parts))
@@ -167,7 +167,7 @@ class ThalwegModule(InputModule):
                 "weights, and then it can be saved"
             )
         folder, embedder = Path(output_path), self.embedder
-        embedding = replace(embedder.embedding, head=embedder.head)
+        embedding = replace(embedder.embedding_config, head=embedder.head)
         write_model(
             folder,
             self.model,

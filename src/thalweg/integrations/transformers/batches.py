@@ -23,7 +23,7 @@ from thalweg.packing import Packing
 class Step:
     """One packed run.
 
-    rows: those that have tokens in it, first the `packing.n_initial` ones that go on from a state; tokens: (N,) int64;
+    rows: those that have tokens in it, first the `packing.n_carried` ones that go on from a state; tokens: (N,) int64;
     packing: one segment a row; positions: (N,) int64, where each token stands in the flattened batch; later: the rows
     of the batch whose state is still wanted after it.
     """
@@ -35,13 +35,13 @@ class Step:
     later: set[int]
 
     @property
-    def continuing(self) -> list[int]:
-        return self.rows[: self.packing.n_initial]
+    def carried(self) -> list[int]:
+        return self.rows[: self.packing.n_carried]
 
     @property
     def kept(self) -> list[int]:
-        """The rows of `packing.final`."""
-        return [self.rows[segment] for segment in self.packing.final]
+        """The rows of `packing.wanted`."""
+        return [self.rows[segment] for segment in self.packing.wanted]
 
 
 def check_batch(input_ids: Tensor | None, attention_mask: Tensor | None, cache: RecurrentCache | None) -> Tensor:
@@ -90,7 +90,7 @@ def steps(
         counts = part.sum(dim=1).tolist()
         held = set(cache.rows)
         rows = [row for row in range(batch) if counts[row] and row in held]
-        n_initial = len(rows)
+        n_carried = len(rows)
         rows += [row for row in range(batch) if counts[row] and row not in held]
         if not rows:
             continue
@@ -101,7 +101,7 @@ def steps(
         yield Step(
             rows=rows,
             tokens=input_ids.flatten()[positions.to(input_ids.device)].to(device, torch.int64),
-            packing=Packing([counts[row] for row in rows], n_initial=n_initial, final=final, device=device),
+            packing=Packing([counts[row] for row in rows], n_carried=n_carried, wanted=final, device=device),
             positions=positions.to(device),
             later=later,
         )

@@ -12,13 +12,13 @@ from transformers import PretrainedConfig
 
 from thalweg.checkpoints import gated_deltanet, rwkv7
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import Layout
+from thalweg.checkpoints.format import Format
 
 
 class _FormatConfig(PretrainedConfig):
     """A config whose attributes are the keys of one format, all of them always written."""
 
-    layout: ClassVar[Layout]
+    format: ClassVar[Format]
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "cache_params"]
 
     def __init__(self, *, use_cache: bool = True, **keys: Any) -> None:
@@ -43,7 +43,7 @@ class RWKV7Config(_FormatConfig):
     """RWKV-7 "Goose", keys as in fla's RWKV7Config: hidden_size, num_hidden_layers, head_dim, value_dim, …"""
 
     model_type = "rwkv7"
-    layout = rwkv7.LAYOUTS[0]
+    format = rwkv7.FORMATS[0]
 
     def __init__(self, **keys: Any) -> None:  # each class needs its own: transformers makes one where there is none
         """See `_FormatConfig`."""
@@ -54,7 +54,7 @@ class GatedDeltaNetConfig(_FormatConfig):
     """Gated DeltaNet without attention layers, keys as in fla's GatedDeltaNetConfig: hidden_size, num_heads, …"""
 
     model_type = "gated_deltanet"
-    layout = gated_deltanet.LAYOUTS[0]
+    format = gated_deltanet.FORMATS[0]
 
     def __init__(self, **keys: Any) -> None:
         """See `_FormatConfig`."""
@@ -62,7 +62,7 @@ class GatedDeltaNetConfig(_FormatConfig):
 
 
 def _described(config_class: type[_FormatConfig], keys: dict[str, Any]) -> dict[str, Any]:
-    layout = config_class.layout
-    assert layout.write_config is not None
-    written = layout.write_config(layout.read_config(Fields(keys, config_class.__name__)))
+    format = config_class.format
+    assert format.write_config is not None
+    written = format.write_config(format.read_config(Fields(keys, config_class.__name__)))
     return {key: value for key, value in written.items() if key not in ("architectures", "model_type")}

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from thalweg.checkpoints.auto_map import write_auto_map
 from thalweg.checkpoints.fields import read_json_object
-from thalweg.checkpoints.layout import Layout
+from thalweg.checkpoints.format import Format
 from thalweg.errors import InvalidInputError
 
 
-def stored_tensors(layout: Layout, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stored_tensors(format: Format, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of a model under the names and in the shapes of its format."""
     stored = {}
     for name, tensor in tensors.items():
@@ -24,16 +24,16 @@ def stored_tensors(layout: Layout, prefix: str, tensors: Mapping[str, Tensor]) -
                 f"state_dict holds {name!r}, which is no parameter of this model; adapters are saved by peft, or are "
                 "merged first"
             )
-        rename, new = layout.stored_name(name.removeprefix(prefix))
-        stored[new] = rename.save(tensor)
+        tensor_map, new = format.stored_name(name.removeprefix(prefix))
+        stored[new] = tensor_map.save(tensor)
     return stored
 
 
-def write_config(folder: Path, layout: Layout, config: Any) -> None:
+def write_config(folder: Path, format: Format, config: Any) -> None:
     """Put every key that describes the model into config.json: transformers leaves out what equals its defaults."""
-    assert layout.write_config is not None
+    assert format.write_config is not None
     path = folder / "config.json"
-    written = layout.write_config(config)
+    written = format.write_config(config)
     content = {**read_json_object(path), **written}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_auto_map(folder)

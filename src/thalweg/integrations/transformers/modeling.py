@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from thalweg.checkpoints.fields import Fields
-from thalweg.checkpoints.layout import Layout
-from thalweg.checkpoints.layouts import LAYOUTS, keeps_float32
+from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.formats import FORMATS, keeps_float32
 from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
 from thalweg.integrations.transformers.batches import Step, check_batch, steps
@@ -56,7 +56,7 @@ class ThalwegModel(transformers.PreTrainedModel):
     _is_stateful = True
     _supports_sdpa = _supports_flash_attn = True  # there is no attention that could be computed wrongly
 
-    layout: ClassVar[Layout]
+    format: ClassVar[Format]
     """The format it is read from and written in."""
 
     def __init__(self, config: Any, *, stack: nn.Module | None = None) -> None:
@@ -131,7 +131,7 @@ class ThalwegModel(transformers.PreTrainedModel):
             device=device,
         ):
             run = self._checkpointed if checkpointed else self._run
-            vectors, state = run(step, cache.take(step.continuing))
+            vectors, state = run(step, cache.take(step.carried))
             hidden.index_copy_(0, step.positions, vectors)
             cache.put(step.kept, state, step.later)
         return hidden.view(*mask.shape, -1)
@@ -152,7 +152,7 @@ class ThalwegModel(transformers.PreTrainedModel):
 
     @classmethod
     def _random_stack(cls, config: Any) -> nn.Module:
-        stack = cls.layout.model_class(cls.layout.read_config(Fields(config.to_dict(), type(config).__name__)))
+        stack = cls.format.model_class(cls.format.read_config(Fields(config.to_dict(), type(config).__name__)))
         for name, parameter in stack.named_parameters():
             if keeps_float32(stack, name):
                 parameter.data = parameter.data.float()
@@ -214,63 +214,63 @@ class ThalwegModel(transformers.PreTrainedModel):
         (`checkpoints/auto_map.py`).
         """
         tensors = self.state_dict() if state_dict is None else state_dict
-        stored = stored_tensors(self.layout, "stack.", tensors)
+        stored = stored_tensors(self.format, "stack.", tensors)
         super().save_pretrained(save_directory, state_dict=stored, **kwargs)
         if kwargs.get("is_main_process", True):
-            write_config(Path(save_directory), self.layout, self.stack.config)
+            write_config(Path(save_directory), self.format, self.stack.config)
 
     def _rename_stored(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """`load_state_dict` also takes the tensors of a saved file by its names, as transformers' Trainer does."""
         for name in self.stack.state_dict():
-            rename, stored = self.layout.stored_name(name)
+            tensor_map, stored = self.format.stored_name(name)
             if prefix + stored in state_dict and f"{prefix}stack.{name}" not in state_dict:
-                state_dict[f"{prefix}stack.{name}"] = rename.load(state_dict.pop(prefix + stored))
+                state_dict[f"{prefix}stack.{name}"] = tensor_map.load(state_dict.pop(prefix + stored))
 
 
-def _layout(name: str) -> Layout:
-    return next(layout for layout in LAYOUTS if layout.name == name)
+def _format(name: str) -> Format:
+    return next(format for format in FORMATS if format.name == name)
 
 
 class Mamba2Model(ThalwegModel):
     """Mamba2."""
 
     config_class = transformers.Mamba2Config
-    layout = _layout("mamba2/transformers")
+    format = _format("mamba2/transformers")
 
 
 class MambaModel(ThalwegModel):
     """Mamba1."""
 
     config_class = transformers.MambaConfig
-    layout = _layout("mamba/transformers")
+    format = _format("mamba/transformers")
 
 
 class FalconMambaModel(ThalwegModel):
     """Falcon-Mamba: Mamba1 with norms inside the mixer."""
 
     config_class = transformers.FalconMambaConfig
-    layout = _layout("mamba/transformers")
+    format = _format("mamba/transformers")
 
 
 class xLSTMModel(ThalwegModel):
     """xLSTM."""
 
     config_class = transformers.xLSTMConfig
-    layout = _layout("xlstm/transformers")
+    format = _format("xlstm/transformers")
 
 
 class RWKV7Model(ThalwegModel):
     """RWKV-7 "Goose"; transformers has no such model."""
 
     config_class = RWKV7Config
-    layout = RWKV7Config.layout
+    format = RWKV7Config.format
 
 
 class GatedDeltaNetModel(ThalwegModel):
     """Gated DeltaNet without attention layers; transformers has no such model."""
 
     config_class = GatedDeltaNetConfig
-    layout = GatedDeltaNetConfig.layout
+    format = GatedDeltaNetConfig.format
 
 
 MODELS: Mapping[str, type[ThalwegModel]] = {

@@ -12,7 +12,7 @@ import torch
 
 from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
 from thalweg.checkpoints.fields import Fields, read_optional_object
-from thalweg.checkpoints.layouts import layout_to_write
+from thalweg.checkpoints.formats import format_to_write
 from thalweg.errors import InvalidInputError
 
 WITHOUT_MEANING = frozenset(
@@ -93,15 +93,15 @@ def _class_of(checkpoint: Checkpoint, models: Mapping[str, type[Any]]) -> tuple[
         raise InvalidInputError(
             f"{checkpoint.source} has embedding heads, which work on vectors of whole texts; use thalweg.load"
         )
-    layout = layout_to_write(checkpoint.model)
-    assert layout.write_config is not None
-    written = layout.write_config(checkpoint.config)
+    format = format_to_write(checkpoint.model)
+    assert format.write_config is not None
+    written = format.write_config(checkpoint.config)
     return models[written.pop("model_type")], written
 
 
 def _check(config: Any, model_class: type[Any], checkpoint: Checkpoint) -> None:
     """A config that was changed after it was read would be ignored otherwise."""
-    asked = model_class.layout.read_config(Fields(config.to_dict(), type(config).__name__))
+    asked = model_class.format.read_config(Fields(config.to_dict(), type(config).__name__))
     stored = checkpoint.config
     names = [field.name for field in fields(stored) if getattr(asked, field.name) != getattr(stored, field.name)]
     if names:

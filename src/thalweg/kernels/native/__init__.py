@@ -99,7 +99,7 @@ def causal_conv(
     rows, channels = x.shape
     call(
         "causal_conv", x.dtype, x, x.stride(0), packing.segment_ids, packing.starts,
-        None if carried is None else carried.to(x.dtype).contiguous(), packing.n_initial,
+        None if carried is None else carried.to(x.dtype).contiguous(), packing.n_carried,
         taps, None if bias is None else bias.float(), out, rows, channels, len(taps), int(silu),
     )  # fmt: skip
     return out
@@ -132,11 +132,11 @@ def selective_scan(
     """`ops.selective_scan` token by token; rates: A as (K, E) float32. The running states are float64."""
     n, channels = x.shape
     width = len(rates)
-    y, final = torch.empty(n, channels, dtype=x.dtype), torch.empty(len(packing.final), width, channels)
+    y, final = torch.empty(n, channels, dtype=x.dtype), torch.empty(len(packing.wanted), width, channels)
     call(
         "selective_scan", x.dtype, x, x.stride(0), dt, dt.stride(0), rates, B.float().contiguous(),
         C.float().contiguous(), None if dt_bias is None else dt_bias.float(), None if D is None else D.float(),
-        int(dt_softplus), packing.bounds, packing.final_rows, packing.n_segments,
-        None if initial_state is None else initial_state.contiguous(), packing.n_initial, y, final, channels, width,
+        int(dt_softplus), packing.bounds, packing.wanted_rows, packing.n_segments,
+        None if initial_state is None else initial_state.contiguous(), packing.n_carried, y, final, channels, width,
     )  # fmt: skip
     return y, final

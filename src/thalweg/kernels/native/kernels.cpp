@@ -120,7 +120,7 @@ CLONES void selective_scan_parts(const bf16* x, std::int64_t x_stride, const bf1
 template <typename T>
 void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates,
                     const float* B, const float* C, const float* bias, const float* skip, bool with_softplus,
-                    const std::int64_t* bounds, const std::int64_t* final_rows, std::int64_t n_segments,
+                    const std::int64_t* bounds, const std::int64_t* wanted_rows, std::int64_t n_segments,
                     const float* carried, std::int64_t n_carried, T* y, float* final, std::int64_t channels,
                     std::int64_t width) {
     std::int64_t parts = (channels + LANES - 1) / LANES;
@@ -141,8 +141,8 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
                                      rates + at, B + begin * width, C + begin * width, bias ? bias + at : nullptr,
                                      skip ? skip + at : nullptr, with_softplus, y + begin * channels + at, state, n,
                                      channels, width, lanes);
-                if (final_rows[s] < 0) continue;
-                float* to = final + final_rows[s] * width * channels + at;
+                if (wanted_rows[s] < 0) continue;
+                float* to = final + wanted_rows[s] * width * channels + at;
                 for (std::int64_t k = 0; k < width; k++)
                     for (std::int64_t e = 0; e < lanes; e++) to[k * channels + e] = float(state[k * LANES + e]);
             }
@@ -185,9 +185,9 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
     EXPORT thalweg_selective_scan_##SUFFIX(                                                                            \
         const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates, const float* B,    \
         const float* C, const float* bias, const float* skip, std::int64_t with_softplus, const std::int64_t* bounds,  \
-        const std::int64_t* final_rows, std::int64_t n_segments, const float* carried, std::int64_t n_carried, T* y,   \
+        const std::int64_t* wanted_rows, std::int64_t n_segments, const float* carried, std::int64_t n_carried, T* y,   \
         float* final, std::int64_t channels, std::int64_t width) {                                                     \
-        selective_scan(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus != 0, bounds, final_rows,    \
+        selective_scan(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus != 0, bounds, wanted_rows,    \
                        n_segments, carried, n_carried, y, final, channels, width);                                     \
     }
 

@@ -223,7 +223,7 @@ CLONES void head_norm_gate_rows(const bf16* y, const bf16* o, const float* weigh
 }  // namespace
 
 EXPORT thalweg_mlstm_gates(const float* i, const float* f, const std::int64_t* bounds, std::int64_t n_segments,
-                           const std::int64_t* final_rows, const float* m0, std::int64_t n_initial, float log_scale,
+                           const std::int64_t* wanted_rows, const float* m0, std::int64_t n_carried, float log_scale,
                            const std::int64_t* blocks, std::int64_t n_blocks, double* a, double* g, float* floors,
                            float* into, float* out_of, float* through, float* m_final, std::int64_t n,
                            std::int64_t heads) {
@@ -232,9 +232,9 @@ EXPORT thalweg_mlstm_gates(const float* i, const float* f, const std::int64_t* b
         for (std::int64_t s = 0; s < n_segments; s++) {
             std::int64_t start = bounds[s];
             double m = gates_of_segment(i + start * heads + h, into + start * heads + h, bounds[s + 1] - start, heads,
-                                        m0 && s < n_initial ? double(m0[s * heads + h]) : 0.0, a + h * n + start,
+                                        m0 && s < n_carried ? double(m0[s * heads + h]) : 0.0, a + h * n + start,
                                         g + h * n + start, floors + start * heads + h);
-            if (final_rows[s] >= 0) m_final[final_rows[s] * heads + h] = float(m);
+            if (wanted_rows[s] >= 0) m_final[wanted_rows[s] * heads + h] = float(m);
         }
         for (std::int64_t b = 0; b < n_blocks; b++) {
             const std::int64_t* block = blocks + b * FIELDS;

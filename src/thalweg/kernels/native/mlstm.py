@@ -37,9 +37,9 @@ def gates(i: Tensor, f: Tensor, packing: Packing, m0: Tensor | None, log_scale: 
     n, heads = i.shape
     a, g = torch.empty(2, heads, n, dtype=torch.float64)
     floors, into, out_of = torch.empty(3, n, heads)
-    out = Gates(a, g, floors, into, out_of, torch.empty(len(blocks), heads), torch.empty(len(packing.final), heads))
+    out = Gates(a, g, floors, into, out_of, torch.empty(len(blocks), heads), torch.empty(len(packing.wanted), heads))
     call(
-        "mlstm_gates", None, i, f, packing.bounds, packing.n_segments, packing.final_rows, m0, packing.n_initial,
+        "mlstm_gates", None, i, f, packing.bounds, packing.n_segments, packing.wanted_rows, m0, packing.n_carried,
         float(log_scale), blocks, len(blocks), *out, n, heads,
     )  # fmt: skip
     return out

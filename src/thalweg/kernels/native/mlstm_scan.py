@@ -47,7 +47,7 @@ def native_mlstm(
     first = packing.first_seen
     shape = (heads, key_width, v.shape[2])
     state = native.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
-    n_final = len(packing.final)
+    n_final = len(packing.wanted)
     final = native.Memory(torch.zeros(n_final, *shape), torch.zeros(n_final, *shape[:2]))
     y = torch.empty(v.shape, dtype=v.dtype)
     for group in _groups(blocks, side_by_side(heads)):

@@ -181,7 +181,7 @@ CLONES void wkv7_segments(const float* r, const float* log_w, const float* k, co
 
 // r and y: (N or M, H, K or V), the others of N tokens; states (S, H, V, K).
 EXPORT thalweg_wkv7(const float* r, const float* log_w, const float* k, const float* v, const float* kk, const float* a,
-                    const std::int64_t* y_row, const std::int64_t* bounds, const std::int64_t* final_rows,
+                    const std::int64_t* y_row, const std::int64_t* bounds, const std::int64_t* wanted_rows,
                     std::int64_t n_segments, const float* carried, std::int64_t n_carried, float* y, float* final,
                     std::int64_t heads, std::int64_t keys, std::int64_t values) {
     std::int64_t parts = (values + LANES - 1) / LANES, stride = heads * keys, v_stride = heads * values;
@@ -204,8 +204,8 @@ EXPORT thalweg_wkv7(const float* r, const float* log_w, const float* k, const fl
                 wkv7_segments(r + shift * stride + h * keys, log_w + key, k + key, v + begin * v_stride + value, kk + key,
                               a + key, y_row ? y_row + begin : nullptr, y + shift * v_stride + value, state, work, n,
                               keys, stride, v_stride, lanes);
-                if (final_rows[s] < 0) continue;
-                float* to = final + final_rows[s] * heads * values * keys + matrix;
+                if (wanted_rows[s] < 0) continue;
+                float* to = final + wanted_rows[s] * heads * values * keys + matrix;
                 for (std::int64_t e = 0; e < lanes; e++)
                     for (std::int64_t c = 0; c < keys; c++) to[e * keys + c] = state[c * LANES + e];
             }

@@ -78,14 +78,14 @@ def wkv7(
     """`ops.wkv7` token by token, all float32; r (M, H, K) where rows are given."""
     heads, key_width = k.shape[1:]
     y = torch.empty(len(r), *v.shape[1:])
-    final = torch.empty(len(packing.final), *v.shape[1:], key_width)
+    final = torch.empty(len(packing.wanted), *v.shape[1:], key_width)
     y_row = None
     if rows is not None:
         y_row = torch.full((packing.n_tokens,), -1)
         y_row[list(rows)] = torch.arange(len(rows))
     call(
-        "wkv7", None, r, log_w, k, v, kk, a, y_row, packing.bounds, packing.final_rows, packing.n_segments,
-        None if initial_state is None else initial_state.contiguous(), packing.n_initial, y, final, heads, key_width,
+        "wkv7", None, r, log_w, k, v, kk, a, y_row, packing.bounds, packing.wanted_rows, packing.n_segments,
+        None if initial_state is None else initial_state.contiguous(), packing.n_carried, y, final, heads, key_width,
         v.shape[2],
     )  # fmt: skip
     return y, final

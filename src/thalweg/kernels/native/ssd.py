@@ -76,12 +76,12 @@ def ssd(
         z, weight, norm_groups, eps = gate.z, gate.weight.float(), gate.groups, float(gate.eps)
         z_stride = z.stride(0)
     blocks = packing.block_table(chunk_size)
-    final = torch.empty(len(packing.final), state_width, heads, width)
+    final = torch.empty(len(packing.wanted), state_width, heads, width)
     y = torch.empty(n if rows is None else len(rows), heads, width, dtype=x.dtype)
     call(
         "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), taps, bias, n_taps, columns,
         delta.contiguous(), log_decay.contiguous(), None if D is None else D.float(), blocks, len(blocks),
-        min(n, chunk_size), packing.segment_ids, packing.first_seen, packing.n_initial, targets,
+        min(n, chunk_size), packing.segment_ids, packing.first_seen, packing.n_carried, targets,
         None if initial_state is None else initial_state.contiguous(), z, z_stride, weight, norm_groups, eps,
         y, final, heads, groups, state_width, width, MACHINES[machine],
     )  # fmt: skip

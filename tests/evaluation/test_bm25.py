@@ -11,7 +11,7 @@ pytest.importorskip("rank_bm25")
 
 from datasets import Dataset
 
-from thalweg.evaluation.lexical import BM25Search
+from thalweg.evaluation.bm25 import BM25Search
 
 CORPUS = [
     {"id": "a", "title": "River", "text": "the RIVER runs, the river rests"},

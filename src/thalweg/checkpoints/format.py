@@ -1,6 +1,6 @@
-"""What a checkpoint format is: one row of data (`Layout`) and its names (`Rename`).
+"""What a checkpoint format is: one row of data (`Format`) and its names (`TensorMap`).
 
-A family puts its rows in a module of its own (`mamba2.py` is the one to copy) and `layouts.py` lists them all.
+A family puts its rows in a module of its own (`mamba2.py` is the one to copy) and `formats.py` lists them all.
 Nothing outside those rows knows a format.
 """
 
@@ -26,21 +26,21 @@ HYBRID_HINT = (
 
 
 @dataclass(frozen=True)
-class Rename:
+class TensorMap:
     """One kind of tensor: how the model calls it and how the file does.
 
     Args:
         name: parameter of the model, `{i}` standing for the layer; None for a tensor that belongs to the format
             but is not used here (a language-model head).
-        stored: its names in the file without the layout's prefix; the first is the one written. `{*}` stands for
+        stored: its names in the file without the format's prefix; the first is the one written. `{*}` stands for
             anything, for tensors that are not used.
         squeeze: an axis of length 1 that the file has and the model has not.
         ones: axes of length 1 in front that the file has and the model has not; a file without them is read too.
         transpose: the file holds the transposed matrix.
         part: (i, n): the file's tensor holds n parameters of equal size along its first axis, and this row is for the
             i-th. The other rows name the same stored tensor. Such rows are read only, never written.
-        wide: at least float32 in the model, whatever dtype the weights are asked in. For the few numbers a head that go
-            through an exponential, where bfloat16 would lose digits and save nothing.
+        keep_float32: at least float32 in the model, whatever dtype the weights are asked in. For the few numbers of a
+            head that go through an exponential, where bfloat16 would lose digits and save nothing.
     """
 
     name: str | None
@@ -48,7 +48,7 @@ class Rename:
     squeeze: int | None = None
     ones: int = 0
     transpose: bool = False
-    wide: bool = False
+    keep_float32: bool = False
     part: tuple[int, int] | None = None
 
     def load(self, tensor: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Rename:
 
     def loaded_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype in the model where the weights are asked in `dtype`."""
-        return torch.promote_types(dtype, torch.float32) if self.wide else dtype
+        return torch.promote_types(dtype, torch.float32) if self.keep_float32 else dtype
 
     def save(self, tensor: Tensor) -> Tensor:
         """The model's tensor in the file's shape (a view)."""
@@ -98,7 +98,7 @@ class Rename:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Format:
     """One public checkpoint format of one family.
 
     Args:
@@ -106,16 +106,16 @@ class Layout:
         family: the model family, for example "mamba2".
         config_file: the JSON file that describes the model; None for a format without one, whose "config" is the shape
             of every tensor by name.
-        looks_like: what a config of this format holds, in words, for the error that no layout fits.
+        looks_like: what a config of this format holds, in words, for the error that no format fits.
         recognises: whether a parsed config is of this format (well-formed or not).
         read_config: the family's config dataclass from the parsed file; raises CheckpointError for variants that
             the model does not support.
         model_class: built as `model_class(config)` on the meta device; its parameters are then assigned.
-        renames: every tensor that the format may hold.
+        tensor_maps: every tensor that the format may hold.
         prefixes: what may precede each stored name; the first is the one written.
         token_ids: ids to assume where no file of the folder states them.
         embedding: how vectors are made where no file of the folder states it; None for plain language models.
-        write_config: the inverse of `read_config` for the one layout of a family that `save_checkpoint` writes.
+        write_config: the inverse of `read_config` for the one format of a family that `save_checkpoint` writes.
         in_transformers: whether transformers opens what is written, without code of others.
     """
 
@@ -126,41 +126,41 @@ class Layout:
     recognises: Callable[[Mapping[str, Any]], bool]
     read_config: Callable[[Fields], Any]
     model_class: type[nn.Module]
-    renames: tuple[Rename, ...]
+    tensor_maps: tuple[TensorMap, ...]
     prefixes: tuple[str, ...] = ("",)
     token_ids: TokenIds = field(default_factory=TokenIds)
     embedding: EmbeddingConfig | None = None
     write_config: Callable[[Any], dict[str, Any]] | None = None
     in_transformers: bool = False
 
-    def find(self, stored: str) -> tuple[Rename, str | None] | None:
+    def find(self, stored: str) -> tuple[TensorMap, str | None] | None:
         """The first row that a name in the file belongs to, and the parameter it fills; None for an unknown name."""
         return next(iter(self.find_all(stored)), None)
 
-    def find_all(self, stored: str) -> list[tuple[Rename, str | None]]:
+    def find_all(self, stored: str) -> list[tuple[TensorMap, str | None]]:
         """All rows for a name in the file: several where it may hold several parameters, or where its shape decides."""
-        matches = [(rename, pattern.fullmatch(stored)) for pattern, rename in self._patterns]
+        matches = [(tensor_map, pattern.fullmatch(stored)) for pattern, tensor_map in self._patterns]
         return [
-            (rename, rename.name and rename.name.replace("{i}", match.groupdict().get("i") or ""))
-            for rename, match in matches
+            (tensor_map, tensor_map.name and tensor_map.name.replace("{i}", match.groupdict().get("i") or ""))
+            for tensor_map, match in matches
             if match
         ]
 
-    def stored_name(self, name: str) -> tuple[Rename, str]:
+    def stored_name(self, name: str) -> tuple[TensorMap, str]:
         """The row of a parameter of the model, and the name that it is written under."""
         generic, layer = generic_name(name)
-        for rename in self.renames:
-            if rename.name == generic and rename.part is None:
-                return rename, self.prefixes[0] + rename.stored[0].replace("{i}", layer)
-        raise AssertionError(f"layout {self.name} has no row for the parameter {name}")
+        for tensor_map in self.tensor_maps:
+            if tensor_map.name == generic and tensor_map.part is None:
+                return tensor_map, self.prefixes[0] + tensor_map.stored[0].replace("{i}", layer)
+        raise AssertionError(f"format {self.name} has no row for the parameter {name}")
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Rename]]:
+    def _patterns(self) -> list[tuple[re.Pattern[str], TensorMap]]:
         prefix = "|".join(re.escape(p) for p in self.prefixes)
         return [
-            (re.compile(f"(?:{prefix}){_as_regex(stored)}"), rename)
-            for rename in self.renames
-            for stored in rename.stored
+            (re.compile(f"(?:{prefix}){_as_regex(stored)}"), tensor_map)
+            for tensor_map in self.tensor_maps
+            for stored in tensor_map.stored
         ]
 
 

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import torch
 
 import thalweg
-from thalweg.bench.limit import set_inner_chunk
 from thalweg.bench.machine import machine
+from thalweg.bench.matmul_limit import set_inner_chunk
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY
 from thalweg.corpus.documents import Document, read_documents
@@ -91,7 +91,8 @@ def embed(task: Task, vectors: BinaryIO) -> dict[str, Any]:
         "status": OK,
         "name": embedder.name,
         "dimension": settings.get("truncate_dim", embedder.dimension),
-        "dtype": str(embedder.dtype).removeprefix("torch.") + (f", {embedder.quantize}" if embedder.quantize else ""),
+        "dtype": str(embedder.dtype).removeprefix("torch.")
+        + (f", {embedder.quantization}" if embedder.quantization else ""),
         "rows": rows,
         "unread": unread,
         "tokens": n_tokens,

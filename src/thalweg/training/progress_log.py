@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from thalweg.storage.durable import write_durably
-from thalweg.training.dev import Evaluators, main_scores
+from thalweg.training.dev_scores import Evaluators, main_scores
 
 LOG_FILE, EVENTS = "log.jsonl", "tensorboard"
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from thalweg.checkpoints import load_checkpoint, mamba2
-from thalweg.checkpoints.layout import Layout
-from thalweg.checkpoints.layouts import LAYOUTS
+from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.formats import FORMATS
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
@@ -29,7 +29,7 @@ TRANSFORMERS, MAMBA_SSM, MISTRAL = "mamba2/transformers", "mamba2/mamba-ssm", "m
 def test_transformers(tmp_path: Path, prefix: bool, sharded: bool, bin: bool) -> None:
     oracle = write_transformers(tmp_path, tiny_config(), prefix=prefix, sharded=sharded, bin=bin)
     checkpoint = load_checkpoint(tmp_path)
-    assert (checkpoint.family, checkpoint.layout) == ("mamba2", TRANSFORMERS)
+    assert (checkpoint.family, checkpoint.format) == ("mamba2", TRANSFORMERS)
     assert not checkpoint.model.training
     assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
     assert_same_weights(checkpoint, oracle)
@@ -42,7 +42,7 @@ def test_mamba_ssm(tmp_path: Path, safetensors: bool, sharded: bool) -> None:
     config = tiny_config(tie_word_embeddings=True)
     oracle = write_mamba_ssm(tmp_path, config, safetensors=safetensors, sharded=sharded)
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == MAMBA_SSM
+    assert checkpoint.format == MAMBA_SSM
     assert checkpoint.config.vocab_size == 96  # 93 in the file, padded up to a multiple of 16
     assert_same_weights(checkpoint, oracle)
     assert_same_vectors(checkpoint, oracle)
@@ -52,7 +52,7 @@ def test_mamba_ssm(tmp_path: Path, safetensors: bool, sharded: bool) -> None:
 def test_mistral(tmp_path: Path, sharded: bool) -> None:
     oracle = write_mistral(tmp_path, mistral_config(), sharded=sharded)
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == MISTRAL
+    assert checkpoint.format == MISTRAL
     assert_same_weights(checkpoint, oracle)
     assert_same_vectors(checkpoint, oracle)
 
@@ -88,7 +88,7 @@ def test_a_model_type_of_the_repositorys_own(tmp_path: Path) -> None:
     oracle = write_transformers(tmp_path, tiny_config(), prefix=False, extra=extra)
     (tmp_path / "modeling_custom.py").write_text("raise SystemExit('remote code was run')")
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == TRANSFORMERS
+    assert checkpoint.format == TRANSFORMERS
     assert_same_vectors(checkpoint, oracle)
 
 
@@ -234,7 +234,7 @@ def test_two_formats_in_one_folder(tmp_path: Path) -> None:
     write_mistral(tmp_path, mistral_config())
     oracle = write_transformers(tmp_path, mistral_config(), sharded=True)
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.layout == TRANSFORMERS
+    assert checkpoint.format == TRANSFORMERS
     assert_same_weights(checkpoint, oracle)
 
 
@@ -255,8 +255,8 @@ def test_unknown_formats(tmp_path: Path, config: dict[str, Any] | None, message:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message) as raised:
         load_checkpoint(tmp_path)
-    for layout in LAYOUTS:
-        assert layout.name in str(raised.value)
+    for format in FORMATS:
+        assert format.name in str(raised.value)
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, name: str, value: torch.Tensor 
     with pytest.raises(CheckpointError, match=message) as raised:
         load_checkpoint(tmp_path)
     if "left over" in message or "missing" in message:
-        assert all(layout.name in str(raised.value) for layout in LAYOUTS)
+        assert all(format.name in str(raised.value) for format in FORMATS)
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
@@ -327,17 +327,17 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 
 
 def test_layout_names_are_unique() -> None:
-    names = [layout.name for layout in LAYOUTS]
+    names = [format.name for format in FORMATS]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("layout", mamba2.LAYOUTS, ids=lambda layout: layout.name)
-def test_names_round_trip(layout: Layout) -> None:
-    """What a layout would write under a name, it reads back as that name."""
+@pytest.mark.parametrize("format", mamba2.FORMATS, ids=lambda format: format.name)
+def test_names_round_trip(format: Format) -> None:
+    """What a format would write under a name, it reads back as that name."""
     config = Mamba2Config(8, d_model=8, n_layers=11, n_heads=2, head_dim=8, d_state=4, proj_bias=True)
     for name in Mamba2(config).state_dict():
-        rename, stored = layout.stored_name(name)
-        assert layout.find(stored) == (rename, name)
-    assert layout.find(layout.prefixes[0] + "lm_head.weight.extra") is None
+        rename, stored = format.stored_name(name)
+        assert format.find(stored) == (rename, name)
+    assert format.find(format.prefixes[0] + "lm_head.weight.extra") is None
     with pytest.raises(AssertionError, match="no row for the parameter unheard_of"):
-        layout.stored_name("unheard_of")
+        format.stored_name("unheard_of")

@@ -10,10 +10,10 @@ from torch import nn
 from thalweg.checkpoints import gated_deltanet, mamba, mamba2, rwkv7, xlstm
 from thalweg.checkpoints.fields import listing, read_json_object
 from thalweg.checkpoints.files import STANDALONE, choose_weights, scan
-from thalweg.checkpoints.layout import HYBRID_HINT, Layout, generic_name
+from thalweg.checkpoints.format import HYBRID_HINT, Format, generic_name
 from thalweg.errors import CheckpointError, InvalidInputError
 
-LAYOUTS: tuple[Layout, ...] = (*mamba2.LAYOUTS, *mamba.LAYOUTS, *xlstm.LAYOUTS, *gated_deltanet.LAYOUTS, *rwkv7.LAYOUTS)
+FORMATS: tuple[Format, ...] = (*mamba2.FORMATS, *mamba.FORMATS, *xlstm.FORMATS, *gated_deltanet.FORMATS, *rwkv7.FORMATS)
 """In order of preference: a repository that holds two formats at once is read as the first."""
 
 ATTENTION_HYBRIDS = frozenset(
@@ -40,8 +40,8 @@ ATTENTION_HYBRIDS = frozenset(
 """`model_type`s of transformers whose stacks hold recurrent and attention layers."""
 
 
-def detect(source: Path) -> tuple[Layout, dict[str, Any]]:
-    """The layout of a folder and its parsed config file; of a weight file without one, the shapes of its tensors.
+def detect(source: Path) -> tuple[Format, dict[str, Any]]:
+    """The format of a folder and its parsed config file; of a weight file without one, the shapes of its tensors.
 
     Only the config is looked at: `auto_map` and a `model_type` of the repository's own do not matter, and no code of
     the repository is run. The names and shapes of the tensors are checked by `load_weights`.
@@ -51,7 +51,7 @@ def detect(source: Path) -> tuple[Layout, dict[str, Any]]:
     """
     configs = {
         name: read_json_object(source / name)
-        for name in dict.fromkeys(layout.config_file for layout in LAYOUTS)
+        for name in dict.fromkeys(format.config_file for format in FORMATS)
         if name is not None and (source / name).is_file()
     }
     for name, found in configs.items():
@@ -60,31 +60,32 @@ def detect(source: Path) -> tuple[Layout, dict[str, Any]]:
                 f"{source / name}: a model of type {found['model_type']} has attention layers; {HYBRID_HINT}"
             )
     shapes = _standalone_shapes(source)
-    for layout in LAYOUTS:
-        described = shapes if layout.config_file is None else configs.get(layout.config_file)
-        if described is not None and layout.recognises(described):
-            return layout, described
-    raise CheckpointError(f"{_seen(source, configs, shapes)}. Layouts tried: {tried()}")
+    for format in FORMATS:
+        described = shapes if format.config_file is None else configs.get(format.config_file)
+        if described is not None and format.recognises(described):
+            return format, described
+    raise CheckpointError(f"{_seen(source, configs, shapes)}. Formats tried: {tried()}")
 
 
-def layout_to_write(model: nn.Module) -> Layout:
-    """The layout that `save_checkpoint` writes for a model."""
-    for layout in LAYOUTS:
-        if layout.write_config is not None and type(model) is layout.model_class:
-            return layout
-    raise InvalidInputError(f"no checkpoint layout to save a {type(model).__name__}; known: {tried()}")
+def format_to_write(model: nn.Module) -> Format:
+    """The format that `save_checkpoint` writes for a model."""
+    for format in FORMATS:
+        if format.write_config is not None and type(model) is format.model_class:
+            return format
+    raise InvalidInputError(f"no checkpoint format to save a {type(model).__name__}; known: {tried()}")
 
 
 def keeps_float32(model: nn.Module, name: str) -> bool:
-    """Whether a parameter is at least float32 in whatever dtype the weights are asked (`Rename.wide`)."""
+    """Whether a parameter is at least float32 in whatever dtype the weights are asked (`TensorMap.keep_float32`)."""
     generic, _ = generic_name(name)
-    layouts = [layout for layout in LAYOUTS if layout.model_class is type(model)]
-    return any(rename.wide and rename.name == generic for layout in layouts for rename in layout.renames)
+    formats = [format for format in FORMATS if format.model_class is type(model)]
+    maps = [tensor_map for format in formats for tensor_map in format.tensor_maps]
+    return any(tensor_map.keep_float32 and tensor_map.name == generic for tensor_map in maps)
 
 
 def tried() -> str:
-    """All layouts with what they look like, for errors."""
-    return "; ".join(f"{layout.name} ({layout.looks_like})" for layout in LAYOUTS)
+    """All formats with what they look like, for errors."""
+    return "; ".join(f"{format.name} ({format.looks_like})" for format in FORMATS)
 
 
 def _standalone_shapes(source: Path) -> dict[str, Any] | None:
