@@ -36,7 +36,7 @@ def main() -> None:
     stepped = {"mixed": 0, "equal": 0}
     for part in np.array_split(np.arange(args.texts), args.slices):
         for name, lengths in (("mixed", mixed), ("equal", equal)):
-            engine = Engine(model.model, model.embedding_config.pooling, model.schedule())
+            engine = Engine(model.model, model.pooling, model.schedule())
             batch = documents(lengths[part])
             times[name] += seconds(lambda engine=engine, batch=batch: list(engine.run(batch)))
             stepped[name] += engine.progress.tokens

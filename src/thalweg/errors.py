@@ -7,6 +7,7 @@
     ├── CorpusError            (ValueError)   input or output files of a corpus run that do not fit together
     ├── UnsupportedModelError  (ValueError)   a model of another library that cannot be driven exactly
     ├── MeasurementError       (RuntimeError) something that was to be measured and could not be run to its end
+    ├── NumericalError         (ArithmeticError) a model whose numbers became inf or NaN
     ├── EndpointError          (RuntimeError) a service on the network that does not answer as it should
     └── MissingExtraError      (ImportError)  an optional dependency that is not installed
 
@@ -48,3 +49,7 @@ class EndpointError(ThalwegError, RuntimeError):
 
 class MissingExtraError(ThalwegError, ImportError):
     """An optional dependency is not installed; the message holds the pip command."""
+
+
+class NumericalError(ThalwegError, ArithmeticError):
+    """A model's numbers became inf or NaN, so that a text has no vector."""

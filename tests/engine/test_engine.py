@@ -2,82 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
+from tests.engine.toy import Toy, expected, ids_of
 from thalweg.engine.engine import Engine
 from thalweg.engine.results import Failure, Pooled
 from thalweg.engine.schedule import Schedule
-from thalweg.engine.sources import Ids, TokenArray
+from thalweg.engine.sources import Answer, Ids, TokenArray
 from thalweg.errors import InvalidInputError, TokenizationError
-from thalweg.models.protocol import State
-from thalweg.packing import Packing
-from thalweg.pooling.pooling import Pooling
-
-
-class Count(NamedTuple):
-    """(S, 2): tokens so far and their weighted sum."""
-
-    seen: Tensor
-
-
-class Toy:
-    """hidden[t] = (tokens of this document so far, sum of id * position): any mix-up of states shows at once."""
-
-    d_model = 2
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.steps: list[Packing] = []
-        self.most_states = 0
-
-    def init_state(self, n_segments: int) -> State:
-        return (Count(torch.zeros(n_segments, 2, dtype=torch.float64)),)
-
-    def activation_blocks(self, n_tokens: int) -> list[int]:
-        return []
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: State | None = None,
-        rows: Sequence[int] | None = None,
-        out: State | None = None,
-    ) -> tuple[Tensor, State]:
-        self.steps.append(packing)
-        hidden = torch.empty(len(tokens), 2, dtype=torch.float64)
-        for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
-            seen = torch.zeros(2, dtype=torch.float64)
-            if segment < packing.n_carried:
-                assert state is not None
-                seen = state[0].seen[segment]
-            count = seen[0] + torch.arange(1, stop - start + 1)
-            hidden[start:stop, 0] = count
-            hidden[start:stop, 1] = seen[1] + (tokens[start:stop] * count).cumsum(0)
-        final = hidden[[packing.last_rows[segment] for segment in packing.wanted]]
-        self.most_states = max(self.most_states, len(final))
-        assert out is not None
-        out[0].seen.copy_(final)
-        return (hidden if rows is None else hidden[list(rows)]).float(), out
-
-
-def expected(ids: TokenArray, pooling: Pooling) -> np.ndarray:
-    count = np.arange(1, len(ids) + 1)
-    hidden = np.stack([count, np.cumsum(ids * count)], axis=1)
-    return hidden[-1] if pooling == "last" else hidden.mean(axis=0)
-
-
-def ids_of(length: int, seed: int) -> TokenArray:
-    return np.random.default_rng(seed).integers(1, 9, length)
-
+from thalweg.pooling import LastToken
 
 schedules = st.builds(
     lambda budget, v, flight: Schedule(max(budget, 2 * flight + 1), v, flight),
@@ -93,17 +31,15 @@ schedules = st.builds(
     schedule=schedules,
     pooling=st.sampled_from(["last", "mean"]),
 )
-def test_every_document_once_and_right_within_the_bounds(
-    lengths: list[int], schedule: Schedule, pooling: Pooling
-) -> None:
+def test_every_document_once_and_right_within_the_bounds(lengths: list[int], schedule: Schedule, pooling: str) -> None:
     documents = [ids_of(n, i) for i, n in enumerate(lengths)]
     toy = Toy()
     engine = Engine(toy, pooling, schedule)
     results = list(engine.run(Ids(ids) for ids in documents))
-    assert sorted(r.index for r in results) == list(range(len(lengths)))
+    assert sorted(r.key for r in results) == list(range(len(lengths)))
     for result in results:
         assert isinstance(result, Pooled)
-        np.testing.assert_allclose(result.vector, expected(documents[result.index], pooling), rtol=1e-6)
+        np.testing.assert_allclose(result.vector, expected(documents[result.key], pooling), rtol=1e-6)
     assert engine.progress.tokens == sum(lengths)  # no padding: exactly the documents' tokens
     assert all(p.n_tokens <= schedule.max_tokens_per_step for p in toy.steps)
     assert all(max(p.lengths) <= schedule.vertical_chunk_size for p in toy.steps)
@@ -117,17 +53,12 @@ def test_every_document_once_and_right_within_the_bounds(
     size=st.integers(1, 90),
     pooling=st.sampled_from(["last", "mean"]),
 )
-def test_sections_tile_each_document_in_order(
-    lengths: list[int], schedule: Schedule, size: int, pooling: Pooling
-) -> None:
+def test_sections_tile_each_document_in_order(lengths: list[int], schedule: Schedule, size: int, pooling: str) -> None:
     probe = 7
-    bounds = Schedule(
-        schedule.max_tokens_per_step, schedule.vertical_chunk_size, schedule.max_in_flight, section_size=size
-    )
     documents = [ids_of(n, i) for i, n in enumerate(lengths)]
-    results = list(Engine(Toy(), pooling, bounds, probe_id=probe).run(map(Ids, documents)))
+    results = list(Engine(Toy(), pooling, schedule, probe_id=probe).run(map(Ids, documents), section_size=size))
     for index, ids in enumerate(documents):
-        mine = [r for r in results if isinstance(r, Pooled) and r.index == index]
+        mine = [r for r in results if isinstance(r, Pooled) and r.key == index]
         assert [r.section for r in mine] == list(range(len(mine)))
         assert [r.start for r in mine] == [0, *(r.stop for r in mine[:-1])]
         assert mine[-1].stop == len(ids)
@@ -149,16 +80,16 @@ def test_sections_tile_each_document_in_order(
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9), schedule=schedules, n_last=st.integers(2, 7))
 def test_the_mean_over_the_last_tokens_wherever_steps_cut(lengths: list[int], schedule: Schedule, n_last: int) -> None:
     documents = [ids_of(n + n_last, i) for i, n in enumerate(lengths)]
-    for result in Engine(Toy(), "last", schedule, n_last=n_last).run(Ids(ids) for ids in documents):
+    for result in Engine(Toy(), LastToken(n_last), schedule).run(Ids(ids) for ids in documents):
         assert isinstance(result, Pooled)
-        ids = documents[result.index]
+        ids = documents[result.key]
         ends = [expected(ids[:stop], "last") for stop in range(len(ids) - n_last + 1, len(ids) + 1)]
         np.testing.assert_allclose(result.vector, np.mean(ends, axis=0), rtol=1e-6)
 
 
 def test_short_documents_do_not_wait_for_a_long_one() -> None:
     engine = Engine(Toy(), "last", Schedule(100, 50, 2))
-    order = [r.index for r in engine.run(Ids(ids_of(n, n)) for n in (5000, 5000, 5000, 3, 4, 5, 6))]
+    order = [r.key for r in engine.run(Ids(ids_of(n, n)) for n in (5000, 5000, 5000, 3, 4, 5, 6))]
     assert order.index(0) > max(order.index(i) for i in (3, 4, 5, 6))
 
 
@@ -191,12 +122,12 @@ class Broken:
         self.good = good
         self.error = error
 
-    def take(self, n: int) -> tuple[TokenArray, bool]:
+    def take(self, n: int) -> tuple[TokenArray, Answer]:
         if self.good == 0:
             raise self.error
         n = min(n, self.good)
         self.good -= n
-        return np.ones(n, dtype=np.int64), False
+        return np.ones(n, dtype=np.int64), Answer.MORE
 
 
 @pytest.mark.parametrize("good", [0, 10, 500])
@@ -204,7 +135,7 @@ class Broken:
 def test_a_broken_document_is_reported_and_the_others_go_on(good: int, error: Exception) -> None:
     lengths = (300, 5, 400)
     sources = [Ids(ids_of(lengths[0], 0)), Broken(good, error), *(Ids(ids_of(n, n)) for n in lengths[1:])]
-    results = {r.index: r for r in Engine(Toy(), "last", Schedule(100, 40, 3)).run(sources)}
+    results = {r.key: r for r in Engine(Toy(), "last", Schedule(100, 40, 3)).run(sources)}
     assert isinstance(results[1], Failure)
     assert results[1].error is error
     for index, ids in ((0, ids_of(300, 0)), (2, ids_of(5, 5)), (3, ids_of(400, 400))):

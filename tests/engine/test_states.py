@@ -35,23 +35,23 @@ def test_a_store_keeps_what_is_written_to_it_when_it_grows() -> None:
     store = StateStore(state(1, 9))
     given = state(2, 0)
     store.ensure_capacity(2)
-    write(store.rows(2), given)
+    write(store.rows(0, 2), given)
     store.ensure_capacity(5)
-    longer = store.rows(5)
+    longer = store.rows(0, 5)
     assert same(select(longer, [0, 1]), given)
-    assert same(store.rows(2), given)
-    assert all(x.data_ptr() == y.data_ptr() for x, y in zip(store.rows(1)[0], longer[0], strict=True))
+    assert same(store.rows(0, 2), given)
+    assert all(x.data_ptr() == y.data_ptr() for x, y in zip(store.rows(0, 1)[0], longer[0], strict=True))
 
 
 def test_the_first_rows_of_a_store_become_those_that_are_kept() -> None:
     store = StateStore(state(1, 9))
     given = state(4, 0)
     store.ensure_capacity(4)
-    write(store.rows(4), given)
-    store.compact([1, 3])
-    assert same(store.rows(2), select(given, [1, 3]))
-    store.compact([])
-    assert len(store.rows(0)[0].scan) == 0
+    write(store.rows(0, 4), given)
+    store.arrange([1, 3])
+    assert same(store.rows(0, 2), select(given, [1, 3]))
+    store.arrange([])
+    assert len(store.rows(0, 0)[0].scan) == 0
 
 
 def test_rows_are_selected_in_order_and_may_be_named_twice() -> None:

@@ -17,6 +17,7 @@ from thalweg.gradients.checkpointed import embed_checkpointed
 from thalweg.gradients.forward import embed_packed
 from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.packing import Packing
+from thalweg.pooling import LastToken
 
 LENGTHS = [70, 3, 161, 1, 64, 33, 97]
 SMALL = Checkpointing(32, max_tokens_per_step=80)
@@ -50,12 +51,12 @@ def _assert_same(got: list[Tensor], want: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("pooling", "n_last"), [("last", 1), ("last", 5), ("mean", 1)])
-def test_vectors_and_gradients_are_those_of_full_back_propagation(family: str, pooling: Any, n_last: int) -> None:
+@pytest.mark.parametrize("pooling", ["last", LastToken(5), "mean"])
+def test_vectors_and_gradients_are_those_of_full_back_propagation(family: str, pooling: Any) -> None:
     model = _model(family)
     tokens = _tokens(LENGTHS)
-    want = embed_packed(model, tokens, LENGTHS, pooling=pooling, n_last=n_last)
-    got = embed_checkpointed(model, tokens, LENGTHS, pooling=pooling, n_last=n_last, checkpointing=SMALL).vectors
+    want = embed_packed(model, tokens, LENGTHS, pooling=pooling)
+    got = embed_checkpointed(model, tokens, LENGTHS, pooling=pooling, checkpointing=SMALL).vectors
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     _assert_same(_gradients(model, got), _gradients(model, want))
@@ -136,9 +137,9 @@ def test_truncated_back_propagation(pooling: Any) -> None:
 
 
 def test_truncation_spares_the_steps_that_no_gradient_reaches() -> None:
-    live = [step.live for step in plan_steps([80], Checkpointing(16, detach_every=2), n_last=1)]
+    live = [step.live for step in plan_steps([80], Checkpointing(16, detach_every=2), [1])]
     assert live == [False, False, False, False, True]
-    live = [step.live for step in plan_steps([96], Checkpointing(16, detach_every=2), n_last=17)]
+    live = [step.live for step in plan_steps([96], Checkpointing(16, detach_every=2), [17])]
     assert live == [False, False, False, False, True, True]
     assert all(step.live for step in plan_steps([80], Checkpointing(16, detach_every=2)))
 

@@ -10,11 +10,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tests.models.registry import FAMILIES, VOCABULARY
+from thalweg.engine.states import nbytes
 from thalweg.gradients.checkpointed import embed_checkpointed
 from thalweg.gradients.forward import embed_packed
 from thalweg.gradients.memory_plan import plan_training_memory
 from thalweg.gradients.steps import Checkpointing
-from thalweg.models.protocol import state_bytes
 
 CHUNK = 16
 
@@ -49,7 +49,7 @@ def _peak(model: Any, length: int, checkpointing: Checkpointing | None, pooling:
 def test_only_boundary_states_grow_with_the_length(family: str) -> None:
     torch.manual_seed(0)
     model = FAMILIES[family]()
-    one_state = state_bytes(model.init_state(1))
+    one_state = nbytes(model.init_state(1))
     pooling = "last" if family == "rwkv7" else "mean"
     few, many = (_peak(model, chunks * CHUNK, Checkpointing(CHUNK, CHUNK), pooling) for chunks in (4, 12))
     assert few + 7 * one_state <= many <= few + 9 * one_state + 4096
@@ -62,7 +62,7 @@ def test_full_back_propagation_grows_with_activations() -> None:
     torch.manual_seed(0)
     model = FAMILIES["mamba2"]()
     few, many = (_peak(model, chunks * CHUNK, None, "mean") for chunks in (4, 12))
-    assert many > few + 8 * 10 * state_bytes(model.init_state(1))
+    assert many > few + 8 * 10 * nbytes(model.init_state(1))
 
 
 def test_truncation_keeps_no_state_that_no_gradient_reaches() -> None:

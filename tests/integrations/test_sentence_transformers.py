@@ -20,9 +20,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 
 import thalweg
+from thalweg.engine.states import nbytes
 from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.integrations.sentence_transformers import Pooling, ThalwegModule, from_embedder, load
-from thalweg.models.protocol import state_bytes
 
 from ..corpus.tiny import make_text, write_model
 from ..models.registry import FAMILIES
@@ -266,7 +266,7 @@ def test_states_are_held_for_long_texts_only(model: SentenceTransformer) -> None
     """What a text of any length holds between steps: one state, and the ids."""
     small, large = (model.preprocess([make_text(n)])["input_ids"].nbytes for n in (500, 5000))
     assert 9.5 < large / small < 10.5
-    assert state_bytes(model[0].model.init_state(1)) < 10_000
+    assert nbytes(model[0].model.init_state(1)) < 10_000
 
 
 def _elsewhere(folder: Path, out: Path, *flags: str, release: Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.models.registry import FAMILIES, VOCABULARY
-from thalweg.models.protocol import state_bytes
+from thalweg.engine.states import nbytes
 from thalweg.packing import Packing
 
 
@@ -106,4 +106,4 @@ def test_a_state_starts_as_init_state_says(model: Any) -> None:
     torch.testing.assert_close(same, fresh, rtol=0, atol=1e-6)
     for layer, start in zip(after, model.init_state(1), strict=True):
         assert [(t.shape, t.dtype) for t in layer] == [(t.shape, t.dtype) for t in start]
-    assert state_bytes(after) == state_bytes(model.init_state(1))
+    assert nbytes(after) == nbytes(model.init_state(1))

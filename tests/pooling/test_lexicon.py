@@ -14,8 +14,8 @@ import torch
 import thalweg
 from tests.corpus.tiny import make_text, write_model
 from thalweg.embedder.embedder import Embedder
-from thalweg.engine.engine import Engine
 from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.pooling import make_pooling
 from thalweg.pooling.lexicon import Lexicon
 
 ELSEWHERE = Path(__file__).parent.parent / "integrations" / "sentence_transformers_elsewhere.py"
@@ -174,7 +174,7 @@ def test_refused(folder: Path, tmp_path: Path, model: Embedder) -> None:
     with pytest.raises(InvalidInputError, match="with pooling 'last'"):
         replace(model.embedding_config, pooling="last")
     with pytest.raises(InvalidInputError, match="mean pooling only"):
-        Engine(model.model, "last", lexicon=model.embedding_config.lexicon)
+        make_pooling("last", lexicon=model.embedding_config.lexicon)
     good = make_lexicon(10)
     with pytest.raises(InvalidInputError, match=r"columns must be in 0\.\.1, got 0 to 23"):
         replace(good, d_lexicon=2)

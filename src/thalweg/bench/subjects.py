@@ -17,10 +17,10 @@ from thalweg.bench.weights import best_attention, recurrent_model, transformer_m
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import plan_memory
 from thalweg.engine.schedule import Schedule
-from thalweg.engine.sources import TokenArray
+from thalweg.engine.sources import Answer, TokenArray
 from thalweg.models.quantized import weight_bytes, weight_count
 from thalweg.packing import Packing
-from thalweg.pooling.pooling import Pooling
+from thalweg.pooling import LastToken, Pooling
 
 
 @dataclass
@@ -53,11 +53,11 @@ class RandomTokens:
         self.vocab_size = vocab_size
         self.rng = np.random.default_rng(seed)
 
-    def take(self, n: int) -> tuple[TokenArray, bool]:
+    def take(self, n: int) -> tuple[TokenArray, Answer]:
         """See `TokenSource`."""
         n = min(n, self.left)
         self.left -= n
-        return self.rng.integers(0, self.vocab_size, n), self.left == 0
+        return self.rng.integers(0, self.vocab_size, n), Answer.MORE if self.left else Answer.ENDED
 
 
 def subject(point: Point) -> Subject:
@@ -83,12 +83,12 @@ def schedule(point: Point) -> Schedule:
 
 
 def _thalweg(point: Point) -> Subject:
-    pooling: Pooling = "last"
+    pooling: Pooling = LastToken()
     if point.model is not None:
         import thalweg
 
         embedder = thalweg.load(point.model, device=point.device, dtype=_dtype(point))
-        model, pooling = embedder.model, embedder.embedding_config.pooling
+        model, pooling = embedder.model, embedder.pooling
     else:
         size: dict[str, Any] = {"layers": point.layers, "vocabulary": point.vocabulary}
         model = recurrent_model(SHAPES[str(point.shape)], _dtype(point), device=point.device, **size)
@@ -97,7 +97,7 @@ def _thalweg(point: Point) -> Subject:
     engine = Engine(model, pooling, bounds)
 
     def run(n_tokens: int) -> None:
-        texts = (RandomTokens(n_tokens, vocabulary, seed) for seed in range(point.batch))
+        texts = [RandomTokens(n_tokens, vocabulary, seed) for seed in range(point.batch)]
         for _ in engine.run(texts):
             pass
 

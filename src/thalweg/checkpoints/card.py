@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from thalweg.checkpoints.embedding import EmbeddingConfig, ModuleClasses
+from thalweg.pooling import POOLINGS
 
 KEPT_KEYS = ("license", "license_name", "license_link", "language", "base_model", "datasets")
 """What a card's front matter says of its origin, and the copy inherits."""
@@ -79,7 +80,7 @@ def model_card(
 
 
 def _facts(dimension: int, embedding: EmbeddingConfig) -> list[str]:
-    pooling = "the last token" if embedding.pooling == "last" else "the mean over all tokens"
+    pooling = POOLINGS[embedding.pooling].title
     if embedding.append_eos:
         end = "an end token" if embedding.n_eos == 1 else f"{embedding.n_eos} end tokens"
         pooling += f", {end} put after every text"

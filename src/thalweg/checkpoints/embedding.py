@@ -22,9 +22,8 @@ from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read
 from thalweg.checkpoints.lexicon import read_lexicon, write_lexicon
 from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.pooling.lexicon import Lexicon
+from thalweg.pooling import POOLINGS, LastToken, Lexicon, Mean
 
-PoolingMode = Literal["last", "mean"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 ModuleClasses = Literal["stock", "thalweg", "either"]
 """Whose classes modules.json names: those of sentence-transformers, those of thalweg, or those of the folder's own
@@ -41,16 +40,15 @@ _CLASSES: dict[str, tuple[str, str, str | None]] = {
 }
 _AFTER_MODEL = ("Pooling", "Lexicon", "Normalize")
 
-# sentence-transformers' name of each pooling here, and the older flag for it. Only these flags are written: 6.x and 5.x
+# sentence-transformers' name of each pooling, and the older flag for it. Only these flags are written: 6.x and 5.x
 # read them, and text-embeddings-inference reads nothing else.
-_POOLING: dict[str, PoolingMode] = {"lasttoken": "last", "mean": "mean"}
+_POOLING = {kind.stored_name: kind.name for kind in POOLINGS.values()}
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
+    **{kind.stored_flag: kind.stored_name for kind in POOLINGS.values()},
 }
 
 
@@ -74,7 +72,7 @@ class EmbeddingConfig:
         lexicon: what is put beside the mean of hidden vectors; None for nothing.
     """
 
-    pooling: PoolingMode = "last"
+    pooling: str = LastToken.name
     normalize: bool = True
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
@@ -88,11 +86,11 @@ class EmbeddingConfig:
     lexicon: Lexicon | None = None
 
     def __post_init__(self) -> None:
-        _one_of("pooling", self.pooling, get_args(PoolingMode))
+        _one_of("pooling", self.pooling, tuple(POOLINGS))
         _one_of("similarity", self.similarity, get_args(Similarity))
         if self.default_prompt_name is not None:
             _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
-        if self.lexicon is not None and (self.pooling != "mean" or self.head is not None):
+        if self.lexicon is not None and (self.pooling != Mean.name or self.head is not None):
             raise InvalidInputError(
                 f"a lexicon goes with the mean of all tokens and without a head, not with pooling {self.pooling!r} and "
                 f"head {self.head!r}"
@@ -186,7 +184,7 @@ def save_model_settings(folder: Path, config: EmbeddingConfig) -> None:
     write_json(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
 
 
-def _read_modules(folder: Path) -> tuple[PoolingMode, bool, Lexicon | None, bool]:
+def _read_modules(folder: Path) -> tuple[str, bool, Lexicon | None, bool]:
     """(pooling, include_prompt, lexicon, normalize) of modules.json."""
     path = folder / "modules.json"
     modules = read_json(path)
@@ -219,11 +217,11 @@ def _read_modules(folder: Path) -> tuple[PoolingMode, bool, Lexicon | None, bool
     return pooling, include_prompt, lexicon, "Normalize" in places
 
 
-def _read_pooling(path: Path) -> tuple[PoolingMode, bool]:
+def _read_pooling(path: Path) -> tuple[str, bool]:
     raw = read_json_object(path)
     mode = raw.get("pooling_mode")
     if mode is None:
-        mode = [name for flag, name in _POOLING_FLAGS.items() if raw.get(flag)] or ["mean"]
+        mode = [name for flag, name in _POOLING_FLAGS.items() if raw.get(flag)] or [Mean.stored_name]
     modes = [mode] if isinstance(mode, str) else list(mode)
     if len(modes) != 1 or modes[0] not in _POOLING:
         raise CheckpointError(f"{path}: pooling {'+'.join(modes)} is not supported; known: {', '.join(_POOLING)}")
@@ -243,10 +241,10 @@ def _prompts(general: Fields) -> dict[str, str]:
     return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
 
-def _append_eos(folder: Path, pooling: PoolingMode) -> bool:
+def _append_eos(folder: Path, pooling: str) -> bool:
     """For folders that do not say. A last token's vector means a closing token, whoever is to put it there; for a mean
     it is what the tokenizer does, since sentence-transformers takes its ids as they come."""
-    return pooling == "last" or ends_with_eos(folder)
+    return POOLINGS[pooling].needs_eos or ends_with_eos(folder)
 
 
 def _max_seq_length(folder: Path) -> int | None:

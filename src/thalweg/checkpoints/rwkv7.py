@@ -16,6 +16,7 @@ from thalweg.checkpoints.format import HYBRID_HINT, Format, TensorMap
 from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
+from thalweg.pooling import LastToken
 
 NORMS = {"att_norm": ("ln1", "attn_norm"), "ffn_norm": ("ln2", "ffn_norm")}
 PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
@@ -300,7 +301,7 @@ FORMATS = (
         # One EOS after the text, its hidden vector through the head of the task, which is retrieval unless another is
         # asked for: what the package does. The prompt is that of the authors' evaluation for queries.
         embedding=EmbeddingConfig(
-            pooling="last",
+            pooling=LastToken.name,
             head="retr",
             prompts={"query": "Instruct: Given a query, retrieve documents that answer the query\nQuery: "},
         ),

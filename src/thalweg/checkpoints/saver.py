@@ -21,6 +21,7 @@ from thalweg.checkpoints.tokenizer_files import copy_tokenizer, write_tokenizer
 from thalweg.checkpoints.tokens import TokenIds, read_token_ids
 from thalweg.errors import InvalidInputError
 from thalweg.models.quantized import quantization_of
+from thalweg.pooling import POOLINGS
 
 
 def save_checkpoint(
@@ -113,7 +114,7 @@ def module_classes(
         reason = f"the vectors go through the head {embedding.head!r}"
     elif stock and embedding.lexicon is not None:
         reason = "the vectors hold a lexicon's dimensions"
-    elif embedding.n_eos > 1 and embedding.pooling == "last":
+    elif embedding.n_eos > 1 and POOLINGS[embedding.pooling].needs_eos:
         reason = f"the vector is a mean over {embedding.n_eos} end tokens"
     if stock and reason is not None:
         raise InvalidInputError(

@@ -78,11 +78,11 @@ def _quantized(embedder: Embedder) -> list[tuple[str, str]]:
 
 
 def _memory(embedder: Embedder) -> list[tuple[str, str]]:
-    from thalweg.models.protocol import state_bytes
+    from thalweg.engine.states import nbytes
 
     plan, schedule = embedder.plan_memory(), embedder.schedule()
     return [
-        ("state of one document", _size(state_bytes(embedder.model.init_state(1)))),
+        ("state of one document", _size(nbytes(embedder.model.init_state(1)))),
         ("a run takes", f"{schedule.max_tokens_per_step:,} tokens a step, {schedule.max_in_flight} long documents"),
         ("  weights", _size(plan.weights)),
         ("  states", _size(plan.states)),

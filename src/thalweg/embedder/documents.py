@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.engine.read_ahead import BlockingSource
 from thalweg.engine.results import Pooled
-from thalweg.engine.sources import Ids, TokenArray
+from thalweg.engine.sources import Answer, TokenArray
 from thalweg.errors import TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
 
@@ -46,7 +50,7 @@ def tokenized(
                 yield TokenizedText(tokenizer.stream(text, prompt), len(text), eos)
         else:
             for text, ids in zip(group, encoded, strict=True):
-                yield TokenizedText(Ids(ids), len(text), eos)
+                yield TokenizedText(_WholeText(ids), len(text), eos)
         group.clear()
 
     for document in documents:
@@ -59,8 +63,29 @@ def tokenized(
         length = len(document) if isinstance(document, str) and max_length is None else None
         located = with_offsets or length is None
         stream = tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
-        yield TokenizedText(stream, length, eos, located, in_sections=with_offsets)
+        yield TokenizedText(stream, length, eos, located, in_sections=with_offsets, may_block=_may_block(document))
     yield from flush()
+
+
+def _may_block(document: TextSource) -> bool:
+    """Whether reading a document may wait for someone: its pieces come from an iterator, a pipe or a terminal."""
+    if isinstance(document, (str, bytes, list, tuple, io.StringIO, io.BytesIO)):
+        return False
+    try:
+        return not stat.S_ISREG(os.fstat(document.fileno()).st_mode)  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):
+        return True
+
+
+class _WholeText:
+    """The ids of a text that is tokenised already, pulled as those of a `TokenStream` are."""
+
+    def __init__(self, ids: npt.NDArray[np.int32]) -> None:
+        self._ids = ids
+
+    def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
+        ids, self._ids = self._ids[:n], self._ids[n:]
+        return ids, not len(self._ids)
 
 
 class TokenizedText:
@@ -68,13 +93,15 @@ class TokenizedText:
 
     def __init__(
         self,
-        source: Ids | TokenStream,
+        source: _WholeText | TokenStream,
         length: int | None,
         eos: int | None,
         with_offsets: bool = False,
         *,
         in_sections: bool = False,
+        may_block: bool = False,
     ) -> None:
+        self._thread = BlockingSource(self._pull) if may_block else None
         self._source = source
         self._in_sections = in_sections
         self._with_offsets = with_offsets
@@ -88,8 +115,26 @@ class TokenizedText:
     def truncated(self) -> bool:
         return isinstance(self._source, TokenStream) and self._source.truncated
 
-    def take(self, n: int) -> tuple[TokenArray, bool]:
-        """See `TokenSource`. An empty text of a model that appends no EOS is one EOS: every text has a vector."""
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """See `TokenSource`."""
+        if self._thread is not None:
+            self._thread.subscribe(wake)
+
+    def close(self) -> None:
+        """See `TokenSource`."""
+        if self._thread is not None:
+            self._thread.close()
+
+    def take(self, n: int) -> tuple[TokenArray, Answer]:
+        """See `TokenSource`."""
+        if self._thread is not None:
+            return self._thread.take(n)
+        ids, last = self._pull(n)
+        return ids, Answer.ENDED if last else Answer.MORE
+
+    def _pull(self, n: int) -> tuple[TokenArray, bool]:
+        """The next n ids and whether they are the last. An empty text of a model that appends no EOS is one EOS: every
+        text has a vector."""
         ids: TokenArray
         if self._with_offsets:
             assert isinstance(self._source, TokenStream)

@@ -35,6 +35,7 @@ from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
+from thalweg.pooling import Pooling, make_pooling
 from thalweg.pooling.vectors import FloatArray, Precision, finish, to_precision
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
@@ -127,8 +128,13 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Width d of the vectors."""
-        lexicon = self.embedding_config.lexicon
-        return int(self.model.d_model) + (lexicon.d_lexicon if lexicon is not None else 0)
+        return self.pooling.width(int(self.model.d_model))
+
+    @property
+    def pooling(self) -> Pooling:
+        """How hidden vectors become one."""
+        config = self.embedding_config
+        return make_pooling(config.pooling, n_eos=config.n_eos, lexicon=config.lexicon)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,21 +187,18 @@ class Embedder:
         vertical_chunk_size: int | None = None,
         max_tokens_per_step: int | None = None,
         max_in_flight: int | None = None,
-        section_size: int | None = None,
     ) -> Schedule:
         """The bounds of a run; None leaves the default."""
         given = {
             "vertical_chunk_size": vertical_chunk_size,
             "max_tokens_per_step": max_tokens_per_step,
             "max_in_flight": max_in_flight,
-            "section_size": section_size,
         }
         return replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
 
-    def plan_memory(self, **schedule: int | None) -> MemoryPlan:
+    def plan_memory(self, *, section_size: int | None = None, **schedule: int | None) -> MemoryPlan:
         """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        config = self.embedding_config
-        return plan_memory(self.model, self.schedule(**schedule), config.pooling, config.lexicon)
+        return plan_memory(self.model, self.schedule(**schedule), self.pooling, sections=section_size is not None)
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
@@ -380,14 +383,11 @@ class Embedder:
         for result in engine.run(Ids(row) for row in rows):
             if isinstance(result, Failure):
                 raise result.error
-            vectors[result.index] = self._after_pooling(result.vector)
+            vectors[result.key] = self._after_pooling(result.vector)
         return vectors
 
-    def _engine(self, schedule: Schedule, probe_id: int | None = None) -> Engine:
-        config = self.embedding_config
-        return Engine(
-            self.model, config.pooling, schedule, probe_id=probe_id, n_last=config.n_eos, lexicon=config.lexicon
-        )
+    def _engine(self, schedule: Schedule) -> Engine:
+        return Engine(self.model, self.pooling, schedule, probe_id=self._probe_id)
 
     # -- documents as they come --------------------------------------------------------------------------------------
 
@@ -425,7 +425,7 @@ class Embedder:
         The other arguments are those of `encode`.
         """
         text = self.prompt(prompt, prompt_name)
-        if text and self.embedding_config.pooling == "mean" and not self.embedding_config.include_prompt:
+        if text and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
             raise InvalidInputError(
                 f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
                 "use it without a prompt"
@@ -436,17 +436,19 @@ class Embedder:
             vertical_chunk_size=vertical_chunk_size,
             max_tokens_per_step=max_tokens_per_step,
             max_in_flight=max_in_flight,
-            section_size=section_size,
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
-        engine = self._engine(schedule, probe_id=self._probe_id)
-        return self._run(engine, documents, text, ordered, normalize, truncate_dim, max_length, on_error, progress)
+        engine = self._engine(schedule)
+        return self._run(
+            engine, documents, text, section_size, ordered, normalize, truncate_dim, max_length, on_error, progress
+        )
 
     def _run(
         self,
         engine: Engine,
         documents: Iterable[TextSource],
         prompt: str,
+        section_size: int | None,
         ordered: bool,
         normalize: bool,
         truncate_dim: int | None,
@@ -457,19 +459,24 @@ class Embedder:
         texts: dict[int, TokenizedText] = {}
 
         def sources() -> Iterator[TokenSource]:
-            with_offsets = engine.schedule.section_size is not None
             for index, text in enumerate(
-                tokenized(documents, self.tokenizer, prompt, max_length, with_offsets, self._probe_id)
+                tokenized(documents, self.tokenizer, prompt, max_length, section_size is not None, self._probe_id)
             ):
                 texts[index] = text
                 yield text
 
         queue = ReorderBuffer() if ordered else None
-        results = engine.run(sources(), may_start=queue.has_room if queue else None, on_step=progress)
+        results = engine.run(
+            sources(),
+            section_size=section_size,
+            may_start=queue.has_room if queue else None,
+            on_step=progress,
+            blocking=not isinstance(documents, Sequence),
+        )
         for result in queue.release(results) if queue else results:
-            text = texts[result.index]
+            text = texts[result.key]
             if isinstance(result, Failure):
-                del texts[result.index]
+                del texts[result.key]
                 if on_error == "raise":
                     raise result.error
                 yield result
@@ -478,9 +485,9 @@ class Embedder:
             pooled = self._after_pooling(result.vector)
             vector = finish(pooled[None], normalize=normalize, truncate_dim=truncate_dim)[0]
             if result.last:
-                del texts[result.index]
+                del texts[result.key]
             yield Embedding(
-                result.index,
+                result.key,
                 result.section,
                 result.stop - result.start,
                 start,
@@ -492,11 +499,8 @@ class Embedder:
 
     @torch.inference_mode()
     def _after_pooling(self, vector: FloatArray) -> FloatArray:
-        """(d,) pooled -> (d,): what the embedding head or the lexicon makes of it, in a model that has one."""
-        lexicon = self.embedding_config.lexicon
-        if lexicon is not None:
-            pooled, codes = torch.from_numpy(vector)[None].split([self.model.d_model, lexicon.d_lexicon], 1)
-            return lexicon.join(pooled, codes)[0].numpy()
+        """(d,) pooled -> (d,): what the pooling makes of its means, and the embedding head in a model that has one."""
+        joined = self.pooling.join(torch.from_numpy(vector)[None])[0]
         if self.head is None:
-            return vector
-        return self.model.heads[self.head](torch.from_numpy(vector).to(self.model.device)).cpu().numpy()
+            return joined.numpy()
+        return self.model.heads[self.head](joined.to(self.model.device)).cpu().numpy()

@@ -22,7 +22,7 @@ class ReorderBuffer:
 
     def release(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
         for result in results:
-            self._held.setdefault(result.index, []).append(result)
+            self._held.setdefault(result.key, []).append(result)
             self._count += 1
             while self._next in self._held:
                 ready = self._held.pop(self._next)

@@ -2,11 +2,13 @@
 
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
-from thalweg.engine.results import Failure, Pooled, Progress
+from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
-from thalweg.engine.sources import Ids, TokenArray, TokenSource
+from thalweg.engine.sources import Answer, Ids, TokenArray, TokenSource
 
 __all__ = [
+    "Answer",
+    "DocumentState",
     "Engine",
     "Failure",
     "Ids",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from thalweg.engine.sources import TokenArray, TokenSource
+from thalweg.engine.results import DocumentState
+from thalweg.engine.sources import Answer, TokenArray, TokenSource
+from thalweg.errors import InvalidInputError
 from thalweg.pooling.pooling import RunningMean
 
 
 class Part(NamedTuple):
     """Neighbouring tokens of one section. `complete`: the section ends with them; `last`: so does the document.
 
-    `probe`: not the section's own tokens but one EOS fed to a copy of the state at its end.
+    `probe`: not the section's own tokens but EOS fed to a copy of the state at its end.
     """
 
     section: int
@@ -26,29 +29,80 @@ class Part(NamedTuple):
     probe: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Document:
-    """One document on its way: what it has still to say (looked ahead) and where its current section began."""
+    """What the engine knows of a document: the tokens ahead of it, where its section began, and whose it is.
 
-    index: int
+    Args:
+        n_last: tokens at the end that are no section of their own, and that pooling may have to know ahead.
+        sums: what pooling has kept so far.
+        stops_at_sections: whether the state at a section's end is needed, so that no piece may go beyond it.
+        state: where it goes on from, until it is in flight.
+        keep_state: whether its state is wanted at its end.
+        client, priority: see `Engine.add`.
+    """
+
+    key: Hashable
     source: TokenSource
-    mean: RunningMean
-    section_size: int | None
+    sums: RunningMean
     n_last: int = 1
+    section_size: int | None = None
+    stops_at_sections: bool = False
+    state: DocumentState | None = None
+    keep_state: bool = False
+    client: Hashable = None
+    priority: int = 0
+
+    answer: Answer = Answer.MORE
     ahead: list[TokenArray] = field(default_factory=list)
     n_ahead: int = 0
-    ended: bool = False
     done: int = 0
     section: int = 0
     section_start: int = 0
     probe: Part | None = None
+    parked: bool = False
+    last_step: int = -1
+
+    def __post_init__(self) -> None:
+        if self.state is not None:
+            self.done = self.section_start = self.state.n_tokens
+            self.sums = self.state.sums.copy()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its tokens are known."""
+        return self.answer is Answer.ENDED
+
+    @property
+    def owns_state(self) -> bool:
+        """Whether it needs a row of the state even if it begins and ends in one step."""
+        return self.keep_state or self.state is not None
+
+    @property
+    def ready(self) -> int:
+        """Tokens that may be run now. Of a document that has not ended some are held back, as they may be its last."""
+        return self.n_ahead if self.ended else max(0, self.n_ahead - 1 - self.n_last)
+
+    def piece(self, most: int) -> int:
+        """Tokens of the next piece, at most so many."""
+        n = min(self.ready, most)
+        if self.stops_at_sections and self.section_end is not None:
+            n = min(n, self.section_end - self.done)
+        return n
 
     def look_ahead(self, n: int) -> None:
-        """Know the next `n` tokens, or the document's end."""
-        while self.n_ahead < n and not self.ended:
-            ids, self.ended = self.source.take(n - self.n_ahead)
+        """Have `n` tokens ready, or all that there are by now.
+
+        Raises whatever the source raises, and InvalidInputError for a document without tokens.
+        """
+        while self.answer is Answer.MORE and self.n_ahead < n + 1 + self.n_last:
+            ids, self.answer = self.source.take(n + 1 + self.n_last - self.n_ahead)
+            if len(ids) == 0 and self.answer is Answer.MORE:
+                raise InvalidInputError(f"{type(self.source).__name__}.take answered MORE without any token")
             self.ahead.append(ids)
             self.n_ahead += len(ids)
+        if self.ended and self.n_ahead == 0:
+            raise InvalidInputError("the document has no tokens; append an EOS")
 
     @property
     def section_end(self) -> int | None:
@@ -61,23 +115,20 @@ class Document:
             return known
         return None if self.section_size is None else self.section_start + self.section_size
 
-    def n_pooled(self, part: Part) -> int:
-        """With last-token pooling: how many tokens of a part count, all at its end. What is looked ahead shows them."""
-        if part.probe:
-            return part.length
-        total = self.done + self.n_ahead if self.ended else None
-        return 0 if total is None else max(0, part.stop - max(total - self.n_last, part.stop - part.length))
+    @property
+    def total(self) -> int | None:
+        """All tokens of the document, None while they are not known."""
+        return self.done + self.n_ahead if self.ended else None
 
     def take(self, n: int) -> tuple[TokenArray, list[Part]]:
         """The next `n` ids, and the sections they belong to."""
         parts = []
         stop = self.done + n
-        total = self.done + self.n_ahead if self.ended else None
         at = self.done
         while at < stop:
             end = self.section_end
             reach = stop if end is None else min(end, stop)
-            parts.append(Part(self.section, self.section_start, reach, reach - at, reach == end, reach == total))
+            parts.append(Part(self.section, self.section_start, reach, reach - at, reach == end, reach == self.total))
             if reach == end:
                 self.section, self.section_start = self.section + 1, end
             at = reach

@@ -1,159 +1,456 @@
 """The vertical schedule: any number of documents of any length through any recurrent model, in bounded memory.
 
-A step is one packed run through all layers. Documents in flight hold one row of the state each and advance in every
-step, by at most `vertical_chunk_size` tokens; short documents are packed beside them and leave in the step they came
-in, without ever owning a stored state. (Vertically chunked inference: arXiv 2604.18199.)
+A step is one packed run through all layers. Documents in flight hold one row of the state each and advance by at most
+`vertical_chunk_size` tokens; short documents are packed beside them and leave in the step they came in, without ever
+owning a state. (Vertically chunked inference: arXiv 2604.18199.) Who takes part in a step is decided in `policy.py`.
+
+The engine is driven: `add` documents, `step`, take what it returns. `run` does that for an iterable of documents.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from thalweg.engine.document import Document
-from thalweg.engine.results import Failure, Pooled, Progress
+from thalweg.engine.policy import Pending, shares
+from thalweg.engine.read_ahead import ReadAhead
+from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
-from thalweg.engine.sources import TokenSource
-from thalweg.engine.states import StateStore
-from thalweg.engine.step import Step
+from thalweg.engine.sources import Answer, TokenSource
+from thalweg.engine.states import StateStore, largest_layer_nbytes, nbytes
+from thalweg.engine.step import Found, Step
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.models.protocol import RecurrentModel, largest_layer_bytes
-from thalweg.pooling.lexicon import Lexicon
-from thalweg.pooling.pooling import POOLINGS, Pooling, RunningMean
+from thalweg.models.protocol import RecurrentModel
+from thalweg.pooling import Pooling, make_pooling
+from thalweg.pooling.pooling import RunningMean
 from thalweg.system.malloc import reserve
+
+READ_AHEAD = 32
+"""Documents that `run` reads ahead from an input that may block."""
 
 
 class Engine:
     """Runs documents through a model and pools their hidden vectors.
 
+    `add`, `remove` and `wake` may be called from any thread; `step` and `run` are for one thread at a time.
+
     Args:
         model: any `RecurrentModel`.
-        pooling: "last" or "mean".
+        pooling: how hidden vectors become one, or the name of such a pooling.
         schedule: the bounds.
         probe_id: with sections and last-token pooling, the id (EOS) whose hidden vector after a section stands for
             all text up to there; it is fed to a copy of the state and leaves the document undisturbed.
-        n_last: last-token pooling takes the mean over so many tokens (a model trained with several EOS).
-        lexicon: puts its mean of codes (K,) after that of the hidden vectors; with mean pooling only.
     """
 
     def __init__(
         self,
         model: RecurrentModel,
-        pooling: Pooling,
+        pooling: Pooling | str,
         schedule: Schedule | None = None,
         *,
         probe_id: int | None = None,
-        n_last: int = 1,
-        lexicon: Lexicon | None = None,
     ) -> None:
-        if pooling not in POOLINGS:
-            raise InvalidInputError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         self.model = model
-        self.pooling = pooling
+        self.pooling = make_pooling(pooling)
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
-        self.n_last = n_last
-        self.lexicon = lexicon
-        if n_last < 1:
-            raise InvalidInputError(f"n_last must be at least 1, got {n_last}")
-        if self.schedule.section_size and pooling == "last" and probe_id is None:
-            raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
-        if lexicon is not None and pooling != "mean":
-            raise InvalidInputError(f"a lexicon goes with mean pooling only, not with {pooling!r}")
-        self._width = model.d_model + (lexicon.d_lexicon if lexicon is not None else 0)
-        self.progress = Progress(0, 0, 0, 0)
+        one_state = model.init_state(1)
+        self._store = StateStore(one_state)
+        self._one_state_bytes, self._one_layer_bytes = nbytes(one_state), largest_layer_nbytes(one_state)
+        self._documents: dict[Hashable, Document] = {}  # all that were added and have not left
+        self._resting: list[Document] = []  # in flight, but not in the last step: the first rows of the store
+        self._flying: list[Document] = []  # in flight: the rows after them
+        self._pending = Pending(self.schedule, self._look_ahead)
+        self._failures: list[tuple[Document, Failure]] = []
+        self._probing: list[Document] = []  # whose probe is in the next step
+        self._n_parked = 0
+        self._tokens = self._ended = self._steps = self._last_tokens = 0
+        self._stuck = True
+        self._lock = threading.Lock()
+        self._inbox: list[tuple[str, Document]] = []
+        self._signal = threading.Event()
+
+    # -- what others may call --------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        source: TokenSource,
+        key: Hashable,
+        *,
+        state: DocumentState | None = None,
+        keep_state: bool = False,
+        section_size: int | None = None,
+        client: Hashable = None,
+        priority: int = 0,
+    ) -> None:
+        """Take in a document; from the next step on it is worked on.
+
+        Args:
+            source: its tokens. It is pulled by whoever calls `step`.
+            key: what its results are called.
+            state: where it goes on from, as a result with `keep_state` gave it; None: anew.
+            keep_state: whether its last result holds the state at its end.
+            section_size: tokens of a section; None for one vector.
+            client: whose it is. Clients share the engine fairly.
+            priority: documents of a higher one begin first.
+
+        Raises:
+            InvalidInputError: a key that is in use, or sections that the model cannot give.
+        """
+        if section_size is not None:
+            self._check_sections(section_size)
+        document = Document(
+            key,
+            source,
+            RunningMean(self.pooling.width(self.model.d_model)),
+            self.pooling.n_last,
+            section_size,
+            section_size is not None and self.pooling.needs_eos,
+            state,
+            keep_state,
+            client,
+            priority,
+        )
+        with self._lock:
+            if key in self._documents:
+                raise InvalidInputError(f"the engine has a document with the key {key!r} already; remove it first")
+            self._documents[key] = document
+            self._inbox.append(("add", document))
+        subscribe = getattr(source, "subscribe", None)
+        if subscribe is not None:
+            subscribe(lambda: self._post("wake", document))
+        self._signal.set()
+
+    def remove(self, key: Hashable) -> bool:
+        """Drop a document: nothing of it leaves from now on, and the next step has its place for others.
+
+        Returns whether it was there.
+        """
+        with self._lock:
+            document = self._documents.pop(key, None)
+        if document is not None:
+            self._post("remove", document)
+        return document is not None
+
+    def wake(self, key: Hashable) -> None:
+        """Say that a source that answered WAITING has more. Nothing happens where there is no such document."""
+        with self._lock:
+            document = self._documents.get(key)
+        if document is not None:
+            self._post("wake", document)
+
+    def __len__(self) -> int:
+        """Documents that were added and have not left."""
+        return len(self._documents)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do: no document, or the last step found none that could go on, and nothing has
+        happened since."""
+        return not self._inbox and (self._stuck or not self._documents)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until a document is added, removed or woken, at most `timeout` seconds; whether one was."""
+        happened = self._signal.wait(timeout)
+        self._signal.clear()
+        return happened
+
+    @property
+    def progress(self) -> Progress:
+        """Counters of what has been done and what is there."""
+        documents = list(self._documents.values())
+        in_flight = len(self._resting) + len(self._flying)
+        return Progress(
+            tokens=self._tokens,
+            documents=self._ended,
+            in_flight=in_flight,
+            steps=self._steps,
+            fill=self._last_tokens / self.schedule.max_tokens_per_step,
+            pending=max(0, len(documents) - in_flight),
+            waiting=sum(document.answer is Answer.WAITING for document in documents),
+            state_bytes=self._store.nbytes + self._n_parked * self._one_state_bytes,
+        )
+
+    def step(self) -> list[Pooled | Failure]:
+        """One packed run, and what it finished; nothing where nothing can be run.
+
+        A document whose source raises a `ThalwegError` or `OSError`, or whose numbers became inf or NaN, is a
+        `Failure`; anything else is raised.
+        """
+        self._take_in()
+        self._read_in_flight()
+        self._pending.read()
+        carried, new = self._choose()
+        results: list[Found] = [*self._failures]
+        self._failures = []
+        self._stuck = not (results or carried or new or self._probing)
+        if carried or new or self._probing:
+            results += self._run(carried, new)
+        return self._leave(results)
 
     def run(
         self,
         documents: Iterable[TokenSource],
         *,
+        section_size: int | None = None,
         may_start: Callable[[], bool] | None = None,
         on_step: Callable[[Progress], None] | None = None,
+        blocking: bool | None = None,
     ) -> Iterator[Pooled | Failure]:
         """Embed documents as they come; results leave as they are ready, in no particular order.
 
         Args:
-            documents: pulled when there is room for another.
-            may_start: asked before a document is pulled; False holds the input back while those under way go on.
+            documents: pulled when there is room for another; their keys are their numbers.
+            section_size: as in `add`.
+            may_start: asked before a document is taken in; False holds the input back while those under way go on.
             on_step: called after every step.
-
-        Raises nothing for a document whose source raises a `ThalwegError` or `OSError`: that is a `Failure` result.
+            blocking: whether `documents` may block, and so is pulled by a thread of its own, at most `READ_AHEAD` ahead
+                of what is needed: no document in flight waits for it. None: unless it is a sequence.
         """
-        incoming = enumerate(documents)
-        waiting: deque[Document] = deque()
-        flying: list[Document] = []
-        store = StateStore(self.model.init_state(1))
-        fresh_state = largest_layer_bytes(self.model.init_state(1))
-        self._may_start = may_start or (lambda: True)
-        exhausted = False
-        while True:
-            failures: list[Failure] = []
-            keep = [row for row, document in enumerate(flying) if self._readable(document, failures)]
-            if len(keep) < len(flying):
-                flying = [flying[row] for row in keep]
-                store.compact(keep)
-            step = Step(self, flying)
-            exhausted = self._admit(step, waiting, incoming, exhausted, failures)
-            yield from failures
-            if not step.ids:
-                if exhausted and not waiting:
-                    return
-                continue
-            store.ensure_capacity(len(step.wanted))
-            if self.model.device.type == "cpu":
-                reserve([*self.model.activation_blocks(step.n_tokens), len(step.wanted) * fresh_state])
-            results = step.run(store)
-            flying = step.flying
-            self._count(step, results)
-            if on_step:
-                on_step(self.progress)
-            yield from results
-
-    def _readable(self, document: Document, failures: list[Failure]) -> bool:
-        """Fetch what the document may need for one step; False (and a failure noted) where its source broke."""
+        if len(self):
+            raise InvalidInputError(f"run needs an engine of its own; this one has {len(self)} documents already")
+        blocking = not isinstance(documents, Sequence) if blocking is None else blocking
+        feed = _Feed(documents, self._signal.set, blocking=blocking)
+        number = 0
         try:
-            document.look_ahead(self.schedule.vertical_chunk_size + 1 + self.n_last)
+            while True:
+                self._take_in()
+                while not feed.ended and not self._is_full() and (may_start is None or may_start()):
+                    source = feed.next()
+                    if source is None:
+                        break
+                    self.add(source, number, section_size=section_size)
+                    number += 1
+                    self._take_in()
+                before = self._steps
+                yield from self.step()
+                if on_step and self._steps > before:
+                    on_step(self.progress)
+                if feed.ended and not len(self):
+                    return
+                if self._steps == before and self.idle:
+                    self.wait()
+        finally:
+            feed.close()
+            for key in list(self._documents):
+                self.remove(key)
+            self._take_in()
+
+    # -- the inbox ---------------------------------------------------------------------------------------------------
+
+    def _post(self, what: str, document: Document) -> None:
+        with self._lock:
+            self._inbox.append((what, document))
+        self._signal.set()
+
+    def _take_in(self) -> None:
+        """Do what was asked for since the last time."""
+        with self._lock:
+            messages, self._inbox = self._inbox, []
+        for what, document in messages:
+            if what == "remove":
+                self._drop(document)
+            elif self._documents.get(document.key) is not document:
+                continue  # it has left
+            elif what == "add":
+                self._pending.add(document)
+            elif document.answer is Answer.WAITING:
+                document.answer = Answer.MORE
+                if document not in self._flying and document not in self._resting:
+                    self._pending.remove(document)
+                    self._pending.add(document, first=True)
+
+    def _drop(self, document: Document) -> None:
+        """Forget a document and free its row."""
+        self._pending.remove(document)
+        self._n_parked -= document.parked
+        document.parked = False
+        self._free_row(document)
+        close = getattr(document.source, "close", None)
+        if close is not None:
+            close()
+
+    def _leave(self, results: Sequence[Found]) -> list[Pooled | Failure]:
+        """The results of documents that were not removed meanwhile; those that have ended leave."""
+        kept: list[Pooled | Failure] = []
+        for document, result in results:
+            ended = isinstance(result, Failure) or result.last
+            with self._lock:
+                if self._documents.get(document.key) is not document:
+                    continue
+                if ended:
+                    del self._documents[document.key]
+            kept.append(result)
+            if ended:
+                self._ended += isinstance(result, Pooled)
+                self._drop(document)
+        return kept
+
+    # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def _look_ahead(self, document: Document) -> bool:
+        """Fetch what a document may need for one step; False where there is nothing to be run."""
+        try:
+            document.look_ahead(self.schedule.vertical_chunk_size)
         except (ThalwegError, OSError) as error:
-            failures.append(Failure(document.index, error))
+            self._failures.append((document, Failure(document.key, error)))
             return False
-        if document.n_ahead == 0:
-            failures.append(Failure(document.index, InvalidInputError("the document has no tokens; append an EOS")))
-            return False
-        return True
+        except BaseException:
+            self.remove(document.key)
+            raise
+        return document.ready > 0
 
-    def _admit(
-        self,
-        step: Step,
-        waiting: deque[Document],
-        incoming: Iterator[tuple[int, TokenSource]],
-        exhausted: bool,
-        failures: list[Failure],
-    ) -> bool:
-        """Fill the step with new documents, those that had to wait first; True once the input is exhausted."""
-        for _ in range(len(waiting)):
-            document = waiting.popleft()
-            if not step.start(document):
-                waiting.append(document)
-        while (
-            not exhausted
-            and len(waiting) < MAX_WAITING
-            and step.free > 0
-            and len(failures) < MAX_WAITING
-            and self._may_start()
-        ):
-            entry = next(incoming, None)
-            if entry is None:
-                return True
-            document = Document(*entry, RunningMean(self._width), self.schedule.section_size, self.n_last)
-            if self._readable(document, failures) and not step.start(document):
-                waiting.append(document)
-        return exhausted
+    def _read_in_flight(self) -> None:
+        for document in [*self._resting, *self._flying]:
+            self._look_ahead(document)
+        for document, _ in self._failures:
+            self._free_row(document)
 
-    def _count(self, step: Step, results: list[Pooled]) -> None:
-        tokens, documents, _, steps = self.progress
-        ended = sum(result.last for result in results)
-        self.progress = Progress(tokens + step.n_tokens, documents + ended, len(step.flying), steps + 1)
+    def _choose(self) -> tuple[list[tuple[Document, int]], list[tuple[Document, int]]]:
+        """The documents of the next step and how many tokens of each: those that go on from a state, and the others.
+
+        The store's rows are put in order for them: first those that rest, then those that go on.
+        """
+        bounds = self.schedule
+        self._set_aside()
+        in_flight = [*self._resting, *self._flying]
+        free_rows = bounds.max_in_flight - len(in_flight)
+        held = Counter(document.client for document in in_flight)
+        begin = self._pending.take_long(free_rows, held, all_waiting=free_rows > 1 or not in_flight)
+        probed = sorted((d for d in in_flight if d.probe), key=lambda document: document.last_step)
+        self._probing = probed[: bounds.max_tokens_per_step // self.pooling.n_last]
+        budget = bounds.max_tokens_per_step - len(self._probing) * self.pooling.n_last
+        going = [d for d in in_flight if d.ready and (d.probe is None or d in self._probing)]
+        for_short = min(self._pending.short_tokens(budget // 2), budget // 2)
+        candidates = [*going, *begin]
+        caps = [document.piece(bounds.vertical_chunk_size) for document in candidates]
+        parts = shares(candidates, caps, budget - for_short)
+        chosen = {document: n for document, n in zip(candidates, parts, strict=True) if n}
+        short = self._pending.take_short(budget - sum(parts))
+        for document in reversed(begin):
+            if document not in chosen:
+                self._pending.add(document, first=True)
+        self._keep_rows([d for d in in_flight if d not in chosen], [d for d in in_flight if d in chosen])
+        self._give_rows([document for document in begin if document in chosen and document.state is not None])
+        new = [
+            (document, chosen[document]) for document in begin if document in chosen and document not in self._flying
+        ]
+        return (
+            [(document, chosen[document]) for document in self._flying],
+            [*new, *((document, document.n_ahead) for document in short)],
+        )
+
+    # -- rows of states ----------------------------------------------------------------------------------------------
+
+    def _keep_rows(self, resting: Sequence[Document], flying: Sequence[Document]) -> None:
+        """The store's first rows become those of these documents, in this order."""
+        rows = {document: row for row, document in enumerate([*self._resting, *self._flying])}
+        self._store.arrange([rows[document] for document in [*resting, *flying]])
+        self._resting, self._flying = list(resting), list(flying)
+
+    def _give_rows(self, documents: Sequence[Document]) -> None:
+        """Give documents that go on from a state a row with it."""
+        for document in documents:
+            assert document.state is not None
+            row = len(self._resting) + len(self._flying)
+            self._store.ensure_capacity(row + 1)
+            self._store.write(row, document.state.model)
+            self._n_parked -= document.parked
+            document.state, document.parked = None, False
+            self._flying.append(document)
+
+    def _free_row(self, document: Document) -> None:
+        self._keep_rows([d for d in self._resting if d is not document], [d for d in self._flying if d is not document])
+
+    def _set_aside(self) -> None:
+        """Take rows from documents that wait for their text, and from clients that hold more than their share, for
+        those that want one; as many as may be parked."""
+        wanted = self._pending.wants_rows()
+        in_flight = [*self._resting, *self._flying]
+        held = Counter(document.client for document in in_flight)
+        missing = sum(wanted.values()) - (self.schedule.max_in_flight - len(in_flight))
+        clients = set(held) | set(wanted)
+        share = -(-self.schedule.max_in_flight // len(clients)) if clients else 0
+        poor = sum(min(n, max(0, share - held[client])) for client, n in wanted.items())
+        for document in sorted(in_flight, key=lambda document: (document.ready > 0, -document.done)):
+            if missing <= 0 or self._n_parked >= self.schedule.max_parked:
+                return
+            if document.probe or (document.ready and (poor <= 0 or held[document.client] <= share)):
+                continue
+            self._park(document)
+            held[document.client] -= 1
+            missing -= 1
+            poor -= 1
+
+    def _park(self, document: Document) -> None:
+        row = [*self._resting, *self._flying].index(document)
+        document.state = DocumentState(self._store.copy(row), document.sums, document.done)
+        document.parked = True
+        self._n_parked += 1
+        self._free_row(document)
+        if document.ready or document.answer is not Answer.WAITING:
+            self._pending.add(document)
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def _run(self, carried: Sequence[tuple[Document, int]], new: Sequence[tuple[Document, int]]) -> list[Found]:
+        first = len(self._resting)
+        rows = {document: row for row, document in enumerate([*self._resting, *self._flying])}
+        step = Step(self.pooling, carried, [(rows[d], d) for d in self._probing], new, self.probe_id)
+        self._store.ensure_capacity(first + len(step.wanted))
+        if self.model.device.type == "cpu":
+            fresh = len(step.wanted) * self._one_layer_bytes
+            reserve([*self.model.activation_blocks(step.n_tokens), fresh])
+        results = step.run(self.model, self._store, first, self._steps)
+        for document, _ in step.parts:
+            document.last_step = self._steps
+        self._steps += 1
+        self._last_tokens = step.n_tokens
+        self._tokens += step.n_tokens
+        self._flying = step.kept
+        self._keep_rows(self._resting, [document for document in step.kept if document.n_ahead or not document.ended])
+        return results
+
+    def _is_full(self) -> bool:
+        """Whether another document would not be looked at before the next step."""
+        self._pending.read()
+        return self._pending.is_full()
+
+    def _check_sections(self, section_size: int) -> None:
+        if section_size < 1:
+            raise InvalidInputError(f"section_size must be at least 1, got {section_size}")
+        if not self.pooling.needs_eos:
+            return
+        if self.probe_id is None:
+            raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
+        if self.schedule.max_tokens_per_step < self.pooling.n_last:
+            raise InvalidInputError(
+                f"max_tokens_per_step={self.schedule.max_tokens_per_step} is too small for the {self.pooling.n_last} "
+                f"end tokens of a section; it must be at least {self.pooling.n_last}"
+            )
 
 
-MAX_WAITING = 32
-"""Documents looked at ahead of their turn, so that a long one without a free slot does not stop the short ones."""
+class _Feed:
+    """The input of `run`, as it is or through a thread."""
+
+    def __init__(self, documents: Iterable[TokenSource], ready: Callable[[], None], *, blocking: bool) -> None:
+        self._iterator = None if blocking else iter(documents)
+        self._thread = ReadAhead(documents, READ_AHEAD, ready) if self._iterator is None else None
+        self.ended = False
+
+    def next(self) -> TokenSource | None:
+        """The next document, None where there is none now or, then `ended`, ever."""
+        if self._iterator is not None:
+            source = next(self._iterator, None)
+            self.ended = source is None
+        else:
+            assert self._thread is not None
+            source, answer = self._thread.poll()
+            self.ended = answer is Answer.ENDED
+        return source
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.close()

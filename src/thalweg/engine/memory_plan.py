@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from thalweg.engine.schedule import Schedule
-from thalweg.models.protocol import RecurrentModel, largest_layer_bytes, state_bytes
+from thalweg.engine.states import largest_layer_nbytes, nbytes
+from thalweg.models.protocol import RecurrentModel
 from thalweg.models.quantized import weight_bytes, workspace_bytes
-from thalweg.pooling.lexicon import Lexicon
-from thalweg.pooling.pooling import Pooling
+from thalweg.pooling import Pooling, make_pooling
 from thalweg.system.malloc import pooled, room
 
 
@@ -34,26 +34,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: RecurrentModel, schedule: Schedule, pooling: Pooling, lexicon: Lexicon | None = None
+    model: RecurrentModel, schedule: Schedule, pooling: Pooling | str, *, sections: bool = False
 ) -> MemoryPlan:
     """The plan of a run of `model` under `schedule`.
 
-    A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old. With sections and
-    last-token pooling those that are read may all have been copied, once for the document and once for the vector of
-    its section.
+    A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old. With `sections`
+    those that are read may have been copied, as the pooling says (`Pooling.state_copies`).
     """
+    pooling = make_pooling(pooling)
     assert isinstance(model, nn.Module)
     one_state = model.init_state(1)
-    copies = 3 if schedule.section_size and pooling == "last" else 1
-    new_states = schedule.max_in_flight * largest_layer_bytes(one_state)
+    n_states = pooling.state_copies(sections=sections) * schedule.max_in_flight + schedule.max_parked
+    new_states = schedule.max_in_flight * largest_layer_nbytes(one_state)
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
-    weights = weight_bytes(model)
-    if lexicon is not None:
-        weights += lexicon.nbytes
-        activations.append(lexicon.step_bytes(schedule.max_tokens_per_step))
+    if pooling.nbytes:
+        activations.append(pooling.step_bytes(schedule.max_tokens_per_step))
     return MemoryPlan(
-        weights=weights,
-        states=copies * schedule.max_in_flight * state_bytes(one_state) + new_states,
+        weights=weight_bytes(model) + pooling.nbytes,
+        states=n_states * nbytes(one_state) + new_states,
         activations=sum(activations),
         room=room(pooled([*activations, new_states])) if model.device.type == "cpu" else 0,
     )

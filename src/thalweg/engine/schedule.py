@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 
 from thalweg.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The bounds of a run.
+    """The bounds of a run; they change speed and memory, and no vector.
 
     Args:
         max_tokens_per_step: tokens of one packed step over all documents.
-        vertical_chunk_size: tokens of one document in one step, any number >= 1: it changes speed and memory only.
-        max_in_flight: documents that may hold a state at the same time.
-        section_size: tokens of a section, or None for one vector a document.
+        vertical_chunk_size: tokens of one document in one step, any number >= 1.
+        max_in_flight: documents that may hold a state at the same time, those that wait for their text included.
+        max_parked: documents beyond these whose state may be set aside, so that others get on: those that wait for
+            their text, and those of clients that hold more than their share. Each takes the memory of one more state.
+
+    Raises:
+        InvalidInputError: a bound that is no whole number or too small.
     """
 
     max_tokens_per_step: int = 2048
     vertical_chunk_size: int = 1024
     max_in_flight: int = 8
-    section_size: int | None = None
+    max_parked: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens_per_step", "vertical_chunk_size", "max_in_flight", "section_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInputError(f"{name} must be at least 1, got {value}")
+        for field in fields(self):
+            value, least = getattr(self, field.name), int(field.name != "max_parked")
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise InvalidInputError(f"{field.name} must be a whole number, got {value!r}")
+            if value < least:
+                raise InvalidInputError(f"{field.name} must be at least {least}, got {value}")
         slots = 2 * self.max_in_flight + 1
         if self.max_tokens_per_step < slots:
             raise InvalidInputError(
                 f"max_tokens_per_step={self.max_tokens_per_step} is too small for max_in_flight={self.max_in_flight} "
                 f"documents at once; it must be at least {slots}"
             )
+
+    @property
+    def short_tokens(self) -> int:
+        """Tokens up to which a document that has begun with none of them counts as short: it never waits for a long
+        one, and never owns a state."""
+        return min(self.vertical_chunk_size, self.max_tokens_per_step // 2)

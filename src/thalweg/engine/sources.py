@@ -1,7 +1,8 @@
-"""Documents as the engine sees them: token ids to be pulled."""
+"""Documents as the engine sees them: token ids to be pulled, some of which may not be there yet."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
@@ -10,11 +11,28 @@ import numpy.typing as npt
 TokenArray = npt.NDArray[np.integer]
 
 
-class TokenSource(Protocol):
-    """A document as the engine sees it: token ids to be pulled, the last one included (EOS, where the model has it)."""
+class Answer(Enum):
+    """What a source says with the ids that it gives.
 
-    def take(self, n: int) -> tuple[TokenArray, bool]:
-        """The next ids, exactly `n` unless the document ends, and whether it ends with them."""
+    MORE: here is one at least, and there are others to be asked for. WAITING: here is what there is by now; others will
+    come. ENDED: here are the last.
+    """
+
+    MORE = "more"
+    WAITING = "waiting"
+    ENDED = "ended"
+
+
+class TokenSource(Protocol):
+    """A document: token ids to be pulled, the last one included (EOS, where the model has it).
+
+    A source that has answered WAITING is left alone until it is woken (`Engine.wake`). Two methods are optional:
+    `subscribe(wake)` is given a function that wakes it and that may be called from any thread, and `close()` is called
+    when nothing more will be asked.
+    """
+
+    def take(self, n: int) -> tuple[TokenArray, Answer]:
+        """The next ids, at most `n`, and how it goes on."""
 
 
 class Ids:
@@ -24,7 +42,7 @@ class Ids:
         self._ids = ids
         self._at = 0
 
-    def take(self, n: int) -> tuple[TokenArray, bool]:
+    def take(self, n: int) -> tuple[TokenArray, Answer]:
         ids = self._ids[self._at : self._at + n]
         self._at += len(ids)
-        return ids, self._at == len(self._ids)
+        return ids, Answer.ENDED if self._at == len(self._ids) else Answer.MORE

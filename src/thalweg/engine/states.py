@@ -1,12 +1,104 @@
-"""States of documents between steps, in memory that is taken once."""
+"""Recurrent states: what can be done with them, and the memory that those in flight lie in.
+
+A state is a tuple of one NamedTuple of tensors a layer, the document first in every tensor (`models/protocol.py`).
+Whoever picks, joins, moves, counts or stores states does it here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
+from thalweg.errors import InvalidInputError
 from thalweg.models.protocol import State
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """The state of `function` of each tensor."""
+    return tuple(type(layer)(*(function(tensor) for tensor in layer)) for layer in state)
+
+
+def select(state: State, rows: Sequence[int]) -> State:
+    """The named rows of a state, in that order; a row may be named twice."""
+    index = list(rows)
+    return map_state(lambda tensor: tensor[index], state)
+
+
+def join(states: Sequence[State]) -> State:
+    """The rows of several states, one after the other."""
+    return tuple(
+        type(layers[0])(*(torch.cat(tensors) for tensors in zip(*layers, strict=True)))
+        for layers in zip(*states, strict=True)
+    )
+
+
+def detach(state: State) -> State:
+    """The state without the gradients of what came before."""
+    return map_state(Tensor.detach, state)
+
+
+def flatten(state: State) -> list[Tensor]:
+    """The tensors of a state, layer by layer."""
+    return [tensor for layer in state for tensor in layer]
+
+
+def nest(tensors: Sequence[Tensor], like: State) -> State:
+    """The tensors of `flatten` as a state of the kind of `like`."""
+    rest = iter(tensors)
+    return map_state(lambda _: next(rest), like)
+
+
+def nbytes(state: State) -> int:
+    """Bytes of all tensors of a state."""
+    return sum(tensor.numel() * tensor.element_size() for layer in state for tensor in layer)
+
+
+def largest_layer_nbytes(state: State) -> int:
+    """Bytes of the layer whose part of a state is the largest."""
+    return max(nbytes((layer,)) for layer in state)
+
+
+def to_bytes(state: State, metadata: dict[str, str] | None = None) -> bytes:
+    """A state as a safetensors file: `layers.{i}.{name}` for each tensor."""
+    tensors = {
+        f"layers.{i}.{name}": tensor.detach().cpu().contiguous()
+        for i, layer in enumerate(state)
+        for name, tensor in zip(layer._fields, layer, strict=True)
+    }
+    return safetensors.torch.save(tensors, metadata)
+
+
+def from_bytes(data: bytes, like: State) -> State:
+    """The state that `to_bytes` wrote.
+
+    Args:
+        like: a state of the model, of any number of rows, whose names, shapes and dtypes it must have.
+
+    Raises:
+        InvalidInputError: `data` is no safetensors file, or not of such a state.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise InvalidInputError(f"this is not a saved state: {error}") from error
+    names = [f"layers.{i}.{name}" for i, layer in enumerate(like) for name in layer._fields]
+    if set(tensors) != set(names):
+        odd = ", ".join(sorted(set(tensors) ^ set(names))[:3])
+        raise InvalidInputError(f"the saved state is of another model: it differs in {odd}")
+    for name, wanted in zip(names, flatten(like), strict=True):
+        found = tensors[name]
+        if (found.shape[1:], found.dtype) != (wanted.shape[1:], wanted.dtype) or found.ndim != wanted.ndim:
+            raise InvalidInputError(
+                f"the saved state is of another model: {name} is {tuple(found.shape[1:])} of {found.dtype}, but "
+                f"{tuple(wanted.shape[1:])} of {wanted.dtype} is needed"
+            )
+    if len({len(tensor) for tensor in tensors.values()}) != 1:
+        raise InvalidInputError("the saved state is damaged: its tensors have different numbers of rows")
+    device = flatten(like)[0].device
+    return nest([tensors[name].to(device) for name in names], like)
 
 
 class StateStore:
@@ -20,31 +112,46 @@ class StateStore:
     """
 
     def __init__(self, state: State) -> None:
-        self._kinds = [type(layer) for layer in state]
-        self._tensors = [[tensor.new_empty(0, *tensor.shape[1:]) for tensor in layer] for layer in state]
+        self._state = map_state(lambda tensor: tensor.new_empty(0, *tensor.shape[1:]), state)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, used or not."""
+        return nbytes(self._state)
 
     @torch.inference_mode()
     def ensure_capacity(self, n: int) -> None:
-        """For n rows; those that are there stay. One tensor after the other, so that only one is there twice."""
-        for layer in self._tensors:
-            for i, tensor in enumerate(layer):
+        """Space for n rows; those that are there stay. One tensor after the other, so that only one is there twice."""
+        for i, layer in enumerate(self._state):
+            grown = []
+            for tensor in layer:
                 if n > len(tensor):
-                    layer[i] = tensor.new_zeros(n, *tensor.shape[1:])
-                    layer[i][: len(tensor)] = tensor
+                    larger = tensor.new_zeros(n, *tensor.shape[1:])
+                    larger[: len(tensor)] = tensor
+                    tensor = larger
+                grown.append(tensor)
+            self._state = (*self._state[:i], type(layer)(*grown), *self._state[i + 1 :])
 
-    def rows(self, n: int) -> State:
-        """The first n rows, to be read and, in inference mode, written."""
-        layers = zip(self._kinds, self._tensors, strict=True)
-        return tuple(kind(*(tensor[:n] for tensor in layer)) for kind, layer in layers)
+    def rows(self, start: int, stop: int) -> State:
+        """The rows [start, stop), to be read and, in inference mode, written."""
+        return map_state(lambda tensor: tensor[start:stop], self._state)
 
     @torch.inference_mode()
-    def compact(self, rows: Sequence[int]) -> None:
+    def write(self, row: int, state: State) -> None:
+        """Put a state of one row into a row."""
+        for mine, given in zip(flatten(self._state), flatten(state), strict=True):
+            mine[row] = given[0]
+
+    @torch.inference_mode()
+    def copy(self, row: int) -> State:
+        """The state of a row, on its own."""
+        return map_state(lambda tensor: tensor[row : row + 1].clone(), self._state)
+
+    @torch.inference_mode()
+    def arrange(self, rows: Sequence[int]) -> None:
         """The named rows become the first ones, in that order."""
-        for layer in self._tensors:
-            for tensor in layer:
-                tensor[: len(rows)] = tensor[list(rows)]
-
-
-def select(state: State, rows: Sequence[int]) -> State:
-    """The named rows of a state, in that order; a row may be named twice."""
-    return tuple(type(layer)(*(tensor[list(rows)] for tensor in layer)) for layer in state)
+        order = list(rows)
+        if order == list(range(len(order))):
+            return
+        for tensor in flatten(self._state):
+            tensor[: len(order)] = tensor[order]

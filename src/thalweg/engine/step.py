@@ -2,140 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from thalweg.engine.document import Document, Part
-from thalweg.engine.results import Pooled
+from thalweg.engine.results import DocumentState, Failure, Pooled
 from thalweg.engine.sources import TokenArray
 from thalweg.engine.states import StateStore, select
+from thalweg.errors import NumericalError
+from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
-from thalweg.pooling.pooling import RunningMean
-from thalweg.pooling.vectors import FloatArray
+from thalweg.pooling.pooling import Pooling, RunningMean
 
-if TYPE_CHECKING:
-    from thalweg.engine.engine import Engine
+Found: TypeAlias = tuple[Document, "Pooled | Failure"]
+"""A result, and whose it is."""
 
 
 class Step:
-    """One packed run in the making: documents in flight first, then probes of their states, then new documents."""
+    """One packed run: documents that go on from a state first, then probes of their states, then new documents.
 
-    def __init__(self, engine: Engine, flying: list[Document]) -> None:
-        self.engine = engine
-        self.schedule = engine.schedule
+    It knows what is to be run and how it is pooled. Who takes part, and with how many tokens, the engine has decided.
+
+    Args:
+        pooling: what becomes of the hidden vectors.
+        carried: documents in flight that take part, in the order of their states, and how many tokens of each.
+        probes: documents at the end of a section, and the row of each one's state in the store.
+        new: documents that begin, and how many tokens of each.
+        probe_id: the id that probes feed.
+    """
+
+    def __init__(
+        self,
+        pooling: Pooling,
+        carried: Sequence[tuple[Document, int]],
+        probes: Sequence[tuple[int, Document]],
+        new: Sequence[tuple[Document, int]],
+        probe_id: int | None,
+    ) -> None:
+        self.pooling = pooling
         self.ids: list[TokenArray] = []
         self.parts: list[tuple[Document, Part]] = []  # in the order of the run; together they are the run
-        self.flying: list[Document] = []  # documents that go on after this step
+        self.kept: list[Document] = []  # documents whose state is wanted after this step
         self.wanted: list[int] = []  # their segments
-        self.n_tokens = 0
-        probed = [(row, document, document.probe) for row, document in enumerate(flying) if document.probe]
-        self.state_rows = [*range(len(flying)), *(row for row, _, _ in probed)]
-        self.n_carried = len(flying)
-        share = (self.schedule.max_tokens_per_step - len(probed) * engine.n_last) // (len(flying) + 1)
-        for document in flying:
+        self.n_carried = len(carried)
+        self.probed_rows = [row for row, _ in probes]
+        probed = [(document, document.probe) for _, document in probes]
+        for document, _ in probed:
             document.probe = None
-            self._add(document, share)
-        for _, document, part in probed:
-            self.ids.append(np.array([engine.probe_id] * engine.n_last))
-            self.parts.append((document, part._replace(length=engine.n_last, probe=True)))
-            self.n_tokens += engine.n_last
+        for document, n in carried:
+            self._add(document, n)
+        for document, part in probed:
+            assert part is not None
+            assert probe_id is not None
+            self.ids.append(np.full(document.n_last, probe_id))
+            self.parts.append((document, part._replace(length=document.n_last, probe=True)))
+        for document, n in new:
+            self._add(document, n)
+        self.n_tokens = sum(map(len, self.ids))
 
-    @property
-    def free(self) -> int:
-        """Tokens that still fit."""
-        return self.schedule.max_tokens_per_step - self.n_tokens
-
-    def start(self, document: Document) -> bool:
-        """Take in a new document: whole, or its first piece if a state may be held for it. False: not now."""
-        whole = document.ended and self._piece(document, self.free) == document.n_ahead
-        roomy = self.free >= min(self.schedule.vertical_chunk_size, self.schedule.max_tokens_per_step // 2)
-        if whole or (roomy and len(self.flying) < self.schedule.max_in_flight):
-            self._add(document, self.free)
-            return True
-        return False
-
-    def _piece(self, document: Document, most: int) -> int:
-        """Tokens of the document's next piece. A probe needs the state at a section's end, so it ends a piece."""
-        n = min(document.n_ahead, most, self.schedule.vertical_chunk_size)
-        if self.engine.pooling == "last" and document.section_end is not None:
-            n = min(n, document.section_end - document.done)
-        return n
-
-    def _add(self, document: Document, most: int) -> None:
-        ids, parts = document.take(self._piece(document, most))
-        if not parts[-1].last:
-            self.flying.append(document)
+    def _add(self, document: Document, n: int) -> None:
+        ids, parts = document.take(n)
+        if not parts[-1].last or document.keep_state:
+            self.kept.append(document)
             self.wanted.append(len(self.ids))
         self.ids.append(ids)
         self.parts += [(document, part) for part in parts]
-        self.n_tokens += len(ids)
 
     @torch.inference_mode()
-    def run(self, store: StateStore) -> list[Pooled]:
-        """The vectors that this step completes; the store then holds the state of the documents that go on."""
-        model = self.engine.model
-        packing = Packing(
-            [len(ids) for ids in self.ids], n_carried=len(self.state_rows), wanted=self.wanted, device=model.device
-        )
-        state, new_state = store.rows(self.n_carried), store.rows(len(self.wanted))
-        if len(self.state_rows) > self.n_carried:
-            state = select(state, self.state_rows)
+    def run(self, model: RecurrentModel, store: StateStore, first: int, number: int) -> list[Found]:
+        """The vectors that this step completes, and the documents that it found to be broken.
+
+        The rows of the store from `first` on hold the states of `carried`, and those of `kept` afterwards. `number`: of
+        the step, for messages.
+        """
+        last = first + self.n_carried
+        n_carried = self.n_carried + len(self.probed_rows)
+        packing = Packing([len(ids) for ids in self.ids], n_carried=n_carried, wanted=self.wanted, device=model.device)
+        state = store.rows(first, last)
+        if self.probed_rows:
+            rows_of_all = max(last, 1 + max(self.probed_rows))
+            state = select(store.rows(0, rows_of_all), [*range(first, last), *self.probed_rows])
+        new_state = store.rows(first, first + len(self.wanted))
         ids = np.concatenate(self.ids).astype(np.int64)
-        tokens = torch.from_numpy(ids).to(model.device)
-        if self.engine.pooling == "mean":
-            hidden, _ = model.forward(tokens, packing, state, out=new_state)
-            return self._mean(hidden, ids)
-        counts, rows = self._pooled_rows()
-        hidden, _ = model.forward(tokens, packing, state, rows, new_state)
-        results = self._last(hidden, counts)
-        # A section's probe may come in the step that ends the document: sections leave in order all the same.
-        return sorted(results, key=lambda result: (result.index, result.section))
-
-    def _pooled_rows(self) -> tuple[list[int], list[int]]:
-        """Last-token pooling: how many tokens of each part count, and their rows. Sections inside a document wait a
-        step."""
-        counts: list[int] = []
-        rows: list[int] = []
-        at = 0
-        for document, part in self.parts:
-            at += part.length
-            counts.append(document.n_pooled(part))
-            rows += range(at - counts[-1], at)
-            if part.complete and not part.last and not part.probe:
-                document.probe = part
-        return counts, rows
-
-    def _last(self, hidden: Tensor, counts: list[int]) -> list[Pooled]:
-        """Last-token pooling, from the wanted rows: means over documents' last tokens, which two steps may share."""
-        results = []
-        for (document, part), vectors in zip(self.parts, hidden.cpu().split(counts), strict=True):
-            mean = RunningMean(hidden.shape[1]) if part.probe else document.mean
-            if len(vectors):
-                mean.add(vectors.sum(0).numpy(), len(vectors))
-            if part.last or part.probe:
-                results.append(_pooled(document, part, mean.take()))
-        return results
-
-    def _mean(self, hidden: Tensor, ids: TokenArray) -> list[Pooled]:
-        """Mean pooling: add every part to its document's running mean."""
+        counts = [self._n_wanted(document, part) for document, part in self.parts]
         lengths = [part.length for _, part in self.parts]
-        sums = torch.stack([piece.sum(0) for piece in hidden.split(lengths)]).cpu().numpy()
-        totals: Iterable[npt.NDArray[np.floating]] = sums
-        if self.engine.lexicon is not None:
-            codes = self.engine.lexicon.sums(ids, lengths)
-            totals = (np.concatenate(pair) for pair in zip(sums, codes, strict=True))
-        results = []
-        for (document, part), total in zip(self.parts, totals, strict=True):
-            document.mean.add(total, part.length)
-            if part.complete:
-                results.append(_pooled(document, part, document.mean.take()))
-        return results
+        rows = None if counts == lengths else _rows(counts, lengths)
+        hidden, _ = model.forward(torch.from_numpy(ids).to(model.device), packing, state, rows, new_state)
+        states = {
+            document: store.copy(first + row)
+            for row, document in enumerate(self.kept)
+            if document.total == document.done
+        }
+        return self._pool(hidden, counts, ids, lengths, states, number)
+
+    def _n_wanted(self, document: Document, part: Part) -> int:
+        if part.probe:
+            return part.length
+        if part.complete and not part.last and self.pooling.needs_eos:
+            document.probe = part  # its vector is that of an EOS after it, which a copy of the state takes next time
+        total = document.total
+        return self.pooling.n_wanted(part.length, None if total is None else total - part.stop)
+
+    def _pool(
+        self,
+        hidden: Tensor,
+        counts: list[int],
+        ids: TokenArray,
+        lengths: list[int],
+        states: dict[Document, State],
+        number: int,
+    ) -> list[Found]:
+        """Add every part to its document's sums, and take those that are complete. `states`: of those that end, where
+        they are wanted."""
+        sums = self.pooling.sums(hidden, counts, ids, lengths)
+        finite = np.isfinite(sums).all(axis=1)
+        results: list[Found] = []
+        failed: set[Document] = set()
+        for (document, part), total, count, is_finite in zip(self.parts, sums, counts, finite.tolist(), strict=True):
+            if document in failed:
+                continue
+            if not is_finite:
+                failed.add(document)
+                results.append((document, Failure(document.key, _not_finite(document, part, number))))
+                continue
+            mean = RunningMean(len(total)) if part.probe else document.sums
+            if count:
+                mean.add(total, count)
+            if part.probe or part.last or (part.complete and not self.pooling.needs_eos):
+                state = None
+                if part.last and document in states:
+                    state = DocumentState(states[document], self.pooling.carried(mean), part.stop)
+                vector = mean.take()
+                found = Pooled(document.key, part.section, part.section_start, part.stop, vector, part.last, state)
+                results.append((document, found))
+        # A section's probe may come in the step that ends the document: sections leave in order all the same.
+        place = {document: at for at, (document, _) in reversed(list(enumerate(self.parts)))}
+        return sorted(results, key=lambda entry: (place[entry[0]], _section(entry[1])))
 
 
-def _pooled(document: Document, part: Part, vector: FloatArray) -> Pooled:
-    return Pooled(document.index, part.section, part.section_start, part.stop, vector, part.last)
+def _section(result: Pooled | Failure) -> float:
+    return result.section if isinstance(result, Pooled) else float("inf")
+
+
+def _rows(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Positions in the run of the last `counts` tokens of parts of these `lengths`."""
+    return [row for end, count in zip(accumulate(lengths), counts, strict=True) for row in range(end - count, end)]
+
+
+def _not_finite(document: Document, part: Part, number: int) -> NumericalError:
+    begin = part.stop - part.length
+    return NumericalError(
+        f"the model's numbers became inf or NaN in tokens {begin} to {part.stop} of document {document.key!r} (step "
+        f"{number}). Its weights hold such a number, or float16 overflowed: load it with dtype='bfloat16' or 'float32'"
+    )

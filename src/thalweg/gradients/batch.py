@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.engine.states import flatten, map_state, nest
 from thalweg.gradients.steps import Piece, Step
-from thalweg.models.protocol import RecurrentModel, State
+from thalweg.models.protocol import RecurrentModel
 from thalweg.packing import Packing
 
 Tensors = list[Tensor]
-"""A state as a list, layer by layer."""
-
-
-def flatten(state: State) -> Tensors:
-    """The tensors of a state."""
-    return [tensor for layer in state for tensor in layer]
+"""A state as a list, layer by layer (`states.flatten`)."""
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -54,7 +50,7 @@ class Batch:
         self.counts = counts
         self.steps = steps
         self.device = model.device
-        self._layers = [(type(layer), len(layer)) for layer in model.init_state(0)]
+        self._no_state = model.init_state(0)
         kind = self.device.type
         self._autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         self._seed = int(torch.randint(2**62, ())) if dropout_is_active(model) else None
@@ -89,9 +85,11 @@ class Batch:
             ends = zip(packing.cu_seqlens[1:], pooled, strict=True)
             rows = [row for end, count in ends for row in range(end - count, end)]
         with self._as_ever(number):
-            hidden, new_state = self.model(tokens, packing, None if state is None else self.nest(state), rows)
+            hidden, new_state = self.model(
+                tokens, packing, None if state is None else nest(state, self._no_state), rows
+            )
         if not torch.is_grad_enabled():
-            hidden, new_state = hidden.detach(), self.nest([_alone(tensor) for tensor in flatten(new_state)])
+            hidden, new_state = hidden.detach(), map_state(_alone, new_state)
         pieces = torch.repeat_interleave(torch.tensor(pooled, device=self.device))
         sums = hidden.new_zeros(len(pooled), hidden.shape[1]).index_add(0, pieces, hidden)
         counts = torch.tensor([self.counts[piece.text] for piece in step.pieces], device=self.device)
@@ -101,11 +99,6 @@ class Batch:
         """Tokens of a piece that count, all at its end."""
         first = len(self.texts[piece.text]) - self.counts[piece.text]
         return max(0, piece.stop - max(piece.start, first))
-
-    def nest(self, tensors: Tensors) -> State:
-        """The state of a list of tensors."""
-        rest = iter(tensors)
-        return tuple(kind(*(next(rest) for _ in range(count))) for kind, count in self._layers)
 
     @contextmanager
     def _as_ever(self, number: int) -> Iterator[None]:

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.engine.states import flatten, nest
 from thalweg.errors import InvalidInputError
-from thalweg.gradients.batch import Batch, Tensors, flatten
+from thalweg.gradients.batch import Batch, Tensors
+from thalweg.gradients.forward import pooled_counts
 from thalweg.gradients.steps import Checkpointing, plan_steps
 from thalweg.models.protocol import RecurrentModel, State
-from thalweg.pooling.pooling import Pooling
+from thalweg.pooling import Pooling, make_pooling
 
 
 class Embedded(NamedTuple):
@@ -34,8 +36,7 @@ def embed_checkpointed(
     tokens: Tensor,
     lengths: Sequence[int],
     *,
-    pooling: Pooling,
-    n_last: int = 1,
+    pooling: Pooling | str,
     checkpointing: Checkpointing | None = None,
     initial_state: State | None = None,
     keep_final_state: bool = False,
@@ -48,7 +49,7 @@ def embed_checkpointed(
     Args:
         tokens: (N,) int64 ids of all texts, one after the other, without padding.
         lengths: tokens of each text, all >= 1.
-        pooling: "mean" over a text's tokens, or "last" for the mean over its last `n_last`.
+        pooling: "mean" over a text's tokens, "last" for its last one, or any `thalweg.pooling.Pooling`.
         checkpointing: chunks and what is kept; None for the defaults.
         initial_state: (B, …), what each text starts from, such as the final states of other texts (state passing, arXiv
             2507.02782); gradients reach it where it wants them. None: all start anew.
@@ -63,8 +64,8 @@ def embed_checkpointed(
     if initial and len(initial[0]) != len(lengths):
         raise InvalidInputError(f"initial_state is that of {len(initial[0])} texts, but there are {len(lengths)}")
     checkpointing = checkpointing or Checkpointing()
-    counts = list(lengths) if pooling == "mean" else [min(n_last, length) for length in lengths]
-    steps = plan_steps(lengths, checkpointing, n_last=None if pooling == "mean" else n_last)
+    counts = pooled_counts(make_pooling(pooling), lengths)
+    steps = plan_steps(lengths, checkpointing, counts)
     run = Run(Batch(model, tokens, lengths, counts, steps), checkpointing, len(initial), keep_final_state)
     vectors: Tensor = _Embed.apply(run, *initial, *run.batch.parameters)  # type: ignore[no-untyped-call]
     return Embedded(vectors, run.final_state)
@@ -105,7 +106,7 @@ class Run:
             added, carried = self._advance(number, carried, initial)
             vectors.index_add_(0, batch.texts_of(number), added.double())
         if self._final is not None:
-            self.final_state = batch.nest(self._final)
+            self.final_state = nest(self._final, batch.model.init_state(0))
         return vectors.float(), kept
 
     def _advance(self, number: int, carried: Tensors, initial: Tensors) -> tuple[Tensor, Tensors]:

@@ -13,7 +13,7 @@ from thalweg.gradients.forward import embed_packed
 from thalweg.gradients.state_passing import StatePassing
 from thalweg.gradients.steps import Checkpointing
 from thalweg.models.protocol import RecurrentModel
-from thalweg.pooling.pooling import Pooling
+from thalweg.pooling import Pooling
 
 
 def is_random(model: nn.Module, state_passing: StatePassing | None) -> bool:
@@ -26,8 +26,7 @@ def embed_for_training(
     tokens: Tensor,
     lengths: Sequence[int],
     *,
-    pooling: Pooling,
-    n_last: int = 1,
+    pooling: Pooling | str,
     checkpointing: Checkpointing | None = None,
     state_passing: StatePassing | None = None,
 ) -> Tensor:
@@ -39,14 +38,13 @@ def embed_for_training(
     if checkpointing is None and state_passing is None:
         assert isinstance(model, nn.Module)
         with torch.set_grad_enabled(recording or dropout_is_active(model)):  # see Batch: dropout needs the same path
-            vectors = embed_packed(model, tokens, lengths, pooling=pooling, n_last=n_last)
+            vectors = embed_packed(model, tokens, lengths, pooling=pooling)
         return vectors if recording else vectors.detach()
     embedded = embed_checkpointed(
         model,
         tokens,
         lengths,
         pooling=pooling,
-        n_last=n_last,
         checkpointing=checkpointing,
         initial_state=None if state_passing is None else state_passing.draw(model, len(lengths)),
         keep_final_state=state_passing is not None and recording,

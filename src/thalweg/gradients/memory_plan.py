@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from thalweg.gradients.batch import Batch, flatten
+from thalweg.engine.states import flatten, nbytes
+from thalweg.gradients.batch import Batch
 from thalweg.gradients.checkpointed import Run
+from thalweg.gradients.forward import pooled_counts
 from thalweg.gradients.steps import Checkpointing, plan_steps
-from thalweg.models.protocol import RecurrentModel, state_bytes
-from thalweg.pooling.pooling import Pooling
+from thalweg.models.protocol import RecurrentModel
+from thalweg.pooling import Pooling, make_pooling
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,7 @@ def plan_training_memory(
     lengths: Sequence[int],
     checkpointing: Checkpointing | None = None,
     *,
-    pooling: Pooling = "last",
-    n_last: int = 1,
+    pooling: Pooling | str = "last",
 ) -> TrainingMemoryPlan:
     """The plan of one batch of texts of these `lengths` under `embed_checkpointed`.
 
@@ -52,10 +53,9 @@ def plan_training_memory(
     """
     assert isinstance(model, nn.Module)
     checkpointing = checkpointing or Checkpointing()
-    n_pooled = None if pooling == "mean" else n_last
-    steps = plan_steps(lengths, checkpointing, n_last=n_pooled)
+    counts = pooled_counts(make_pooling(pooling), lengths)
+    steps = plan_steps(lengths, checkpointing, counts)
     tokens = torch.zeros(sum(lengths), dtype=torch.int64, device=model.device)
-    counts = list(lengths) if pooling == "mean" else [min(n_last, length) for length in lengths]
     batch = Batch(model, tokens, lengths, counts, steps)
     run = Run(batch, checkpointing, 0, keep_final_state=False)
     in_segment = max(
@@ -66,7 +66,7 @@ def plan_training_memory(
     return TrainingMemoryPlan(
         weights=_bytes(model.parameters()),
         gradients=2 * _bytes(batch.parameters),
-        states=rows * state_bytes(model.init_state(1)),
+        states=rows * nbytes(model.init_state(1)),
         activations=_step_bytes(batch),
     )
 

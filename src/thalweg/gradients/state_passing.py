@@ -6,13 +6,11 @@ hundred steps of state passing extend it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from thalweg.engine.states import detach, flatten, join, map_state, nest, select
 from thalweg.errors import InvalidInputError
-from thalweg.gradients.batch import flatten
 from thalweg.models.protocol import RecurrentModel, State
 
 
@@ -24,7 +22,7 @@ class StatePassing:
 
     Args:
         probability: of a text to start from a collected state instead of anew.
-        size: states held at most, the most recent ones; each takes `thalweg.models.protocol.state_bytes`, twice.
+        size: states held at most, the most recent ones; each takes `thalweg.engine.states.nbytes`, twice.
 
     Raises:
         InvalidInputError: a probability outside 0..1, or a size below 1.
@@ -52,14 +50,12 @@ class StatePassing:
         chosen[torch.rand(n_texts) >= self.probability] = len(self)
         rows = chosen.tolist()
         with torch.no_grad():
-            return _map(lambda kept, zero: torch.cat([kept, zero])[rows], self._current, model.init_state(1))
+            return select(join([self._current, model.init_state(1)]), rows)
 
     def collect(self, state: State) -> None:
         """Take in the final states (n, …) of texts."""
-        state = _map(lambda tensor: tensor.detach()[-self.size :], state)
-        if self._collected is not None:
-            state = _map(lambda old, new: torch.cat([old, new])[-self.size :], self._collected, state)
-        self._collected = state
+        collected = [] if self._collected is None else [self._collected]
+        self._collected = map_state(lambda tensor: tensor[-self.size :], join([*collected, detach(state)]))
 
     def tensors(self) -> list[Tensor]:
         """What texts may start from, for a checkpoint; to be taken after `advance`."""
@@ -67,16 +63,10 @@ class StatePassing:
 
     def restore(self, model: RecurrentModel, tensors: list[Tensor]) -> None:
         """Go on from what `tensors` gave."""
-        rest = iter(tensors)
-        layers = model.init_state(0)
-        self._current = tuple(type(layer)(*(next(rest) for _ in layer)) for layer in layers) if tensors else None
+        self._current = nest(tensors, model.init_state(0)) if tensors else None
         self._collected = None
 
     def advance(self) -> None:
         """An optimiser step is done: hand out what was collected since the last call."""
         if self._collected is not None:
             self._current, self._collected = self._collected, None
-
-
-def _map(function: Callable[..., Tensor], *states: State) -> State:
-    return tuple(type(layers[0])(*map(function, *layers)) for layers in zip(*states, strict=True))

@@ -96,13 +96,13 @@ class Step:
         return [number for number, piece in enumerate(self.pieces) if not piece.ends]
 
 
-def plan_steps(lengths: Sequence[int], checkpointing: Checkpointing, *, n_last: int | None = None) -> list[Step]:
+def plan_steps(lengths: Sequence[int], checkpointing: Checkpointing, counts: Sequence[int] | None = None) -> list[Step]:
     """The steps of texts of these `lengths`.
 
     Long texts begin as soon as there is room for a chunk, the longest first; short ones fill what is left.
 
     Args:
-        n_last: the vector of a text depends on its last `n_last` tokens; None: on all of them.
+        counts: how many of each text's last tokens its vector depends on; None: all of them.
     """
     chunk = checkpointing.vertical_chunk_size
     order = sorted(range(len(lengths)), key=lambda text: -lengths[text])
@@ -124,7 +124,7 @@ def plan_steps(lengths: Sequence[int], checkpointing: Checkpointing, *, n_last: 
             room -= lengths[text]
         steps.append(Step(pieces, len(carried)))
         carried = [piece for piece in pieces if not piece.ends]
-    return _mark_live(steps, lengths, checkpointing, n_last)
+    return _mark_live(steps, lengths, checkpointing, counts or lengths)
 
 
 def _next(piece: Piece, lengths: Sequence[int], chunk: int) -> Piece:
@@ -134,14 +134,14 @@ def _next(piece: Piece, lengths: Sequence[int], chunk: int) -> Piece:
 
 
 def _mark_live(
-    steps: list[Step], lengths: Sequence[int], checkpointing: Checkpointing, n_last: int | None
+    steps: list[Step], lengths: Sequence[int], checkpointing: Checkpointing, counts: Sequence[int]
 ) -> list[Step]:
     reached: set[int] = set()  # texts whose chunk in the step after has a gradient
     marked = []
     for step in reversed(steps):
         alive = set()
         for piece in step.pieces:
-            pooled = n_last is None or piece.stop > lengths[piece.text] - n_last
+            pooled = piece.stop > lengths[piece.text] - counts[piece.text]
             if pooled or (piece.text in reached and not checkpointing.cuts_after(piece.chunk)):
                 alive.add(piece.text)
         marked.append(Step(step.pieces, step.n_carried, live=bool(alive)))

@@ -59,13 +59,3 @@ class RecurrentModel(Protocol):
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """Upper estimate of the bytes of each tensor that lives at the fullest point of a step of `n_tokens`, weights
         and states apart."""
-
-
-def state_bytes(state: State) -> int:
-    """Bytes of all tensors of a state."""
-    return sum(tensor.numel() * tensor.element_size() for layer in state for tensor in layer)
-
-
-def largest_layer_bytes(state: State) -> int:
-    """Bytes of the layer whose part of a state is the largest."""
-    return max(state_bytes((layer,)) for layer in state)

@@ -114,19 +114,16 @@ class ThalwegModule(InputModule):
         return Features({**features, "sentence_embedding": vectors}, lambda: self._token_vectors(tokens, lengths))
 
     def _in_training(self, tokens: Tensor, lengths: list[int]) -> Tensor:
-        config = self.embedder.embedding_config
+        pooling = self.embedder.pooling
         vectors = embed_for_training(
             self.model,
             tokens,
             lengths,
-            pooling=config.pooling,
-            n_last=config.n_eos,
+            pooling=pooling,
             checkpointing=self.checkpointing,
             state_passing=self.state_passing if self.training else None,
         )
-        if config.lexicon is not None:
-            codes = torch.from_numpy(config.lexicon.means(tokens.cpu().numpy(), lengths))
-            return config.lexicon.join(vectors, codes.to(vectors.device))
+        vectors = pooling.finish(vectors, tokens, lengths)
         head = self.embedder.head
         return vectors if head is None else self.model.heads[head](vectors)
 

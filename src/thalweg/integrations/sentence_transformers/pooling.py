@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer import modules
 
 from thalweg.checkpoints import EmbeddingConfig
 from thalweg.errors import InvalidInputError
+from thalweg.pooling import POOLINGS
 
 
 class Pooling(modules.Pooling):
@@ -16,7 +17,7 @@ class Pooling(modules.Pooling):
     @classmethod
     def of(cls, config: EmbeddingConfig, dimension: int) -> Pooling:
         """The module that says what `config` says."""
-        mode = "lasttoken" if config.pooling == "last" else "mean"
+        mode = POOLINGS[config.pooling].stored_name
         return cls(dimension, pooling_mode=mode, include_prompt=config.include_prompt)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -29,7 +30,8 @@ class Pooling(modules.Pooling):
             raise InvalidInputError(
                 "thalweg's Pooling follows thalweg's module only; use sentence_transformers' own after other models"
             )
-        if features.get("has_prompt") and not self.include_prompt and "mean" in self.pooling_mode:
+        averaged = any(kind.averages_prompt and kind.stored_name in self.pooling_mode for kind in POOLINGS.values())
+        if features.get("has_prompt") and not self.include_prompt and averaged:
             raise InvalidInputError(
                 "the model leaves the prompt out of its mean (include_prompt=false), which is not supported; use it "
                 "without a prompt"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-
-from thalweg.engine.states import select
+from thalweg.engine.states import detach, join, nbytes, select
 from thalweg.errors import InvalidInputError
-from thalweg.models.protocol import State, state_bytes
+from thalweg.models.protocol import State
 
 
 class RecurrentCache:
@@ -40,7 +37,7 @@ class RecurrentCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all states; they do not depend on the number of tokens."""
-        return 0 if self.state is None else state_bytes(self.state)
+        return 0 if self.state is None else nbytes(self.state)
 
     def copy(self) -> RecurrentCache:
         """Another cache at the same point."""
@@ -48,7 +45,7 @@ class RecurrentCache:
 
     def detach(self) -> RecurrentCache:
         """Another cache at the same point, cut off from the gradients of what came before."""
-        return self._with(self.state and tuple(type(layer)(*(t.detach() for t in layer)) for layer in self.state))
+        return self._with(self.state and detach(self.state))
 
     def select_rows(self, rows: Sequence[int]) -> RecurrentCache:
         """A cache of some rows of the batch in a new order; one may be named twice."""
@@ -73,7 +70,7 @@ class RecurrentCache:
         """Take over the new states of `rows`; of the others those of the rows to `keep` stay as they are."""
         others = [row for row in self.rows if row in keep and row not in rows]
         old = self.take(others)
-        self.state = state if old is None else _joined(state, old)
+        self.state = state if old is None else join([state, old])
         self.rows = rows + others
 
     def become(self, other: RecurrentCache) -> None:
@@ -84,10 +81,3 @@ class RecurrentCache:
         copy = RecurrentCache(self.batch_size)
         copy.positions, copy.lengths, copy.rows, copy.state = self.positions, list(self.lengths), list(self.rows), state
         return copy
-
-
-def _joined(first: State, second: State) -> State:
-    layers: list[Any] = []
-    for a, b in zip(first, second, strict=True):
-        layers.append(type(a)(*(torch.cat(pair) for pair in zip(a, b, strict=True))))
-    return tuple(layers)
