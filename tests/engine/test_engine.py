@@ -35,7 +35,7 @@ def test_every_document_once_and_right_within_the_bounds(lengths: list[int], sch
     documents = [ids_of(n, i) for i, n in enumerate(lengths)]
     toy = Toy()
     engine = Engine(toy, pooling, schedule)
-    results = list(engine.run(Ids(ids) for ids in documents))
+    results = list(engine.run([Ids(ids) for ids in documents]))
     assert sorted(r.key for r in results) == list(range(len(lengths)))
     for result in results:
         assert isinstance(result, Pooled)
@@ -56,7 +56,9 @@ def test_every_document_once_and_right_within_the_bounds(lengths: list[int], sch
 def test_sections_tile_each_document_in_order(lengths: list[int], schedule: Schedule, size: int, pooling: str) -> None:
     probe = 7
     documents = [ids_of(n, i) for i, n in enumerate(lengths)]
-    results = list(Engine(Toy(), pooling, schedule, probe_id=probe).run(map(Ids, documents), section_size=size))
+    results = list(
+        Engine(Toy(), pooling, schedule, probe_id=probe).run([Ids(ids) for ids in documents], section_size=size)
+    )
     for index, ids in enumerate(documents):
         mine = [r for r in results if isinstance(r, Pooled) and r.key == index]
         assert [r.section for r in mine] == list(range(len(mine)))
@@ -80,7 +82,7 @@ def test_sections_tile_each_document_in_order(lengths: list[int], schedule: Sche
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9), schedule=schedules, n_last=st.integers(2, 7))
 def test_the_mean_over_the_last_tokens_wherever_steps_cut(lengths: list[int], schedule: Schedule, n_last: int) -> None:
     documents = [ids_of(n + n_last, i) for i, n in enumerate(lengths)]
-    for result in Engine(Toy(), LastToken(n_last), schedule).run(Ids(ids) for ids in documents):
+    for result in Engine(Toy(), LastToken(n_last), schedule).run([Ids(ids) for ids in documents]):
         assert isinstance(result, Pooled)
         ids = documents[result.key]
         ends = [expected(ids[:stop], "last") for stop in range(len(ids) - n_last + 1, len(ids) + 1)]

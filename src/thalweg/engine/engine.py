@@ -15,8 +15,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from thalweg.engine.document import Document
 from thalweg.engine.policy import Pending, shares
-from thalweg.engine.read_ahead import ReadAhead
 from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
+from thalweg.engine.runs import Runs
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Answer, TokenSource
 from thalweg.engine.states import StateStore, largest_layer_nbytes, nbytes
@@ -26,9 +26,6 @@ from thalweg.models.protocol import RecurrentModel
 from thalweg.pooling import Pooling, make_pooling
 from thalweg.pooling.pooling import RunningMean
 from thalweg.system.malloc import reserve
-
-READ_AHEAD = 32
-"""Documents that `run` reads ahead from an input that may block."""
 
 
 class Engine:
@@ -64,6 +61,7 @@ class Engine:
         self._flying: list[Document] = []  # in flight: the rows after them
         self._pending = Pending(self.schedule, self._look_ahead)
         self._failures: list[tuple[Document, Failure]] = []
+        self._broken: list[tuple[Hashable, Exception]] = []
         self._probing: list[Document] = []  # whose probe is in the next step
         self._n_parked = 0
         self._tokens = self._ended = self._steps = self._last_tokens = 0
@@ -71,6 +69,8 @@ class Engine:
         self._lock = threading.Lock()
         self._inbox: list[tuple[str, Document]] = []
         self._signal = threading.Event()
+        self._runs = Runs(self)
+        self.last_tokens: Counter[Hashable] = Counter()  # of the last step, by client
 
     # -- what others may call --------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Engine:
         subscribe = getattr(source, "subscribe", None)
         if subscribe is not None:
             subscribe(lambda: self._post("wake", document))
-        self._signal.set()
+        self._happened()
 
     def remove(self, key: Hashable) -> bool:
         """Drop a document: nothing of it leaves from now on, and the next step has its place for others.
@@ -179,16 +179,9 @@ class Engine:
         A document whose source raises a `ThalwegError` or `OSError`, or whose numbers became inf or NaN, is a
         `Failure`; anything else is raised.
         """
-        self._take_in()
-        self._read_in_flight()
-        self._pending.read()
-        carried, new = self._choose()
-        results: list[Found] = [*self._failures]
-        self._failures = []
-        self._stuck = not (results or carried or new or self._probing)
-        if carried or new or self._probing:
-            results += self._run(carried, new)
-        return self._leave(results)
+        for _, error in self.read():
+            raise error
+        return self.advance()
 
     def run(
         self,
@@ -201,49 +194,71 @@ class Engine:
     ) -> Iterator[Pooled | Failure]:
         """Embed documents as they come; results leave as they are ready, in no particular order.
 
+        Several threads may run their documents through one engine: each gets the results of its own, and the engine is
+        shared as among clients. It is either run or stepped by hand.
+
         Args:
             documents: pulled when there is room for another; their keys are their numbers.
             section_size: as in `add`.
             may_start: asked before a document is taken in; False holds the input back while those under way go on.
-            on_step: called after every step.
-            blocking: whether `documents` may block, and so is pulled by a thread of its own, at most `READ_AHEAD` ahead
-                of what is needed: no document in flight waits for it. None: unless it is a sequence.
+            on_step: called between steps with what the run has done.
+            blocking: whether `documents` may block, and so is pulled by a thread of its own, a little ahead of what is
+                needed: no document in flight waits for it. None: unless it is a sequence.
         """
-        if len(self):
-            raise InvalidInputError(f"run needs an engine of its own; this one has {len(self)} documents already")
-        blocking = not isinstance(documents, Sequence) if blocking is None else blocking
-        feed = _Feed(documents, self._signal.set, blocking=blocking)
-        number = 0
-        try:
-            while True:
-                self._take_in()
-                while not feed.ended and not self._is_full() and (may_start is None or may_start()):
-                    source = feed.next()
-                    if source is None:
-                        break
-                    self.add(source, number, section_size=section_size)
-                    number += 1
-                    self._take_in()
-                before = self._steps
-                yield from self.step()
-                if on_step and self._steps > before:
-                    on_step(self.progress)
-                if feed.ended and not len(self):
-                    return
-                if self._steps == before and self.idle:
-                    self.wait()
-        finally:
-            feed.close()
-            for key in list(self._documents):
-                self.remove(key)
-            self._take_in()
+        return self._runs.run(
+            documents,
+            section_size=section_size,
+            may_start=may_start or (lambda: True),
+            on_step=on_step,
+            blocking=not isinstance(documents, Sequence) if blocking is None else blocking,
+        )
+
+    # -- what runs need ----------------------------------------------------------------------------------------------
+
+    def read(self) -> list[tuple[Hashable, Exception]]:
+        """Look ahead in the documents whose turn may come. Returns the keys of those whose source broke in a way that
+        no document should, and how; they are gone."""
+        self._take_in()
+        self._read_in_flight()
+        self._pending.read()
+        broken, self._broken = self._broken, []
+        return broken
+
+    def advance(self) -> list[Pooled | Failure]:
+        """One packed run of what was read ahead."""
+        carried, new = self._choose()
+        results: list[Found] = [*self._failures]
+        self._failures = []
+        self._stuck = not (results or carried or new or self._probing)
+        self.last_tokens = Counter()
+        if carried or new or self._probing:
+            results += self._run(carried, new)
+        return self._leave(results)
+
+    def is_full(self, client: Hashable = None) -> bool:
+        """Whether another document of a client would not be looked at before the next step."""
+        self._take_in()
+        self._pending.read()
+        return self._pending.is_full(client)
+
+    def keys(self) -> list[Hashable]:
+        """The keys of all documents that were added and have not left."""
+        return list(self._documents)
+
+    def tidy(self) -> None:
+        """Let go of what was removed."""
+        self._take_in()
 
     # -- the inbox ---------------------------------------------------------------------------------------------------
 
     def _post(self, what: str, document: Document) -> None:
         with self._lock:
             self._inbox.append((what, document))
+        self._happened()
+
+    def _happened(self) -> None:
         self._signal.set()
+        self._runs.notify()
 
     def _take_in(self) -> None:
         """Do what was asked for since the last time."""
@@ -297,9 +312,10 @@ class Engine:
         except (ThalwegError, OSError) as error:
             self._failures.append((document, Failure(document.key, error)))
             return False
-        except BaseException:
+        except Exception as error:
+            self._broken.append((document.key, error))
             self.remove(document.key)
-            raise
+            return False
         return document.ready > 0
 
     def _read_in_flight(self) -> None:
@@ -409,14 +425,11 @@ class Engine:
         self._steps += 1
         self._last_tokens = step.n_tokens
         self._tokens += step.n_tokens
+        for document, part in step.parts:
+            self.last_tokens[document.client] += part.length
         self._flying = step.kept
         self._keep_rows(self._resting, [document for document in step.kept if document.n_ahead or not document.ended])
         return results
-
-    def _is_full(self) -> bool:
-        """Whether another document would not be looked at before the next step."""
-        self._pending.read()
-        return self._pending.is_full()
 
     def _check_sections(self, section_size: int) -> None:
         if section_size < 1:
@@ -430,27 +443,3 @@ class Engine:
                 f"max_tokens_per_step={self.schedule.max_tokens_per_step} is too small for the {self.pooling.n_last} "
                 f"end tokens of a section; it must be at least {self.pooling.n_last}"
             )
-
-
-class _Feed:
-    """The input of `run`, as it is or through a thread."""
-
-    def __init__(self, documents: Iterable[TokenSource], ready: Callable[[], None], *, blocking: bool) -> None:
-        self._iterator = None if blocking else iter(documents)
-        self._thread = ReadAhead(documents, READ_AHEAD, ready) if self._iterator is None else None
-        self.ended = False
-
-    def next(self) -> TokenSource | None:
-        """The next document, None where there is none now or, then `ended`, ever."""
-        if self._iterator is not None:
-            source = next(self._iterator, None)
-            self.ended = source is None
-        else:
-            assert self._thread is not None
-            source, answer = self._thread.poll()
-            self.ended = answer is Answer.ENDED
-        return source
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.close()

@@ -1,0 +1,230 @@
+"""Iterables of documents through one engine, from one thread or from several at a time.
+
+The threads that want results take turns at leading: the leader adds what its own input holds and makes one step, which
+moves everybody's documents. There is no thread of the engine's own, and never more than one step at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from thalweg.engine.read_ahead import ReadAhead
+from thalweg.engine.results import Failure, Pooled, Progress
+from thalweg.engine.sources import Answer, TokenSource
+
+READ_AHEAD = 32
+"""Documents that are read ahead from an input that may block."""
+
+MOST_RESULTS = 4096
+"""Results that a run holds for a caller who does not take them, before no further document of it is begun."""
+
+
+class Steps(Protocol):
+    """What runs need of an engine."""
+
+    last_tokens: Counter[Hashable]
+
+    @property
+    def progress(self) -> Progress: ...
+    def add(
+        self, source: TokenSource, key: Hashable, *, section_size: int | None = None, client: Hashable = None
+    ) -> None: ...
+    def remove(self, key: Hashable) -> bool: ...
+    def read(self) -> list[tuple[Hashable, Exception]]: ...
+    def advance(self) -> list[Pooled | Failure]: ...
+    def is_full(self, client: Hashable = None) -> bool: ...
+    def keys(self) -> list[Any]: ...
+    def tidy(self) -> None: ...
+
+
+class _Key(NamedTuple):
+    """The key of a document of a run."""
+
+    run: int
+    number: int
+
+
+class _Run:
+    """One caller's documents."""
+
+    def __init__(self, documents: Iterable[TokenSource], ready: Callable[[], None], *, blocking: bool) -> None:
+        self.iterator = None if blocking else iter(documents)
+        self.thread = ReadAhead(documents, READ_AHEAD, ready) if blocking else None
+        self.ended = False
+        self.number = 0  # documents added
+        self.left = 0  # documents in the engine
+        self.results: deque[Pooled | Failure] = deque()
+        self.error: BaseException | None = None
+        self.tokens = self.documents = self.steps = 0
+        self.stuck_at = -1
+
+    def next(self) -> TokenSource | None:
+        """The next document, None where there is none now or, then `ended`, ever."""
+        if self.iterator is not None:
+            source = next(self.iterator, None)
+            self.ended = source is None
+        else:
+            assert self.thread is not None
+            source, answer = self.thread.poll()
+            self.ended = answer is Answer.ENDED
+        return source
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.results or self.error is not None or (self.ended and not self.left))
+
+
+class Runs:
+    """All runs of an engine."""
+
+    def __init__(self, engine: Steps) -> None:
+        self._engine = engine
+        self._runs: dict[int, _Run] = {}
+        self._next_id = 0
+        self._changed = threading.Condition()
+        self._generation = 0  # of what happened: a run that had nothing to do looks again when it is another one
+        self._line: deque[_Run] = deque()  # runs that want to lead
+        self._leading = False
+
+    def notify(self) -> None:
+        """Something happened: a document or its text has come. May be called from any thread."""
+        with self._changed:
+            self._generation += 1
+            self._changed.notify_all()
+
+    def run(
+        self,
+        documents: Iterable[TokenSource],
+        *,
+        section_size: int | None,
+        may_start: Callable[[], bool],
+        on_step: Callable[[Progress], None] | None,
+        blocking: bool,
+    ) -> Iterator[Pooled | Failure]:
+        """See `Engine.run`."""
+        run = _Run(documents, self.notify, blocking=blocking)
+        with self._changed:
+            number, self._next_id = self._next_id, self._next_id + 1
+            self._runs[number] = run
+        told = 0
+        try:
+            while True:
+                if self._may_lead(run):
+                    self._lead(number, run, section_size, may_start)
+                if on_step and run.steps > told:
+                    told = run.steps
+                    on_step(self._progress(run))
+                while run.results:
+                    yield run.results.popleft()
+                if run.error is not None:
+                    raise run.error
+                if run.ended and not run.left and not run.results:
+                    return
+        finally:
+            self._forget(number, run)
+
+    def _may_lead(self, run: _Run) -> bool:
+        """Sleep until a run has news (False) or its turn to lead has come (True)."""
+        with self._changed:
+            while True:
+                if run.has_news:
+                    if run in self._line:
+                        self._line.remove(run)
+                        self._changed.notify_all()
+                    return False
+                if run.stuck_at != self._generation and run not in self._line:
+                    self._line.append(run)
+                if not self._leading and self._line and self._line[0] is run:
+                    self._line.popleft()
+                    self._leading = True
+                    return True
+                self._changed.wait()
+
+    def _lead(self, number: int, run: _Run, section_size: int | None, may_start: Callable[[], bool]) -> None:
+        """Add what the run's input holds, make a step, and give everybody what is theirs."""
+        with self._changed:
+            generation = self._generation
+        before = self._engine.progress.steps
+        moved = False
+        try:
+            moved = self._add(number, run, section_size, may_start)
+            broken = self._engine.read()
+            results = self._engine.advance()
+            moved = moved or bool(results or broken) or self._engine.progress.steps > before
+            self._deliver(results, broken)
+        except BaseException as error:
+            # What a step left half done cannot be gone on with, whoever's documents were in it.
+            for key in list(self._engine.keys()):
+                self._engine.remove(key)
+            with self._changed:
+                for other in self._runs.values():
+                    other.error = other.error or error
+        finally:
+            with self._changed:
+                self._leading = False
+                if moved:
+                    self._generation += 1
+                else:
+                    run.stuck_at = generation
+                self._changed.notify_all()
+
+    def _add(self, number: int, run: _Run, section_size: int | None, may_start: Callable[[], bool]) -> bool:
+        """Documents from the run's input, while they would be looked at in the next step; whether there were any."""
+        count = run.number
+        try:
+            while not run.ended and len(run.results) < MOST_RESULTS and may_start():
+                if self._engine.is_full(client=number):
+                    break
+                source = run.next()
+                if source is None:
+                    break
+                self._engine.add(source, _Key(number, run.number), section_size=section_size, client=number)
+                run.number += 1
+                run.left += 1
+        except BaseException as error:  # the input's own: no other run's business
+            run.error = error
+        return run.number > count
+
+    def _deliver(self, results: list[Pooled | Failure], broken: list[tuple[Any, Exception]]) -> None:
+        tokens = self._engine.last_tokens
+        with self._changed:
+            for number, run in self._runs.items():
+                run.tokens += tokens.get(number, 0)
+                run.steps += bool(tokens.get(number, 0))
+            for result in results:
+                owner = self._runs.get(result.key.run)
+                if owner is None:
+                    continue
+                ended = isinstance(result, Failure) or result.last
+                owner.left -= ended
+                owner.documents += isinstance(result, Pooled) and result.last
+                owner.results.append(replace(result, key=result.key.number))
+            for key, error in broken:
+                owner = self._runs.get(key.run)
+                if owner is not None:
+                    owner.error = owner.error or error
+
+    def _progress(self, run: _Run) -> Progress:
+        """The engine's counters, with what the run itself has done."""
+        return self._engine.progress._replace(tokens=run.tokens, documents=run.documents)
+
+    def _forget(self, number: int, run: _Run) -> None:
+        """The run is over, or its caller has gone: nothing of it is worked on any more."""
+        with self._changed:
+            del self._runs[number]
+            if run in self._line:
+                self._line.remove(run)
+        if run.thread is not None:
+            run.thread.close()
+        mine = [key for key in self._engine.keys() if key.run == number]  # noqa: SIM118 - no mapping
+        for key in mine:
+            self._engine.remove(key)
+        with self._changed:
+            if not self._leading:
+                self._engine.tidy()
+            self._generation += 1
+            self._changed.notify_all()
