@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import thalweg
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,9 +27,3 @@ def test_links_lead_somewhere() -> None:
 def test_nothing_is_left_to_be_filled_in() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         assert "<!--" not in page.read_text(encoding="utf-8"), page
-
-
-def test_the_public_names_are_those_of_all() -> None:
-    for name in thalweg.__all__:
-        assert getattr(thalweg, name).__module__.startswith("thalweg")
-    assert sorted(thalweg.__all__) == dir(thalweg)

@@ -7,18 +7,20 @@ vectors = model.encode(["a sentence", "a whole book …"])
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thalweg.errors import (
     CheckpointError,
     CorpusError,
+    EndpointError,
     InvalidInputError,
+    MeasurementError,
     MissingExtraError,
     ThalwegError,
     TokenizationError,
     UnsupportedModelError,
 )
+from thalweg.lazy_names import lazy_names
 from thalweg.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -28,23 +30,15 @@ if TYPE_CHECKING:
     from thalweg.engine.results import Failure, Progress
     from thalweg.engine.schedule import Schedule
 
-_LAZY = {
-    "Embedder": "thalweg.embedder.embedder",
-    "Embedding": "thalweg.embedder.results",
-    "load": "thalweg.embedder.embedder",
-    "Failure": "thalweg.engine.results",
-    "Progress": "thalweg.engine.results",
-    "Schedule": "thalweg.engine.schedule",
-    "MemoryPlan": "thalweg.engine.memory_plan",
-}
-
 __all__ = [
     "CheckpointError",
     "CorpusError",
     "Embedder",
     "Embedding",
+    "EndpointError",
     "Failure",
     "InvalidInputError",
+    "MeasurementError",
     "MemoryPlan",
     "MissingExtraError",
     "Progress",
@@ -56,13 +50,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Public names whose modules need torch are imported when first used: `thalweg --help` stays instant."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+# What needs torch: `thalweg --help` stays instant.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Embedder": ".embedder.embedder",
+        "Embedding": ".embedder.results",
+        "Failure": ".engine.results",
+        "MemoryPlan": ".engine.memory_plan",
+        "Progress": ".engine.results",
+        "Schedule": ".engine.schedule",
+        "load": ".embedder.embedder",
+    },
+)
 
 
 def __dir__() -> list[str]:

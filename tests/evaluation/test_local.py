@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from thalweg.evaluation.local import local_tasks, needle_tasks
 from thalweg.evaluation.models import Contestant, other_models, our_model
 from thalweg.evaluation.needles import Haystacks
-from thalweg.evaluation.run import run
+from thalweg.evaluation.run import evaluate
 
 from .by_hand import hand_written_tasks
 from .tiny import BOOK, CORPUS, QRELS, QUERIES, STS, TEST, TRAIN
@@ -39,7 +39,7 @@ NAMES = ["local-sts-pairs", "local-classification-topics", "local-clustering-top
 
 
 def scores(contestants: list[Contestant], tasks: list[Any], folder: Path) -> dict[tuple[str, str], float]:
-    outcomes = run(contestants, tasks, folder)
+    outcomes = evaluate(contestants, tasks, folder)
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     return {(o.model, o.task.metadata.name): o.result.get_score() for o in outcomes if o.result}
 
@@ -119,7 +119,7 @@ def test_a_wrong_file_is_named(
     data: Path, tiny: thalweg.Embedder, tmp_path: Path, name: str, content: str, words: str
 ) -> None:
     (data / name).write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
-    outcomes = run([our_model(tiny)], local_tasks(data), tmp_path / "out")
+    outcomes = evaluate([our_model(tiny)], local_tasks(data), tmp_path / "out")
     errors = [outcome.error for outcome in outcomes if outcome.error]
     assert errors
     assert all(words in error and Path(name).name in error for error in errors)

@@ -19,7 +19,7 @@ from thalweg.evaluation.lengths import by_length, tokens
 from thalweg.evaluation.models import Contestant, instructed, other_models, our_model
 from thalweg.evaluation.plots import write_plots
 from thalweg.evaluation.report import group_name, markdown, write_report
-from thalweg.evaluation.run import Outcome, run
+from thalweg.evaluation.run import Outcome, evaluate
 from thalweg.evaluation.store import locked
 from thalweg.evaluation.table import Mean, Score, Table, make_table
 from thalweg.integrations.mteb import ThalwegEncoder
@@ -40,7 +40,7 @@ def notes() -> Any:
 @pytest.fixture(scope="module")
 def outcomes(tiny: thalweg.Embedder, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     folder = tmp_path_factory.mktemp("out")
-    return run([our_model(tiny), *other_models(["bm25"])], hand_written_tasks({}), folder)
+    return evaluate([our_model(tiny), *other_models(["bm25"])], hand_written_tasks({}), folder)
 
 
 def test_bm25_takes_only_what_it_can(outcomes: list[Outcome]) -> None:
@@ -67,32 +67,32 @@ def test_lengths_are_counted_in_bytes(text: str, n: int) -> None:
 
 
 def test_a_second_run_measures_nothing(tiny: thalweg.Embedder, tmp_path: Path) -> None:
-    first = run([our_model(tiny)], [notes()], tmp_path)
-    again = run([our_model(tiny)], [notes()], tmp_path)
+    first = evaluate([our_model(tiny)], [notes()], tmp_path)
+    again = evaluate([our_model(tiny)], [notes()], tmp_path)
     assert [first[0].stored, again[0].stored] == [False, True]
     assert Score.of(first[0]) == Score.of(again[0])
-    assert not run([our_model(tiny)], [notes()], tmp_path, overwrite=True)[0].stored
+    assert not evaluate([our_model(tiny)], [notes()], tmp_path, overwrite=True)[0].stored
 
 
 def test_another_model_or_other_data_are_measured(tiny: thalweg.Embedder, tmp_path: Path) -> None:
-    run([our_model(tiny)], [Pairs()], tmp_path)
+    evaluate([our_model(tiny)], [Pairs()], tmp_path)
     other = thalweg.load(write_model(tmp_path / "tiny", seed=5))
-    assert not run([our_model(other)], [Pairs()], tmp_path)[0].stored
+    assert not evaluate([our_model(other)], [Pairs()], tmp_path)[0].stored
     changed = Pairs()
     changed.metadata = changed.metadata.model_copy(update={"dataset": {"path": "by hand", "revision": "2"}})
-    assert not run([our_model(tiny)], [changed], tmp_path)[0].stored
+    assert not evaluate([our_model(tiny)], [changed], tmp_path)[0].stored
     for setting in ({"max_length": 7}, {"instructions": "paper"}, {"instructions": "none"}):
-        assert not run([our_model(tiny, **setting)], [Pairs()], tmp_path)[0].stored  # type: ignore[arg-type]
+        assert not evaluate([our_model(tiny, **setting)], [Pairs()], tmp_path)[0].stored  # type: ignore[arg-type]
 
 
 def test_a_half_written_file_is_no_result(tiny: thalweg.Embedder, tmp_path: Path) -> None:
     """A crash leaves the file that was being written under another name."""
-    run([our_model(tiny)], [Pairs()], tmp_path)
+    evaluate([our_model(tiny)], [Pairs()], tmp_path)
     path = next(tmp_path.rglob("HandPairs.json"))
     whole = path.read_text()
     path.with_name("HandPairs.json.tmp").write_text(whole[: len(whole) // 2])
     path.unlink()
-    assert not run([our_model(tiny)], [Pairs()], tmp_path)[0].stored
+    assert not evaluate([our_model(tiny)], [Pairs()], tmp_path)[0].stored
     assert json.loads(path.read_text())["scores"] == json.loads(whole)["scores"]
 
 
@@ -202,13 +202,13 @@ def test_lengths_of_tasks_and_of_splits_are_curves() -> None:
 
 def test_two_runs_do_not_share_a_folder(tiny: thalweg.Embedder, tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(CorpusError, match="another run is writing"):
-        run([our_model(tiny)], [Pairs()], tmp_path)
-    assert run([our_model(tiny)], [Pairs()], tmp_path)[0].result
+        evaluate([our_model(tiny)], [Pairs()], tmp_path)
+    assert evaluate([our_model(tiny)], [Pairs()], tmp_path)[0].result
 
 
 def test_texts_are_counted_as_they_are_done(tiny: thalweg.Embedder, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    run([our_model(tiny)], [Pairs()], tmp_path, on_texts=lambda done, total: seen.append((done, total)))
+    evaluate([our_model(tiny)], [Pairs()], tmp_path, on_texts=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 8) for done in range(1, 9)] * 2
 
 
@@ -219,5 +219,5 @@ def test_a_contestant_is_made_ready_once(tiny: thalweg.Embedder, tmp_path: Path)
         made.append(1)
         return ThalwegEncoder(tiny)
 
-    run([Contestant("m", load)], [Pairs(), notes()], tmp_path)
+    evaluate([Contestant("m", load)], [Pairs(), notes()], tmp_path)
     assert made == [1]

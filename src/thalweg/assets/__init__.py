@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+__all__ = ["book", "model_folder"]
+
 MODEL_NAME = "thalweg-small-en"
 DEFAULT = "default"
 """Another name of the shipped model, for where a model must be named."""

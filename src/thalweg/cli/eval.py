@@ -196,7 +196,7 @@ def _run(
     quiet: bool,
 ) -> int:
     """The run itself and its report, which is written of what is done when it is interrupted, too."""
-    from thalweg.evaluation.run import run
+    from thalweg.evaluation.run import evaluate as run_tasks
 
     console = stderr()
     done: list[Outcome] = []
@@ -209,7 +209,7 @@ def _run(
                 done.append(outcome)
                 steps.end(_told(outcome), free=outcome.stored)
 
-            run(
+            run_tasks(
                 contestants,
                 tasks,
                 out,

@@ -1,6 +1,6 @@
 """Quality measured: benchmarks of mteb, a suite over local files, and other models beside ours.
 
-What imports mteb is imported by the command when it runs; nothing here is imported by `import thalweg`.
+What imports mteb is imported on first use; nothing here is imported by `import thalweg`.
 
     extras.py     the optional packages, or the pip command
     tasks.py      names, benchmarks and Python files to mteb tasks
@@ -16,3 +16,31 @@ What imports mteb is imported by the command when it runs; nothing here is impor
     table.py      what the stored results say: rows, means, published scores
     report.py     Markdown and JSON; plots.py: scores against length
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thalweg.evaluation.extras import require_extra
+from thalweg.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from thalweg.evaluation.local import local_tasks, needle_tasks
+    from thalweg.evaluation.models import other_models, our_model
+    from thalweg.evaluation.run import evaluate
+    from thalweg.evaluation.table import make_table
+
+__all__ = ["evaluate", "local_tasks", "make_table", "needle_tasks", "other_models", "our_model"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "evaluate": ".run",
+        "local_tasks": ".local",
+        "make_table": ".table",
+        "needle_tasks": ".local",
+        "other_models": ".models",
+        "our_model": ".models",
+    },
+    require_extra,
+)

@@ -34,7 +34,7 @@ class Outcome:
     error: str | None = None
 
 
-def run(
+def evaluate(
     contestants: Sequence[Contestant],
     tasks: Sequence[AbsTask],
     folder: Path,
@@ -67,12 +67,12 @@ def run(
                 model.on_texts = on_texts
             for task in mine:
                 on_start(contestant, task)
-                outcomes.append(_evaluate(contestant, model, task, store, overwrite))
+                outcomes.append(_evaluate_task(contestant, model, task, store, overwrite))
                 on_end(outcomes[-1])
     return outcomes
 
 
-def _evaluate(contestant: Contestant, model: Any, task: AbsTask, store: Store, overwrite: bool) -> Outcome:
+def _evaluate_task(contestant: Contestant, model: Any, task: AbsTask, store: Store, overwrite: bool) -> Outcome:
     score_by_length(task)
     stored = not overwrite and store.holds(task, model.mteb_model_meta)
     try:

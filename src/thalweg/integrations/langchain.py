@@ -23,6 +23,8 @@ with needs_extra("langchain", "langchain_core"):
     from langchain_core.embeddings import Embeddings
     from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer
 
+__all__ = ["ThalwegEmbeddings"]
+
 _PROMPTS = ("prompt", "prompt_name")
 
 

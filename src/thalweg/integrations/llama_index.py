@@ -23,6 +23,8 @@ with needs_extra("llama-index", "llama_index"):
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
 
+__all__ = ["ThalwegEmbedding"]
+
 
 class ThalwegEmbedding(BaseEmbedding):
     """A model of thalweg as LlamaIndex's `BaseEmbedding`, with the fields of `HuggingFaceEmbedding`.

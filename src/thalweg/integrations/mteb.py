@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mteb.types import Array, BatchedInput, PromptType
     from torch.utils.data import DataLoader
 
+__all__ = ["ThalwegEncoder"]
+
 LASTING = ("max_length", "truncate_dim", "normalize_embeddings")
 """Options of `Embedder.encode` that change vectors: given once, they mark the results of mteb's cache as their own."""
 

@@ -15,3 +15,9 @@ Nothing here is imported by `import thalweg`; `client.py` and with it `run.py` n
     mining.py      negatives for the types whose examples have none
     output.py      examples to the rows that training reads
 """
+
+from thalweg.synthesis.preview import first_prompts, n_requests
+from thalweg.synthesis.settings import Settings
+from thalweg.synthesis.tasks import counts_of_total
+
+__all__ = ["Settings", "counts_of_total", "first_prompts", "n_requests"]

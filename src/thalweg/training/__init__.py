@@ -17,6 +17,10 @@ What imports sentence-transformers is imported when it is used.
 | `extras.py` | the optional packages, or the pip command |
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from thalweg.gradients import (
     Checkpointing,
     Embedded,
@@ -28,15 +32,28 @@ from thalweg.gradients import (
     merge_lora,
     plan_training_memory,
 )
+from thalweg.lazy_names import lazy_names
+from thalweg.training.extras import require_extra
+from thalweg.training.recipes import Recipe, distill, e5_mistral, tiny
+
+if TYPE_CHECKING:
+    from thalweg.training.run import train
 
 __all__ = [
     "Checkpointing",
     "Embedded",
+    "Recipe",
     "StatePassing",
     "TrainingMemoryPlan",
     "add_lora",
+    "distill",
+    "e5_mistral",
     "embed_checkpointed",
     "lora_targets",
     "merge_lora",
     "plan_training_memory",
+    "tiny",
+    "train",
 ]
+
+__getattr__ = lazy_names(__name__, {"train": ".run"}, require_extra)

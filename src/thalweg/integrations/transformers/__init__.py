@@ -15,10 +15,11 @@ auto.py       AutoConfig, AutoModel and AutoTokenizer find them
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thalweg.errors import MissingExtraError
 from thalweg.integrations.transformers.chunked import Chunk, chunked_forward, iterate_chunks, verify
+from thalweg.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from thalweg.integrations.transformers.auto import register
@@ -35,22 +36,6 @@ if TYPE_CHECKING:
         xLSTMModel,
     )
     from thalweg.integrations.transformers.world import RWKVWorldTokenizer
-
-_LAZY = {
-    "FalconMambaModel": "modeling",
-    "GatedDeltaNetConfig": "configs",
-    "GatedDeltaNetModel": "modeling",
-    "Mamba2Model": "modeling",
-    "MambaModel": "modeling",
-    "RWKV7Config": "configs",
-    "RWKV7Model": "modeling",
-    "RWKVWorldTokenizer": "world",
-    "RecurrentCache": "cache",
-    "RecurrentModelOutput": "modeling",
-    "ThalwegModel": "modeling",
-    "register": "auto",
-    "xLSTMModel": "modeling",
-}
 
 __all__ = [
     "Chunk",
@@ -73,17 +58,32 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Names whose modules need transformers are imported when first used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _require_transformers() -> None:
     try:
         importlib.import_module("transformers")
     except ImportError as error:
         raise MissingExtraError(f"{__name__} needs: pip install 'thalweg[transformers]'") from error
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "FalconMambaModel": ".modeling",
+        "GatedDeltaNetConfig": ".configs",
+        "GatedDeltaNetModel": ".modeling",
+        "Mamba2Model": ".modeling",
+        "MambaModel": ".modeling",
+        "RWKV7Config": ".configs",
+        "RWKV7Model": ".modeling",
+        "RWKVWorldTokenizer": ".world",
+        "RecurrentCache": ".cache",
+        "RecurrentModelOutput": ".modeling",
+        "ThalwegModel": ".modeling",
+        "register": ".auto",
+        "xLSTMModel": ".modeling",
+    },
+    _require_transformers,
+)
 
 
 def __dir__() -> list[str]:
