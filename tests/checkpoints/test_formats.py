@@ -336,8 +336,8 @@ def test_names_round_trip(format: Format) -> None:
     """What a format would write under a name, it reads back as that name."""
     config = Mamba2Config(8, d_model=8, n_layers=11, n_heads=2, head_dim=8, d_state=4, proj_bias=True)
     for name in Mamba2(config).state_dict():
-        rename, stored = format.stored_name(name)
-        assert format.find(stored) == (rename, name)
+        tensor_map, stored = format.stored_name(name)
+        assert format.find(stored) == (tensor_map, name)
     assert format.find(format.prefixes[0] + "lm_head.weight.extra") is None
     with pytest.raises(AssertionError, match="no row for the parameter unheard_of"):
         format.stored_name("unheard_of")
