@@ -14,8 +14,14 @@ from thalweg.checkpoints.format import HYBRID_HINT, Format, generic_name
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.families import FAMILIES, named
 
-FORMATS: tuple[Format, ...] = tuple(format for family in FAMILIES for format in named(family.formats))
-"""In order of preference: a repository that holds two formats at once is read as the first."""
+FORMATS: tuple[Format, ...] = tuple(
+    sorted(
+        (format for family in FAMILIES for format in named(family.formats)),
+        key=lambda format: format.config_file is None,
+    )
+)
+"""In order of preference: a repository that holds two formats at once is read as the first. What a config describes
+comes before what only the shapes of tensors do."""
 
 ATTENTION_HYBRIDS = frozenset(
     {
