@@ -28,8 +28,9 @@ from thalweg.assets import book
 from thalweg.bench.meter import peak_rss
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.subjects import RandomTokens
-from thalweg.bench.weights import RECURRENT, recurrent_model
+from thalweg.bench.weights import recurrent_model
 from thalweg.engine.engine import Engine
+from thalweg.families import FAMILIES
 
 STRETCH = 4096
 
@@ -113,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--model")
-    parser.add_argument("--family", choices=RECURRENT)
+    parser.add_argument("--family", choices=[family.name for family in FAMILIES])
     parser.add_argument("--repeat", type=int, default=3, help="runs of each length below 100,000 tokens")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

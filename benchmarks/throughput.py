@@ -27,11 +27,12 @@ from thalweg.bench.matmul_limit import inner_chunk, products
 from thalweg.bench.meter import seconds, spread
 from thalweg.bench.peers import CHUNK, CHUNK_LOOP, ONE_PASS, RWKV, chunk_loop, one_pass, rwkv_loop, transformers_model
 from thalweg.bench.shapes import SHAPES
-from thalweg.bench.weights import RECURRENT, recurrent_model
+from thalweg.bench.weights import recurrent_model
 from thalweg.checkpoints.saver import save_checkpoint
 from thalweg.engine.engine import Engine
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids
+from thalweg.families import FAMILIES
 from thalweg.models.quantized import Quantization
 
 
@@ -141,7 +142,7 @@ def turns(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=RECURRENT, default="mamba2")
+    parser.add_argument("--family", choices=[family.name for family in FAMILIES], default="mamba2")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--lengths", type=int, nargs="*", default=[], help="of further documents")
     parser.add_argument("--texts", type=int, default=0, help="short texts that are read together")

@@ -24,7 +24,7 @@ class InvalidInputError(ThalwegError, ValueError):
 
 
 class CheckpointError(ThalwegError, ValueError):
-    """A checkpoint that cannot be loaded: unknown layout, unsupported variant, leftover or missing tensors."""
+    """A checkpoint that cannot be loaded: unknown format, unsupported variant, leftover or missing tensors."""
 
 
 class TokenizationError(ThalwegError, ValueError):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from thalweg.bench.shapes import SHAPES, shape
-from thalweg.bench.weights import RECURRENT, recurrent_model, transformer_model
+from thalweg.bench.weights import recurrent_model, transformer_model
+from thalweg.checkpoints import load_checkpoint, save_checkpoint
 from thalweg.errors import InvalidInputError
-from thalweg.models.quantized import weight_bytes
+from thalweg.families import FAMILIES, find_family
+from thalweg.models.quantized import Quantization, QuantizedLinear, weight_bytes
 from thalweg.packing import Packing
 
 PUBLISHED = {
@@ -36,9 +41,8 @@ def count(name: str) -> float:
     """Parameters of a shape, from a model without memory."""
     kind = SHAPES[name]
     if kind.recurrent:
-        model_class, config_class = RECURRENT[kind.family]
         with torch.device("meta"):
-            model = model_class(config_class(**kind.config))
+            model = find_family(kind.family).build(kind.config)
     else:
         model = transformer_model(kind, torch.float32, device="meta", attention="sdpa", window=None, length=512)
     return float(sum(parameter.numel() for parameter in model.parameters()))
@@ -55,18 +59,37 @@ def test_parameters(name: str) -> None:
     assert (count(name) + head) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.02)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in SHAPES.items() if kind.recurrent and kind.width == 768])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_random_weights_run(name: str, dtype: torch.dtype) -> None:
-    model = recurrent_model(SHAPES[name], dtype, layers=2, vocabulary=32)
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_random_weights_have_the_dtypes_of_a_checkpoint(
+    family: str, dtype: torch.dtype, quantize: Quantization | None, tmp_path: Path
+) -> None:
+    """What is measured is what users run: the same parameters in the same dtypes as `load_checkpoint` gives them."""
+    shape = SHAPES[find_family(family).sizes[0].name]
+    model = recurrent_model(shape, dtype, layers=2, vocabulary=32, quantize=quantize)
+    save_checkpoint(
+        recurrent_model(shape, torch.float32, layers=2, vocabulary=32),
+        tmp_path / "model",
+        tokenizer_folder=None,
+        embedding=None,
+        dtype=dtype,
+    )
+    loaded: Any = load_checkpoint(tmp_path / "model", dtype=dtype, quantize=quantize).model
+    assert _dtypes(model) == _dtypes(loaded)
+    assert weight_bytes(model) == weight_bytes(loaded)
+    if dtype.itemsize < 4:
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype, torch.float32}
+    if dtype == torch.float64:
+        return
     hidden, _ = model.forward(torch.arange(20), Packing.whole([20]))
     assert hidden.isfinite().all()
     assert hidden.std() > 0
-    wide = [p for n, p in model.named_parameters() if n.endswith(("A_log", "dt_bias", ".D"))]
-    assert all(parameter.dtype == torch.float32 for parameter in wide)
-    width = 2 if dtype == torch.bfloat16 else 4
-    narrow = sum(parameter.numel() for parameter in model.parameters())
-    assert weight_bytes(model) == width * narrow + (4 - width) * sum(parameter.numel() for parameter in wide)
+
+
+def _dtypes(model: Any) -> dict[str, torch.dtype]:
+    quantized = {name: m.dtype for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+    return quantized | {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
 def test_the_same_weights_every_time() -> None:

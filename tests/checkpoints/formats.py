@@ -7,14 +7,18 @@ the file's dtype), so `oracle.backbone(ids)` is what a loaded model has to repro
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM
+
+Checkpoints: TypeAlias = dict[str, tuple[str, Callable[[Path], Any]]]
+"""By a name: the format of a checkpoint, and what writes its config and weights into a folder; no tokenizer."""
 
 WORDS = ("<unk>", "<s>", "</s>", "the", "river", "runs", "along", "its", "thalweg", "down", "to", "sea")
 

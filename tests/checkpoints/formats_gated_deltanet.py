@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.checkpoints.formats import write_weights
+from tests.checkpoints.formats import Checkpoints, write_weights
 
 IDS = torch.arange(60) * 7 % 50
 
@@ -166,3 +166,12 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "model.norm.weight": (width,),
         "lm_head.weight": (c["vocab_size"], width),
     }
+
+
+CHECKPOINTS: Checkpoints = {
+    "gated_deltanet": ("gated_deltanet/fla", lambda folder: write_fla(folder, tiny_fla_config())),
+    "gated_deltanet, first version": (
+        "gated_deltanet/fla",
+        lambda folder: write_fla(folder, tiny_fla_config(), first_version=True),
+    ),
+}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM
 
-from tests.checkpoints.formats import write_weights
+from tests.checkpoints.formats import Checkpoints, write_weights
 
 Oracle = MambaForCausalLM | FalconMambaForCausalLM
 
@@ -128,3 +128,10 @@ def _write_config(folder: Path, keys: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in keys.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
+
+
+CHECKPOINTS: Checkpoints = {
+    "mamba": ("mamba/transformers", lambda folder: write_transformers(folder, mamba_config())),
+    "falcon_mamba": ("mamba/transformers", lambda folder: write_transformers(folder, falcon_config(), prefix=False)),
+    "mamba, mamba-ssm": ("mamba/mamba-ssm", lambda folder: write_mamba_ssm(folder, mamba_config())),
+}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+
+from tests.checkpoints.formats import Checkpoints
 
 Tensors = dict[str, Tensor]
 
@@ -234,3 +237,19 @@ def write_world_vocabulary(folder: Path) -> None:
     ]
     folder.mkdir(exist_ok=True)
     (folder / "rwkv_vocab_v20230424.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _with_vocabulary(write: Callable[..., Any], **sizes: int) -> Callable[[Path], Any]:
+    def write_both(folder: Path) -> None:
+        write_world_vocabulary(folder)
+        write(folder, tiny_tensors(**{"vocab_size": 300, **sizes}))
+
+    return write_both
+
+
+CHECKPOINTS: Checkpoints = {
+    # Heads of 64 channels, as all published models have: fla's format, in which it is exported, ties an epsilon to it.
+    "rwkv7, pth": ("rwkv7/pth", _with_vocabulary(write_pth, d_model=64, head_dim=64)),
+    "rwkv7, fla": ("rwkv7/fla", _with_vocabulary(write_fla)),
+    "rwkv7, rwkv-emb": ("rwkv7/rwkv-emb", _with_vocabulary(write_emb, vocab_size=65536)),
+}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import xLSTMConfig, xLSTMForCausalLM
 
-from tests.checkpoints.formats import write_weights
+from tests.checkpoints.formats import Checkpoints, write_weights
 
 # What the config.json of NX-AI/xLSTM-7b holds besides its shape.
 PUBLISHED_KEYS: dict[str, Any] = {
@@ -107,3 +107,11 @@ def write_xlstm(
     (folder / "config.json").write_text(json.dumps(keys, indent=2), encoding="utf-8")
     write_weights(folder, tensors, "pytorch_model.bin" if bin else "model.safetensors", sharded=sharded)
     return oracle
+
+
+CHECKPOINTS: Checkpoints = {
+    "xlstm": (
+        "xlstm/transformers",
+        lambda folder: write_xlstm(folder, tiny_xlstm_config(bos_token_id=1), published=True),
+    ),
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,13 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_layout_names_are_unique() -> None:
+def test_the_documents_list_the_formats_in_the_order_in_which_they_are_tried() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    section = page.partition("## Formats\n")[2].partition("\nThe transformers format")[0]
+    assert re.findall(r"^\| `([\w/-]+)` \|", section, re.MULTILINE) == [format.name for format in FORMATS]
+
+
+def test_format_names_are_unique() -> None:
     names = [format.name for format in FORMATS]
     assert len(set(names)) == len(names)
 
@@ -336,8 +343,8 @@ def test_names_round_trip(format: Format) -> None:
     """What a format would write under a name, it reads back as that name."""
     config = Mamba2Config(8, d_model=8, n_layers=11, n_heads=2, head_dim=8, d_state=4, proj_bias=True)
     for name in Mamba2(config).state_dict():
-        rename, stored = format.stored_name(name)
-        assert format.find(stored) == (rename, name)
+        tensor_map, stored = format.stored_name(name)
+        assert format.find(stored) == (tensor_map, name)
     assert format.find(format.prefixes[0] + "lm_head.weight.extra") is None
     with pytest.raises(AssertionError, match="no row for the parameter unheard_of"):
         format.stored_name("unheard_of")

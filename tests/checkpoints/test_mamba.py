@@ -211,8 +211,8 @@ def test_names_round_trip(format: Format) -> None:
     """What a format would write under a name, it reads back as that name."""
     config = MambaConfig(8, d_model=8, n_layers=11, d_inner=16, dt_rank=2, proj_bias=True)
     for name in Mamba(config).state_dict():
-        rename, stored = format.stored_name(name)
-        assert format.find(stored) == (rename, name)
+        tensor_map, stored = format.stored_name(name)
+        assert format.find(stored) == (tensor_map, name)
 
 
 def test_the_config_of_the_model_refuses_what_it_lacks() -> None:

@@ -45,8 +45,8 @@ def _write_large(folder: Path, dtype: torch.dtype, single: str) -> None:
         shapes = Mamba2(config).state_dict()
     tensors = {}
     for name, tensor in shapes.items():
-        rename, stored = format.stored_name(name)
-        tensors[stored] = torch.ones(rename.save(tensor).shape, dtype=dtype)
+        tensor_map, stored = format.stored_name(name)
+        tensors[stored] = torch.ones(tensor_map.save(tensor).shape, dtype=dtype)
     write_weights(folder, tensors, single)
     (folder / "config.json").write_text(json.dumps(format.write_config(config)))
 

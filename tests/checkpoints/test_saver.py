@@ -181,6 +181,6 @@ def test_no_tokenizer_there(tmp_path: Path, checkpoint: Checkpoint) -> None:
         _save(checkpoint, tmp_path / "out", tokenizer_folder=tmp_path)
 
 
-def test_a_model_without_a_layout(tmp_path: Path) -> None:
+def test_a_model_without_a_format(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no checkpoint format to save a Linear"):
         save_checkpoint(nn.Linear(1, 1), tmp_path / "x", tokenizer_folder=None, embedding=None, dtype=torch.float32)

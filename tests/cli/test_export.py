@@ -15,26 +15,22 @@ import thalweg
 from thalweg.assets import model_folder, module_file
 from thalweg.checkpoints import EmbeddingConfig, save_embedding_config
 from thalweg.errors import InvalidInputError
+from thalweg.families import find_family
 
 from ..checkpoints.formats import tiny_config, write_mamba_ssm, write_tokenizer
-from ..checkpoints.formats_rwkv7 import tiny_tensors, write_pth, write_world_vocabulary
+from ..checkpoints.registry import CHECKPOINTS
 from ..corpus.tiny import write_model
 from .conftest import Command
-from .test_families import FORMATS
 
 TEXTS = ["the river runs", "along its thalweg down to the sea", "the"]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> None:
-    format, write = FORMATS[name]
+    format, write = CHECKPOINTS[name]
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
-    if format == "rwkv7/pth":  # heads of 64 channels, as all published models have: fla's format ties an epsilon to it
-        write_world_vocabulary(source)
-        write_pth(source, tiny_tensors(vocab_size=300, d_model=64, head_dim=64))
-    else:
-        write(source)
+    write(source)
     if not any(source.glob("*vocab*")):
         write_tokenizer(source)
     done = thalweg_command("export", source, out)
@@ -50,7 +46,7 @@ def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> No
     model = SentenceTransformer(str(out), trust_remote_code=True, device="cpu")
     assert np.abs(model.encode(TEXTS) - want).max() <= 1e-5
     stock = thalweg_command("export", source, tmp_path / "stock", "--format", "stock")
-    if format.endswith("/fla") or format == "rwkv7/pth":
+    if not find_family(format.partition("/")[0]).in_transformers:
         assert stock.exit_code == 1
         assert f"transformers has no {format.partition('/')[0]}" in stock.stderr
         assert not (tmp_path / "stock").exists()

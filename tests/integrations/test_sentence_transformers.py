@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 
 import thalweg
+from thalweg import families
 from thalweg.engine.states import nbytes
 from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.integrations.sentence_transformers import Pooling, ThalwegModule, from_embedder, load
@@ -280,7 +281,9 @@ def _elsewhere(folder: Path, out: Path, *flags: str, release: Path | None = None
     return [line for line in done.stdout.splitlines() if re.match(r"\d+\.\d+", line)]
 
 
-@pytest.mark.parametrize("family", ["mamba2", "mamba", "falcon_mamba", "xlstm"])
+@pytest.mark.parametrize(
+    "family", [variant for family in families.FAMILIES if family.in_transformers for variant in family.tiny]
+)
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_stock_modules_give_the_same_vectors(family: str, pooling: Any, tmp_path: Path) -> None:
     write_folder(tmp_path / "source", family, pooling=pooling)

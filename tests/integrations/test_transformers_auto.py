@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import thalweg
 from tests.models.registry import FAMILIES
+from thalweg import families
 from thalweg.checkpoints import load_checkpoint
 from thalweg.checkpoints.formats import format_to_write
 from thalweg.errors import CheckpointError, InvalidInputError
@@ -207,7 +208,9 @@ def test_saved_and_opened_again(family: str, dtype: torch.dtype, folders: dict[s
         assert torch.equal(fresh.eval()(ids).last_hidden_state, again(ids).last_hidden_state)
 
 
-@pytest.mark.parametrize("family", ["mamba2", "mamba", "falcon_mamba", "xlstm"])
+@pytest.mark.parametrize(
+    "family", [variant for family in families.FAMILIES if family.in_transformers for variant in family.tiny]
+)
 def test_transformers_own_classes_open_what_is_saved(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(folders[family])
     model.save_pretrained(tmp_path)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.bench.shapes import SHAPES
-from thalweg.bench.weights import RECURRENT
 from thalweg.errors import InvalidInputError
+from thalweg.families import find_family
 from thalweg.models.quantized import (
     Quantization,
     QuantizedLinear,
@@ -102,9 +102,8 @@ def test_what_is_quantised_of_published_shapes() -> None:
         "gated-deltanet-0.1b": {"proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
     }
     for name, layers in wide.items():
-        model_class, config_class = RECURRENT[SHAPES[name].family]
         with torch.device("meta"):
-            model = model_class(config_class(**SHAPES[name].resized(2, 100)))
+            model = find_family(SHAPES[name].family).build(SHAPES[name].resized(2, 100))
         found = {path.rsplit(".", 1)[1] for path, _, _ in replace_linears(model, "int8")}
         assert found == layers, name
 

@@ -12,20 +12,11 @@ from typing import Any
 
 from thalweg.bench.plot_series import Line, Over, Row, memory, pictures, seconds
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
-from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
+from thalweg.bench.shapes import LOOKS, SHAPES
 from thalweg.errors import MissingExtraError
 
-COLOURS = {
-    "mamba2": "#0072b2",
-    "mamba": "#56b4e9",
-    "rwkv7": "#d55e00",
-    "xlstm": "#009e73",
-    "gated_deltanet": "#cc79a7",
-    "mistral": "#222222",
-    "modernbert": "#8c8c8c",
-}
-OTHERS = ("#e69f00", "#7a5195", "#8c564b", "#17becf")
-"""Of real checkpoints, and of further sizes of one family."""
+OTHERS = (("#e69f00", "p"), ("#7a5195", "h"), ("#8c564b", "*"), ("#17becf", "<"))
+"""Colours and markers of real checkpoints, and of further sizes of one family."""
 
 AXES = {
     "length": "tokens of the text",
@@ -48,16 +39,14 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 def _pair(plt: Any, drawn: list[Line], over: Over, path: Path) -> Path:
     """Time on the left, memory on the right."""
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
-    colours = _colours(drawn, over)
-    markers = _markers(drawn, over)
+    colours, markers = _looks(drawn, over)
     for axis, value, title in (
         (axes[0], seconds, "time per text, seconds"),
         (axes[1], memory, f"peak memory of the {_place(drawn)}, GiB"),
     ):
         for line in drawn:
-            _line(
-                axis, line, over, value, colours[_key(line.point, over, colours)], markers[_setting(line.point, over)]
-            )
+            colour, marker = (_of(looks, line.point, over) for looks in (colours, markers))
+            _line(axis, line, over, value, colour, marker)
         axis.set(xscale="log", yscale="log", xlabel=AXES[over], title=title)
         _ticks(axis, sorted({x for line in drawn for x, row in line.rows if not _apart(row, over)}))
     _legend(figure, drawn, over, colours, markers)
@@ -115,9 +104,12 @@ def _legend(figure: Any, drawn: list[Line], over: Over, colours: dict[str, str],
     styles = {}
     for line in drawn:
         name = _setting(line.point, over)
-        look: Any = {"linestyle": _style(line.point, over), "marker": markers[name], "markersize": 4}
+        look: Any = {"linestyle": _style(line.point, over), "marker": markers.get(name), "markersize": 4}
         styles[name] = Line2D([], [], color=colours.get(name, "#444444"), label=name, **look)
-    entries = [Line2D([], [], color=each, linewidth=2.5, label=name) for name, each in colours.items()]
+    entries = [
+        Line2D([], [], color=each, linewidth=2.5, marker=markers.get(name), markersize=5, label=name)
+        for name, each in colours.items()
+    ]
     handles = [entry for entry in entries if entry.get_label() not in styles] + list(styles.values())
     if over == "vertical_chunk_size" and any(line.whole for line in drawn):
         handles.append(Line2D([], [], color="#444444", linestyle="--", label="horizontal"))
@@ -137,15 +129,9 @@ def _style(point: Point, over: Over) -> str:
     return "-" if point.tokens_per_step is None else "-."
 
 
-def _markers(drawn: list[Line], over: Over) -> dict[str, str]:
-    """A marker for every setting."""
-    settings = list(dict.fromkeys(_setting(line.point, over) for line in drawn))
-    return {setting: "osD^vPXp"[i % 8] for i, setting in enumerate(settings)}
-
-
-def _key(point: Point, over: Over, colours: dict[str, str]) -> str:
-    """What a line has its colour from."""
-    return point.name if point.name in colours else _setting(point, over)
+def _of(looks: dict[str, str], point: Point, over: Over) -> str:
+    """The colour or marker of a line: its model's, or its setting's."""
+    return looks.get(point.name) or looks[_setting(point, over)]
 
 
 def _setting(point: Point, over: Over) -> str:
@@ -160,24 +146,30 @@ def _setting(point: Point, over: Over) -> str:
     return point.setting
 
 
-def _colours(drawn: list[Line], over: Over) -> dict[str, str]:
-    """A colour for every model: its family's, the next free one where two are of one family.
+def _looks(drawn: list[Line], over: Over) -> tuple[dict[str, str], dict[str, str]]:
+    """A colour and a marker for every model: its family's, the next free ones where two are of one family.
 
-    Where there is one model only, a colour for every setting.
+    Where there is one model only, a colour for every setting; and a marker for every setting where the styles of lines
+    do not tell a model's settings apart.
     """
-    if len({line.point.name for line in drawn}) == 1:
-        settings = dict.fromkeys(_setting(line.point, over) for line in drawn)
-        return dict(zip(settings, [*COLOURS.values(), *OTHERS] * 4, strict=False))
-    free = iter([*OTHERS, *COLOURS.values()] * 4)
-    colours: dict[str, str] = {}
+    known = [(look.colour, look.marker) for look in LOOKS.values()]
+    settings = list(dict.fromkeys(_setting(line.point, over) for line in drawn))
+    of_settings = dict(zip(settings, [*known, *OTHERS] * 4, strict=False))
+    free = iter([*OTHERS, *known] * 4)
+    of_models: dict[str, tuple[str, str]] = {}
     for line in drawn:
-        name = line.point.name
-        if name in colours:
-            continue
-        own = COLOURS.get(SHAPES[line.point.shape].family) if line.point.shape else None
-        colours[name] = own if own is not None and own not in colours.values() else next(free)
-    order = {title: i for i, title in enumerate(FAMILY_TITLES.values())}
-    return dict(sorted(colours.items(), key=lambda item: order.get(item[0].split(",")[0], 99)))
+        name, shape = line.point.name, line.point.shape
+        if name not in of_models:
+            look = LOOKS[SHAPES[shape].family] if shape else None
+            own = (look.colour, look.marker) if look is not None else next(free)
+            of_models[name] = own if own not in of_models.values() else next(free)
+    order = {look.title: i for i, look in enumerate(LOOKS.values())}
+    of_models = dict(sorted(of_models.items(), key=lambda item: order.get(item[0].split(",")[0], 99)))
+    colours = of_settings if len(of_models) == 1 else of_models
+    styles = {(line.point.name, _style(line.point, over)) for line in drawn}
+    told_apart = len(styles) == len({(line.point.name, _setting(line.point, over)) for line in drawn})
+    markers = of_models if told_apart and len(of_models) > 1 else of_settings
+    return {name: look[0] for name, look in colours.items()}, {name: look[1] for name, look in markers.items()}
 
 
 def _headline(drawn: list[Line], over: Over) -> str:

@@ -9,19 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.families import Product, family_of
 from thalweg.kernels import native
-from thalweg.models.gated_deltanet import GatedDeltaNetConfig
 from thalweg.models.layers import dtype_of, linear, widened
-from thalweg.models.mamba import MambaConfig
-from thalweg.models.mamba2 import Mamba2Config
 from thalweg.models.quantized import QuantizedLinear
-from thalweg.models.rwkv7 import RWKV7Config
-from thalweg.models.xlstm import XLSTMConfig
-from thalweg.ops import gated_delta_rule, mlstm, selective_scan, ssd, wkv7
 from thalweg.ops.quantized import ROWS, Int8, quantize_rows
-
-Product = tuple[int, int, int, int]
-"""(b, m, k, n): b products of (m, k) by (k, n)."""
 
 
 def inner_chunk(model: Any) -> int:
@@ -29,19 +21,8 @@ def inner_chunk(model: Any) -> int:
     given = next(module.chunk_size for module in model.modules() if hasattr(module, "chunk_size"))
     if given is not None:
         return int(given)
-    match model.config:
-        case Mamba2Config():
-            fused = model.device.type == "cpu" and not native.missing()
-            return ssd.default_chunk_size(_dtype(model), fused=fused)
-        case MambaConfig(d_inner=channels, d_state=width):
-            return selective_scan.default_chunk_size(channels * width)
-        case RWKV7Config():
-            return wkv7.default_chunk_size()
-        case XLSTMConfig():
-            return mlstm.DEFAULT_CHUNK_SIZE
-        case GatedDeltaNetConfig():
-            return gated_delta_rule.default_chunk_size()
-    raise AssertionError(type(model.config))
+    fused = model.device.type == "cpu" and not native.missing()
+    return family_of(model.config).inner_chunk(model.config, _dtype(model), fused)
 
 
 def set_inner_chunk(model: nn.Module, q: int | None) -> None:
@@ -52,21 +33,9 @@ def set_inner_chunk(model: nn.Module, q: int | None) -> None:
 
 
 def scan_products(config: Any, q: int) -> list[Product]:
-    """The products of one layer's scan for a block of q tokens; none for Mamba1, whose scan has no such form."""
-    match config:
-        case Mamba2Config(n_heads=h, head_dim=p, d_state=k, n_groups=g):
-            return [(g, q, k, q), (h, q, q, p), (g, q, k, h * p // g), (g, k, q, h * p // g)]
-        case RWKV7Config():
-            h, k = config.n_heads, config.head_dim
-            p = config.d_value // h
-            # keys and removals seen from queries and removals; the solve and what is read of both; the past; the state
-            return [(h, 2 * q, k, 2 * q), (h, q, q, p), (h, q, 2 * q, p), (h, 2 * q, k, p), (h, p, 2 * q, k)]
-        case XLSTMConfig(n_heads=h):
-            k, p = config.d_qk // h, config.d_v // h
-            return [(h, q, k, q), (h, q, q, p), (h, q, k, p), (h, k, q, p)]
-        case GatedDeltaNetConfig(n_value_heads=h, head_dim=k, value_head_dim=p):
-            return [(h, 2 * q, k, q), (h, q, q, p), (h, q, q, p), (h, 2 * q, k, p), (h, k, q, p)]
-    return []
+    """The products of one layer's scan for a block of q tokens; none for a scan that has no such form."""
+    of_block = family_of(config).scan_products
+    return [] if of_block is None else of_block(config, q)
 
 
 def products(model: Any, n: int) -> Callable[[], None]:

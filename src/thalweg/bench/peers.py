@@ -17,8 +17,9 @@ from thalweg.bench.point import Point
 from thalweg.bench.shapes import SHAPES
 from thalweg.bench.weights import recurrent_model
 from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
-from thalweg.checkpoints.rwkv7 import FORMATS as RWKV7_FORMATS
+from thalweg.checkpoints.formats import find_format
 from thalweg.errors import InvalidInputError, MissingExtraError
+from thalweg.families import find_family
 
 CHUNK_LOOP = "transformers, chunk loop"
 ONE_PASS = "transformers, one pass"
@@ -35,24 +36,13 @@ MODULES = {
 }
 """What must be importable for each."""
 
-_FAMILIES = {
-    CHUNK_LOOP: ("mamba2",),
-    ONE_PASS: ("mamba2", "mamba", "xlstm"),
-    SENTENCES: ("mamba2", "mamba"),
-    RWKV: ("rwkv7",),
-}
-
 CHUNK = 512
 """Tokens of a piece where none is asked for."""
 
 
 def installed(family: str) -> list[str]:
     """The peers that run a family's random weights here."""
-    return [
-        name
-        for name, families in _FAMILIES.items()
-        if family in families and importlib.util.find_spec(MODULES[name]) is not None
-    ]
+    return [name for name in find_family(family).peers if importlib.util.find_spec(MODULES[name]) is not None]
 
 
 def runner(point: Point) -> Callable[[], object]:
@@ -123,7 +113,7 @@ def rwkv_loop(model: Any, ids: Any, chunk: int) -> Callable[[], None]:
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
     from rwkv.model import RWKV as Package
 
-    format = next(format for format in RWKV7_FORMATS if format.name == "rwkv7/pth")
+    format = find_format("rwkv7/pth")
     tensors = {}
     for name, tensor in model.state_dict().items():
         tensor_map, stored = format.stored_name(name)

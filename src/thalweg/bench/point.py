@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from thalweg.bench.shapes import FAMILY_TITLES, SHAPES, shape
+from thalweg.bench.shapes import LOOKS, SHAPES, shape
 from thalweg.errors import InvalidInputError
 
 THALWEG, TRANSFORMER = "thalweg", "transformer"
@@ -114,7 +114,7 @@ class Point:
         """The model in words."""
         if self.shape is None:
             return Path(str(self.model)).name
-        title = FAMILY_TITLES[SHAPES[self.shape].family]
+        title = LOOKS[SHAPES[self.shape].family].title
         if self.layers is None:
             return self.shape
         return f"{title}, {self.layers} × {SHAPES[self.shape].width}"

@@ -11,13 +11,11 @@ from thalweg.bench.plot_series import Line, Over, Row, memory, pictures, seconds
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
 from thalweg.bench.results import read_rows
 from thalweg.bench.shapes import SHAPES
+from thalweg.bench.studies import LARGE
 from thalweg.errors import InvalidInputError
 from thalweg.storage.durable import write_durably
 
 COMMANDS = "commands.txt"
-
-ON_A_GPU = ("mamba2-1.3b", "codestral-7b", "rwkv7-7.2b", "xlstm-7b", "mistral-7b")
-"""Shapes whose figures a report names as missing until they are there."""
 
 HEADINGS: dict[Over, str] = {
     "length": "Time and memory against the length of a text",
@@ -191,7 +189,7 @@ def _ours(a: Point, b: Point) -> bool:
 def _gpu(rows: list[Row]) -> Iterator[str]:
     """The shapes that need a GPU, until they have been measured on one."""
     measured = {row["point"].get("shape") for row in rows if row["point"].get("device", "").startswith("cuda")}
-    missing = [name for name in ON_A_GPU if name not in measured]
+    missing = [name for name in LARGE if name not in measured]
     if not missing:
         return
     yield "### On a GPU"

@@ -11,6 +11,7 @@ from thalweg.bench.point import THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import SHAPES, shape
 from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
+from thalweg.families import FAMILIES
 
 V = Schedule().vertical_chunk_size
 
@@ -18,16 +19,16 @@ LENGTHS = {
     "cpu": (512, 1024, 2048, 4096, 8192, 16384, 32768),
     "cuda": (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576),
 }
-SMALL = ("mamba2-130m", "mamba-130m", "rwkv7-0.1b", "xlstm-0.1b", "gated-deltanet-0.1b", "mistral-130m")
-LARGE = ("mamba2-1.3b", "codestral-7b", "falcon-mamba-7b", "rwkv7-7.2b", "xlstm-7b", "mistral-7b", "modernbert-base")
+SMALL = (*(family.sizes[0].name for family in FAMILIES), "mistral-130m")
+LARGE = (*(name for family in FAMILIES for name in family.measured_on_gpu), "mistral-7b", "modernbert-base")
 SHAPES_OF = {"cpu": (*SMALL, "modernbert-base"), "cuda": LARGE}
 """What is measured where nothing else is asked for."""
 
 VERTICAL = (128, 256, 512, 1024, 2048, 4096, 8192)
 INNER = (32, 64, 128, 256, 512)
 BATCHES = (1, 32, 128)
-WITHOUT_INNER = ("mamba", *(each.family for each in SHAPES.values() if not each.recurrent))
-"""Families whose time does not depend on an inner chunk."""
+WITH_INNER = frozenset(family.name for family in FAMILIES if family.scan_products is not None)
+"""Families whose time depends on an inner chunk."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def chunk_study(request: Request) -> list[Point]:
                 lot = replace(text, batch=batch)
                 points += [replace(lot, vertical_chunk_size=v) for v in request.vertical or VERTICAL if v < length]
                 points.append(lot)
-                if subject.shape is None or SHAPES[subject.shape].family not in WITHOUT_INNER:
+                if subject.shape is None or SHAPES[subject.shape].family in WITH_INNER:
                     swept = replace(lot, vertical_chunk_size=V)
                     points += [replace(swept, inner_chunk=q) for q in request.inner or INNER]
     return points

@@ -13,24 +13,10 @@ from typing import Any
 import torch
 
 from thalweg.bench.shapes import Shape
+from thalweg.checkpoints.formats import keep_float32_
 from thalweg.errors import MissingExtraError
-from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
-from thalweg.models.mamba import Mamba, MambaConfig
-from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.families import find_family
 from thalweg.models.quantized import Quantization, quantize_
-from thalweg.models.rwkv7 import RWKV7, RWKV7Config
-from thalweg.models.xlstm import XLSTM, XLSTMConfig
-
-RECURRENT: dict[str, tuple[Any, Any]] = {
-    "mamba2": (Mamba2, Mamba2Config),
-    "mamba": (Mamba, MambaConfig),
-    "rwkv7": (RWKV7, RWKV7Config),
-    "xlstm": (XLSTM, XLSTMConfig),
-    "gated_deltanet": (GatedDeltaNet, GatedDeltaNetConfig),
-}
-
-WIDE = ("A_log", "dt_bias", ".D")
-"""Parameters that stay float32, as `load_checkpoint` keeps them."""
 
 
 def recurrent_model(
@@ -42,14 +28,11 @@ def recurrent_model(
     vocabulary: int | None = None,
     quantize: Quantization | None = None,
 ) -> Any:
-    """A model of thalweg, ready to run; the same weights every time."""
-    model_class, config_class = RECURRENT[shape.family]
+    """A model of thalweg, ready to run; the same weights every time, in the dtypes that `load_checkpoint` gives."""
     torch.manual_seed(0)
     with _made(dtype, device):
-        model = model_class(config_class(**shape.resized(layers, vocabulary)))
-    for name, parameter in model.named_parameters():
-        if name.endswith(WIDE):
-            parameter.data = parameter.data.float()
+        model = find_family(shape.family).build(shape.resized(layers, vocabulary))
+    keep_float32_(model)
     if quantize is not None:
         quantize_(model, quantize)
     return model.eval().requires_grad_(False)

@@ -12,10 +12,13 @@ from typing import Any
 from thalweg.checkpoints.embedding import read_embedding_config
 from thalweg.checkpoints.fields import read_json_object, read_optional_object
 from thalweg.errors import InvalidInputError
+from thalweg.families import FAMILIES
 
 CLASSES = {
-    "rwkv7": {"AutoConfig": "RWKV7Config", "AutoModel": "RWKV7Model"},
-    "gated_deltanet": {"AutoConfig": "GatedDeltaNetConfig", "AutoModel": "GatedDeltaNetModel"},
+    each.model_type: {"AutoConfig": each.config, "AutoModel": each.model}
+    for family in FAMILIES
+    if not family.in_transformers
+    for each in family.transformers
 }
 """`model_type` → the class behind each class of transformers."""
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from thalweg.checkpoints import gated_deltanet, mamba, mamba2, rwkv7, xlstm
 from thalweg.checkpoints.fields import listing, read_json_object
 from thalweg.checkpoints.files import STANDALONE, choose_weights, scan
 from thalweg.checkpoints.format import HYBRID_HINT, Format, generic_name
 from thalweg.errors import CheckpointError, InvalidInputError
+from thalweg.families import FAMILIES, named
 
-FORMATS: tuple[Format, ...] = (*mamba2.FORMATS, *mamba.FORMATS, *xlstm.FORMATS, *gated_deltanet.FORMATS, *rwkv7.FORMATS)
-"""In order of preference: a repository that holds two formats at once is read as the first."""
+FORMATS: tuple[Format, ...] = tuple(
+    sorted(
+        (format for family in FAMILIES for format in named(family.formats)),
+        key=lambda format: format.config_file is None,
+    )
+)
+"""In order of preference: a repository that holds two formats at once is read as the first. What a config describes
+comes before what only the shapes of tensors do."""
 
 ATTENTION_HYBRIDS = frozenset(
     {
@@ -67,6 +74,11 @@ def detect(source: Path) -> tuple[Format, dict[str, Any]]:
     raise CheckpointError(f"{_seen(source, configs, shapes)}. Formats tried: {tried()}")
 
 
+def find_format(name: str) -> Format:
+    """The format of that name, which must be one."""
+    return next(format for format in FORMATS if format.name == name)
+
+
 def format_to_write(model: nn.Module) -> Format:
     """The format that `save_checkpoint` writes for a model."""
     for format in FORMATS:
@@ -81,6 +93,13 @@ def keeps_float32(model: nn.Module, name: str) -> bool:
     formats = [format for format in FORMATS if format.model_class is type(model)]
     maps = [tensor_map for format in formats for tensor_map in format.tensor_maps]
     return any(tensor_map.keep_float32 and tensor_map.name == generic for tensor_map in maps)
+
+
+def keep_float32_(model: nn.Module) -> None:
+    """Give a model that was made in some dtype the dtypes that `load_checkpoint` gives it in that dtype, in place."""
+    for name, parameter in model.named_parameters():
+        if keeps_float32(model, name):
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def tried() -> str:

@@ -15,7 +15,7 @@ from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 
-RENAMES = (
+TENSOR_MAPS = (
     TensorMap("embeddings.weight", ("embeddings.weight",)),
     TensorMap("layers.{i}.attn_norm.weight", ("layers.{i}.attn_norm.weight",)),
     *(
@@ -147,7 +147,7 @@ FORMATS = (
         recognises=lambda config: config.get("model_type") == "gated_deltanet",
         read_config=read_fla,
         model_class=GatedDeltaNet,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         # GatedDeltaNetModel has no prefix, GatedDeltaNetForCausalLM has `model.`.
         prefixes=("", "model."),
         token_ids=TokenIds(eos=2, bos=1),

@@ -12,7 +12,7 @@ from thalweg.checkpoints.format import Format, TensorMap
 from thalweg.errors import CheckpointError
 from thalweg.models.mamba import ACTIVATIONS, Mamba, MambaConfig
 
-RENAMES = (
+TENSOR_MAPS = (
     TensorMap("embeddings.weight", ("embeddings.weight", "embedding.weight")),
     TensorMap("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
     TensorMap("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
@@ -135,7 +135,7 @@ FORMATS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=Mamba,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         # MambaModel has no prefix, MambaForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
@@ -149,7 +149,7 @@ FORMATS = (
         recognises=_is_mamba_ssm,
         read_config=read_mamba_ssm,
         model_class=Mamba,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         prefixes=mamba_ssm.PREFIXES,
         token_ids=mamba_ssm.TOKEN_IDS,
     ),

@@ -17,7 +17,7 @@ from thalweg.checkpoints.tokens import TokenIds
 from thalweg.errors import CheckpointError
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
-RENAMES = (
+TENSOR_MAPS = (
     TensorMap("embeddings.weight", ("embeddings.weight", "embedding.weight")),
     TensorMap("layers.{i}.norm.weight", ("layers.{i}.norm.weight",)),
     TensorMap("layers.{i}.mixer.in_proj.weight", ("layers.{i}.mixer.in_proj.weight",)),
@@ -192,7 +192,7 @@ FORMATS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=Mamba2,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         # Mamba2Model has no prefix, Mamba2ForCausalLM has `backbone.`, and wrappers of it add `model.`.
         prefixes=("", "backbone.", "model.", "model.backbone."),
         write_config=write_transformers,
@@ -206,7 +206,7 @@ FORMATS = (
         recognises=_is_mamba_ssm,
         read_config=read_mamba_ssm,
         model_class=Mamba2,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         prefixes=mamba_ssm.PREFIXES,
         token_ids=mamba_ssm.TOKEN_IDS,
     ),
@@ -218,7 +218,7 @@ FORMATS = (
         recognises=lambda config: config.keys() >= MISTRAL_KEYS,
         read_config=read_mistral,
         model_class=Mamba2,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         prefixes=("model.backbone.", "model."),
         # Mistral's tokenizers: <unk> 0, <s> 1, </s> 2.
         token_ids=TokenIds(eos=2, bos=1),

@@ -20,7 +20,7 @@ def _linear(name: str, stored: str, *, keep_float32: bool = False) -> tuple[Tens
     )
 
 
-RENAMES = (
+TENSOR_MAPS = (
     TensorMap("embeddings.weight", ("embeddings.weight",)),
     *_linear("norm_mlstm", "norm_mlstm"),
     *_linear("mlstm.q", "mlstm_layer.q"),
@@ -132,7 +132,7 @@ FORMATS = (
         recognises=_is_transformers,
         read_config=read_transformers,
         model_class=XLSTM,
-        tensor_maps=RENAMES,
+        tensor_maps=TENSOR_MAPS,
         # xLSTMModel has no prefix, xLSTMForCausalLM has `backbone.`.
         prefixes=("", "backbone."),
         write_config=write_transformers,

@@ -243,11 +243,11 @@ def _device(device: str | None) -> str:
 
 
 def _list_shapes() -> None:
-    from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
+    from thalweg.bench.shapes import LOOKS, SHAPES
 
     table = Table("shape", "family", "layers × width", "like", box=None, padding=(0, 2, 0, 0))
     for shape in SHAPES.values():
-        table.add_row(shape.name, FAMILY_TITLES[shape.family], f"{shape.n_layers} × {shape.width}", shape.like)
+        table.add_row(shape.name, LOOKS[shape.family].title, f"{shape.n_layers} × {shape.width}", shape.like)
     stdout().print(table)
 
 

@@ -1,7 +1,7 @@
 """thalweg for users of transformers; transformers itself is imported when first needed.
 
 from thalweg.integrations.transformers import register
-register()                                     # AutoModel knows RWKV-7 and Gated DeltaNet from here on
+register()                          # AutoModel knows the families that transformers lacks from here on
 
 chunked.py    chunk by chunk through any transformers model that carries a cache, once it has proved exact
 modeling.py   thalweg's models as `PreTrainedModel`s: padding and caches exact, every family
@@ -18,34 +18,28 @@ import importlib
 from typing import TYPE_CHECKING
 
 from thalweg.errors import MissingExtraError
+from thalweg.families import FAMILIES
 from thalweg.integrations.transformers.chunked import Chunk, chunked_forward, iterate_chunks, verify
 from thalweg.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from thalweg.integrations.transformers.auto import register
     from thalweg.integrations.transformers.cache import RecurrentCache
-    from thalweg.integrations.transformers.configs import GatedDeltaNetConfig, RWKV7Config
-    from thalweg.integrations.transformers.modeling import (
-        FalconMambaModel,
-        GatedDeltaNetModel,
-        Mamba2Model,
-        MambaModel,
-        RecurrentModelOutput,
-        RWKV7Model,
-        ThalwegModel,
-        xLSTMModel,
-    )
+    from thalweg.integrations.transformers.modeling import RecurrentModelOutput, ThalwegModel
     from thalweg.integrations.transformers.world import RWKVWorldTokenizer
+
+_LAZY = {
+    "RWKVWorldTokenizer": ".world",
+    "RecurrentCache": ".cache",
+    "RecurrentModelOutput": ".modeling",
+    "ThalwegModel": ".modeling",
+    "register": ".auto",
+}
+_LAZY |= {row.model: ".modeling" for family in FAMILIES for row in family.transformers}
+_LAZY |= {row.config: ".configs" for family in FAMILIES if not family.in_transformers for row in family.transformers}
 
 __all__ = [
     "Chunk",
-    "FalconMambaModel",
-    "GatedDeltaNetConfig",
-    "GatedDeltaNetModel",
-    "Mamba2Model",
-    "MambaModel",
-    "RWKV7Config",
-    "RWKV7Model",
     "RWKVWorldTokenizer",
     "RecurrentCache",
     "RecurrentModelOutput",
@@ -54,8 +48,8 @@ __all__ = [
     "iterate_chunks",
     "register",
     "verify",
-    "xLSTMModel",
 ]
+__all__ += sorted(_LAZY.keys() - set(__all__))
 
 
 def _require_transformers() -> None:
@@ -65,25 +59,7 @@ def _require_transformers() -> None:
         raise MissingExtraError(f"{__name__} needs: pip install 'thalweg[transformers]'") from error
 
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "FalconMambaModel": ".modeling",
-        "GatedDeltaNetConfig": ".configs",
-        "GatedDeltaNetModel": ".modeling",
-        "Mamba2Model": ".modeling",
-        "MambaModel": ".modeling",
-        "RWKV7Config": ".configs",
-        "RWKV7Model": ".modeling",
-        "RWKVWorldTokenizer": ".world",
-        "RecurrentCache": ".cache",
-        "RecurrentModelOutput": ".modeling",
-        "ThalwegModel": ".modeling",
-        "register": ".auto",
-        "xLSTMModel": ".modeling",
-    },
-    _require_transformers,
-)
+__getattr__ = lazy_names(__name__, _LAZY, _require_transformers)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
-"""Configs of the families that transformers lacks: the keys of flash-linear-attention's config.json, with its defaults.
+"""Config classes of the families that transformers lacks: the keys of their format's config.json, with its defaults.
 
-Which keys there are, what they mean and their defaults is decided by the formats' own rows (`checkpoints/rwkv7.py`,
-`checkpoints/gated_deltanet.py`); here they become attributes.
+There is one for each such row of `families.py`. Which keys there are, what they mean and their defaults is decided by
+the format (`checkpoints/`); here they become attributes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
-from thalweg.checkpoints import gated_deltanet, rwkv7
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.formats import find_format
+from thalweg.families import FAMILIES, TransformersClass
 
 
-class _FormatConfig(PretrainedConfig):
+class FormatConfig(PretrainedConfig):
     """A config whose attributes are the keys of one format, all of them always written."""
 
     format: ClassVar[Format]
@@ -39,30 +40,33 @@ class _FormatConfig(PretrainedConfig):
         """Nothing to do: this code is installed and need not be copied into folders (see `checkpoints/auto_map.py`)."""
 
 
-class RWKV7Config(_FormatConfig):
-    """RWKV-7 "Goose", keys as in fla's RWKV7Config: hidden_size, num_hidden_layers, head_dim, value_dim, …"""
+def _config_class(row: TransformersClass) -> type[FormatConfig]:
+    def __init__(self: FormatConfig, **keys: Any) -> None:  # each needs its own: transformers makes one where none is
+        FormatConfig.__init__(self, **keys)
 
-    model_type = "rwkv7"
-    format = rwkv7.FORMATS[0]
-
-    def __init__(self, **keys: Any) -> None:  # each class needs its own: transformers makes one where there is none
-        """See `_FormatConfig`."""
-        super().__init__(**keys)
-
-
-class GatedDeltaNetConfig(_FormatConfig):
-    """Gated DeltaNet without attention layers, keys as in fla's GatedDeltaNetConfig: hidden_size, num_heads, …"""
-
-    model_type = "gated_deltanet"
-    format = gated_deltanet.FORMATS[0]
-
-    def __init__(self, **keys: Any) -> None:
-        """See `_FormatConfig`."""
-        super().__init__(**keys)
+    attributes: dict[str, Any] = {
+        "__init__": __init__,
+        "__module__": __name__,
+        "__doc__": f"A config with the keys of {row.format}'s config.json: hidden_size, num_hidden_layers, …",
+        "model_type": row.model_type,
+        "format": find_format(row.format),
+    }
+    return type(row.config, (FormatConfig,), attributes)
 
 
-def _described(config_class: type[_FormatConfig], keys: dict[str, Any]) -> dict[str, Any]:
+def _described(config_class: type[FormatConfig], keys: dict[str, Any]) -> dict[str, Any]:
     format = config_class.format
     assert format.write_config is not None
     written = format.write_config(format.read_config(Fields(keys, config_class.__name__)))
     return {key: value for key, value in written.items() if key not in ("architectures", "model_type")}
+
+
+CONFIGS: dict[str, type[FormatConfig]] = {
+    row.model_type: _config_class(row)
+    for family in FAMILIES
+    if not family.in_transformers
+    for row in family.transformers
+}
+"""`model_type` → class."""
+
+globals().update({each.__name__: each for each in CONFIGS.values()})  # where pickle and `auto_map` look for them

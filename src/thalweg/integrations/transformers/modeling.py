@@ -17,12 +17,13 @@ from transformers.utils.generic import ModelOutput
 
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.format import Format
-from thalweg.checkpoints.formats import FORMATS, keeps_float32
+from thalweg.checkpoints.formats import find_format, keep_float32_, keeps_float32
 from thalweg.engine.schedule import Schedule
 from thalweg.errors import InvalidInputError
+from thalweg.families import FAMILIES, TransformersClass
 from thalweg.integrations.transformers.batches import Step, check_batch, steps
 from thalweg.integrations.transformers.cache import RecurrentCache
-from thalweg.integrations.transformers.configs import GatedDeltaNetConfig, RWKV7Config
+from thalweg.integrations.transformers.configs import CONFIGS
 from thalweg.integrations.transformers.files import stored_tensors, write_config
 from thalweg.integrations.transformers.pretrained import load
 from thalweg.models.protocol import State
@@ -153,9 +154,7 @@ class ThalwegModel(transformers.PreTrainedModel):
     @classmethod
     def _random_stack(cls, config: Any) -> nn.Module:
         stack = cls.format.model_class(cls.format.read_config(Fields(config.to_dict(), type(config).__name__)))
-        for name, parameter in stack.named_parameters():
-            if keeps_float32(stack, name):
-                parameter.data = parameter.data.float()
+        keep_float32_(stack)
         return stack
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ThalwegModel:
@@ -227,54 +226,20 @@ class ThalwegModel(transformers.PreTrainedModel):
                 state_dict[f"{prefix}stack.{name}"] = tensor_map.load(state_dict.pop(prefix + stored))
 
 
-def _format(name: str) -> Format:
-    return next(format for format in FORMATS if format.name == name)
-
-
-class Mamba2Model(ThalwegModel):
-    """Mamba2."""
-
-    config_class = transformers.Mamba2Config
-    format = _format("mamba2/transformers")
-
-
-class MambaModel(ThalwegModel):
-    """Mamba1."""
-
-    config_class = transformers.MambaConfig
-    format = _format("mamba/transformers")
-
-
-class FalconMambaModel(ThalwegModel):
-    """Falcon-Mamba: Mamba1 with norms inside the mixer."""
-
-    config_class = transformers.FalconMambaConfig
-    format = _format("mamba/transformers")
-
-
-class xLSTMModel(ThalwegModel):
-    """xLSTM."""
-
-    config_class = transformers.xLSTMConfig
-    format = _format("xlstm/transformers")
-
-
-class RWKV7Model(ThalwegModel):
-    """RWKV-7 "Goose"; transformers has no such model."""
-
-    config_class = RWKV7Config
-    format = RWKV7Config.format
-
-
-class GatedDeltaNetModel(ThalwegModel):
-    """Gated DeltaNet without attention layers; transformers has no such model."""
-
-    config_class = GatedDeltaNetConfig
-    format = GatedDeltaNetConfig.format
+def _model_class(row: TransformersClass) -> type[ThalwegModel]:
+    config_class = CONFIGS.get(row.model_type) or getattr(transformers, row.config)
+    attributes: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": row.summary,
+        "config_class": config_class,
+        "format": find_format(row.format),
+    }
+    return type(row.model, (ThalwegModel,), attributes)
 
 
 MODELS: Mapping[str, type[ThalwegModel]] = {
-    model.config_class.model_type: model
-    for model in (Mamba2Model, MambaModel, FalconMambaModel, xLSTMModel, RWKV7Model, GatedDeltaNetModel)
+    row.model_type: _model_class(row) for family in FAMILIES for row in family.transformers
 }
 """`model_type` → class."""
+
+globals().update({model.__name__: model for model in MODELS.values()})  # where pickle and `auto_map` look for them
