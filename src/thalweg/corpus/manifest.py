@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thalweg.corpus.inputs import STDIN, InputFile
 from thalweg.errors import CorpusError
+from thalweg.inputs.files import STDIN, InputFile
 from thalweg.storage.durable import write_durably
 
 FORMAT = 1
