@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from thalweg.bench.results import LINES, TABLE, Results, read_rows
-from thalweg.errors import InvalidInputError
+from thalweg.errors import CorpusError, InvalidInputError
 
 from .points import row, tiny
 
@@ -74,7 +74,7 @@ def test_another_time_limit_is_the_same_point(tmp_path: Path) -> None:
 
 
 def test_one_writer(tmp_path: Path) -> None:
-    with Results(tmp_path), pytest.raises(InvalidInputError, match="another run is writing"):
+    with Results(tmp_path), pytest.raises(CorpusError, match="another run is writing"):
         Results(tmp_path)
     Results(tmp_path).__exit__()
 

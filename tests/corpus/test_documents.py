@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from thalweg.corpus.documents import Document, ReadFailure, read_documents
-from thalweg.corpus.inputs import InputFile, discover
-from thalweg.corpus.streams import Meter
-from thalweg.corpus.tables import Columns
+from thalweg.corpus.records import Columns
 from thalweg.errors import CorpusError
+from thalweg.inputs.discover import discover
+from thalweg.inputs.files import InputFile
+from thalweg.inputs.streams import Meter
 
 from .tiny import make_text
 
@@ -103,7 +104,10 @@ def test_binary_and_utf16_files_are_told_apart(tmp_path: Path) -> None:
     binary, wide = write(tmp_path / "a.txt", b"ab\0c"), write(tmp_path / "b.txt", "hello".encode("utf-16"))
     _, failures = read(binary, wide)
     assert failures[0] == ("a.txt", "looks binary: a NUL byte in its first 8 KiB")
-    assert failures[1] == ("b.txt", "UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8")
+    assert failures[1] == (
+        "b.txt",
+        "UTF-16, not UTF-8; use --encoding utf-16, or convert it with: iconv -f utf-16 -t utf-8",
+    )
 
 
 def test_gzip_is_unpacked(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 import thalweg
 from thalweg.corpus import Status
-from thalweg.corpus.inputs import InputFile
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.rows import part_schema
-from thalweg.corpus.streams import FileMeter, opened
 from thalweg.errors import CorpusError
+from thalweg.inputs.files import InputFile
+from thalweg.inputs.streams import FileMeter, opened
 
 from .corpora import assert_same_output, rows_of, run, write_corpus
 from .tiny import write_model
@@ -164,7 +164,7 @@ def test_failed_documents_are_tried_again(
         return opened(file, meter)
 
     with monkeypatch.context() as patch:
-        patch.setattr("thalweg.corpus.documents.opened", opened_sometimes)
+        patch.setattr("thalweg.inputs.streams.opened", opened_sometimes)
         broken_off(embedder, corpus, out, 5, schedule={"vertical_chunk_size": 256, "max_tokens_per_step": 1024})
     run(embedder, corpus, out, "resume")
     assert len(rows_of(out)[0]) == 41

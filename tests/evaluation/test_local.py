@@ -108,7 +108,7 @@ def test_the_mean_of_chunks_sees_what_a_cut_text_hides(tmp_path: Path, minilm: A
     ("name", "content", "words"),
     [
         ("sts/pairs.jsonl", '{"sentence1": "a", "sentence2": "b"}', "'score' must be a number"),
-        ("sts/pairs.jsonl", '{"sentence1": "a"', "not JSON lines"),
+        ("sts/pairs.jsonl", '{"sentence1": "a"', "line 1: not JSON"),
         ("sts/pairs.jsonl", "", "is empty"),
         ("classification/topics-test.jsonl.gz", '{"text": "a", "label": "birds"}', "'birds' does not occur"),
         ("classification/topics-train.jsonl.gz", '{"text": 3, "label": "birds"}', "'text' must be a text"),

@@ -20,9 +20,9 @@ from thalweg.evaluation.models import Contestant, instructed, other_models, our_
 from thalweg.evaluation.plots import write_plots
 from thalweg.evaluation.report import group_name, markdown, write_report
 from thalweg.evaluation.run import Outcome, evaluate
-from thalweg.evaluation.store import locked
 from thalweg.evaluation.table import Mean, Score, Table, make_table
 from thalweg.integrations.mteb import ThalwegEncoder
+from thalweg.storage.lock import hold
 
 from ..corpus.tiny import write_model
 from .by_hand import Pairs, hand_written_tasks
@@ -201,7 +201,7 @@ def test_lengths_of_tasks_and_of_splits_are_curves() -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tiny: thalweg.Embedder, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(CorpusError, match="another run is writing"):
+    with hold(tmp_path), pytest.raises(CorpusError, match="another run is writing"):
         evaluate([our_model(tiny)], [Pairs()], tmp_path)
     assert evaluate([our_model(tiny)], [Pairs()], tmp_path)[0].result
 

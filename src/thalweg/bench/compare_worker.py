@@ -19,12 +19,12 @@ from thalweg.bench.matmul_limit import set_inner_chunk
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY
 from thalweg.corpus.documents import Document, read_documents
-from thalweg.corpus.inputs import discover
-from thalweg.corpus.streams import Meter as BytesRead
-from thalweg.corpus.tables import Columns
+from thalweg.corpus.records import Columns
 from thalweg.embedder.embedder import Embedder
 from thalweg.engine.results import Failure
 from thalweg.errors import ThalwegError
+from thalweg.inputs.discover import discover
+from thalweg.inputs.streams import Meter as BytesRead
 
 LOAD = ("device", "dtype", "quantize", "revision", "head")
 ENCODE = ("prompt", "prompt_name", "max_length", "truncate_dim")

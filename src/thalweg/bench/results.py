@@ -1,24 +1,24 @@
 """The folder of a study: `results.jsonl`, one line a point, added to and never rewritten; `results.csv` from it.
 
-A line is on the disk before the next point begins. What a crash left of a half-written line is cut off when the folder
-is opened again, so a study goes on after any kill with the first point that has no line.
+A line is on the disk before the next point begins, so a study goes on after any kill with the first point that has no
+line.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from thalweg.bench.point import NOT_RUN, OK, OUT_OF_MEMORY, TIME_LIMIT, Point
 from thalweg.errors import InvalidInputError
-from thalweg.storage.durable import hold, write_durably
+from thalweg.storage.durable import write_durably
+from thalweg.storage.lines import Lines, read_lines
+from thalweg.storage.lock import hold
 
-LINES, TABLE, LOCK = "results.jsonl", "results.csv", ".lock"
+LINES, TABLE = "results.jsonl", "results.csv"
 
 LIMITED = (OUT_OF_MEMORY, TIME_LIMIT, NOT_RUN)
 """What came of a limit."""
@@ -34,23 +34,24 @@ class Results:
     """The rows of a folder, by point. A context manager: one process at a time writes."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._lock = hold(folder)
         try:
-            self._lock = hold(folder / LOCK)
-        except OSError as error:
-            raise InvalidInputError(f"another run is writing to {folder}; wait for it to end") from error
-        self._path = folder / LINES
-        _cut_torn_line(self._path)
-        self._by_key = {_key(row): row for row in read_rows(folder)}
+            self._lines = Lines(folder / LINES)
+            self._by_key = {_key(row): row for row in read_rows(folder)}
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> Results:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.write_table()
-        (self.folder / LOCK).unlink(missing_ok=True)
-        self._lock.close()
+        try:
+            self.write_table()
+        finally:
+            self._lines.close()
+            self._lock.release()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -78,10 +79,7 @@ class Results:
         """
         row = {"point": point.to_json(), **result}
         self._check_machine(row)
-        with open(self._path, "ab") as file:
-            file.write(json.dumps(row).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._lines.append(row)
         self._by_key[point.key] = row
         return row
 
@@ -103,15 +101,10 @@ class Results:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All rows of a folder, oldest first; of a point that was run again the latest."""
-    path = folder / LINES
-    if not path.exists():
-        return []
-    found: dict[str, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            row = json.loads(line)
-            found[_key(row)] = row
-    return list(found.values())
+    try:
+        return list({_key(row): row for _, row in read_lines(folder / LINES)}.values())
+    except (KeyError, TypeError) as error:
+        raise InvalidInputError(f"{folder / LINES} holds a line that is no point ({error!r}); take it out") from error
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -137,14 +130,3 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif not isinstance(value, list):
             flat[prefix + name] = value
     return flat
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        with open(path, "rb+") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())

@@ -25,6 +25,7 @@ from thalweg.cli.options import (
     load_model,
 )
 from thalweg.cli.progress import duration, progress_line
+from thalweg.inputs.formats import TABLE_SUFFIXES, TEXT_SUFFIXES
 
 if TYPE_CHECKING:
     from thalweg.corpus import Mode, Settings, Summary
@@ -38,8 +39,9 @@ def embed(
         typer.Argument(
             metavar="INPUT...",
             show_default=False,
-            help="Files, folders, globs, or - for stdin. A text file is one document; .jsonl, .csv, .tsv and .parquet "
-            "hold one a row; .gz of all these. Folders give .txt, .md and tables, hidden files left out.",
+            help=f"Files, folders, globs, or - for stdin. Tables ({', '.join(TABLE_SUFFIXES)}) hold one document a "
+            "row, any other file is one text; .gz of all these. Folders give tables, "
+            f"{' and '.join(TEXT_SUFFIXES)}, hidden files left out.",
         ),
     ],
     out: Annotated[
@@ -194,7 +196,7 @@ def _run(
     from thalweg.corpus import STDIN, check_free, companions, discover, embed_corpus, parts_path
 
     check_free(out, mode)
-    files, unreadable = discover(inputs, patterns=globs, lines=lines, exclude=[out, *companions(out)])
+    files, unreadable = discover(inputs, globs=globs, lines=lines, exclude=[out, *companions(out)])
     console = stderr()
     embedder = load_model(settings.model, settings.revision, device, dtype, quantize)
     try:

@@ -15,6 +15,7 @@ from thalweg.cli.console import INTERRUPTED, errors_told, stderr
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.errors import MissingExtraError
+from thalweg.inputs.formats import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from thalweg.cli.options import DtypeName
@@ -32,8 +33,8 @@ def mine(
         typer.Argument(
             metavar="DATA",
             show_default=False,
-            help="One data set of query and positive: a file or folder of .jsonl, .jsonl.gz or .parquet, hub:org/name, "
-            "or a named set such as open-synthetic-embeddings/CONFIG.",
+            help=f"One data set of query and positive: a file or folder of {', '.join(TABLE_SUFFIXES)} (also .gz), "
+            "hub:org/name, or a named set such as open-synthetic-embeddings/CONFIG.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", show_default=False, help="To write: .parquet or .jsonl.")],

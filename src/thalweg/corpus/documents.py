@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from thalweg.corpus.inputs import InputFile, printable
-from thalweg.corpus.streams import FileMeter, Meter, damage_reported, opened, text_pieces
-from thalweg.corpus.tables import Columns, read_table
+from thalweg.corpus.records import Columns, read_records
 from thalweg.errors import CorpusError
+from thalweg.inputs.files import InputFile, printable
+from thalweg.inputs.rows import Notes
+from thalweg.inputs.streams import FileMeter, Meter, damage_reported, opened_text, text_pieces
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,20 @@ class Finished(Protocol):
 
 
 def read_documents(
-    files: Iterable[InputFile], columns: Columns, finished: Finished, meter: Meter
+    files: Iterable[InputFile],
+    columns: Columns,
+    finished: Finished,
+    meter: Meter,
+    on_note: Notes = lambda note: None,
 ) -> Iterator[Document | ReadFailure]:
-    """The documents that are not finished, in order, and what stands in their place where one cannot be read."""
+    """The documents that are not finished, in order, and what stands in their place where one cannot be read.
+
+    on_note: told what had to be found out of a file, such as its encoding.
+    """
     for number, file in enumerate(files):
         share = FileMeter(meter, file.size)
         if file.is_table:
-            yield from _rows(number, file, columns, finished, share)
+            yield from _rows(number, file, columns, finished, share, on_note)
         elif finished.has(number, 0):
             share.skip()
         else:
@@ -73,7 +81,7 @@ def _whole(number: int, file: InputFile, meter: FileMeter) -> Document | ReadFai
 
 def _pieces(file: InputFile, meter: FileMeter) -> Generator[str, None, None]:
     try:
-        with damage_reported(), opened(file, meter) as stream:
+        with damage_reported(), opened_text(file, meter) as stream:
             yield from text_pieces(stream)
     finally:
         meter.finish()
@@ -85,11 +93,11 @@ def _joined(first: str, pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _rows(
-    number: int, file: InputFile, columns: Columns, finished: Finished, meter: FileMeter
+    number: int, file: InputFile, columns: Columns, finished: Finished, meter: FileMeter, on_note: Notes
 ) -> Iterator[Document | ReadFailure]:
     row = -1
     try:
-        for row, text, name in read_table(file, columns, meter):
+        for row, text, name in read_records(file, columns, meter, lambda note: on_note(f"{file.id}: {note}")):
             id_ = f"{file.id}:{row}" if name is None else name
             if isinstance(text, CorpusError):
                 yield ReadFailure(id_, text)

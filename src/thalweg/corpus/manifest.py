@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from thalweg.corpus.inputs import STDIN, InputFile
 from thalweg.errors import CorpusError
+from thalweg.inputs.files import STDIN, InputFile
+from thalweg.storage.durable import write_durably
 
 FORMAT = 1
 """Of the work folder; runs of another format cannot be resumed."""
@@ -36,6 +38,10 @@ class Manifest:
         for file in self.files:
             yield json.dumps([file.path, file.id, file.kind, file.size, file.modified_ns]) + "\n"
 
+    def write_inputs(self, path: Path) -> None:
+        """The inputs to a file."""
+        write_durably(path, lambda stream: stream.writelines(map(str.encode, self.input_lines())))
+
     def check_settings(self, earlier: Mapping[str, Any], where: str) -> None:
         """Hold this run to the summary of an earlier one.
 
@@ -44,19 +50,24 @@ class Manifest:
         """
         if earlier.get("format") != FORMAT:
             raise CorpusError(f"{where} was made by another version of thalweg; start over with --overwrite")
-        old, new = earlier["settings"], dict(self.settings)
+        old, new = earlier.get("settings"), dict(self.settings)
+        if not isinstance(old, dict):
+            raise CorpusError(f"the manifest of {where} is damaged; start over with --overwrite")
         differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         if differing:
             told = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in differing)
             raise CorpusError(f"{where} was made with other settings ({told}); repeat them or start over: --overwrite")
 
-    def check_inputs(self, earlier: Iterable[str], where: str) -> None:
-        """Hold this run to the input lines of an earlier one.
+    def check_inputs(self, earlier: Path) -> None:
+        """Hold this run to the inputs that an earlier one has written to a file.
 
         Raises:
             CorpusError: naming the first files that were added, removed or changed.
         """
-        old = {entry[0]: entry for entry in map(json.loads, earlier)}
+        try:
+            old = {entry[0]: entry for entry in map(json.loads, earlier.read_text(encoding="utf-8").splitlines())}
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise CorpusError(f"{earlier} is damaged ({error}); start over with --overwrite") from error
         new = {entry[0]: entry for entry in map(json.loads, self.input_lines())}
         changes = [f"{path} is new" for path in new.keys() - old.keys()]
         changes += [f"{path} is gone" for path in old.keys() - new.keys()]
@@ -66,7 +77,7 @@ class Manifest:
         if changes:
             more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             told = ", ".join(sorted(changes)[:_SHOWN]) + more
-            raise CorpusError(f"the inputs are not those of {where}: {told}; start over with --overwrite")
+            raise CorpusError(f"the inputs are not those of {earlier.parent}: {told}; start over with --overwrite")
 
     def check_repeatable(self) -> None:
         """Raises:

@@ -1,23 +1,20 @@
 """The work folder of a run: finished rows in small files that survive a crash, until the output is put together.
 
-`OUT.parts/` holds
-    manifest.json     settings and a digest of the inputs; written last, so a folder without it holds nothing
+`OUT.parts/` is a `WorkFolder` that holds
+    manifest.json     settings and a digest of the inputs
     inputs.jsonl      the input files with sizes and times
     part-*.arrow      finished rows: one record batch each, never touched again
     failures.jsonl    what could not be read; made anew by every run, as failed documents are tried again
-    lock              held while a run uses the folder
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,18 +24,17 @@ from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.rows import Row, list_column
 from thalweg.corpus.writers import FAILURES
 from thalweg.errors import CorpusError
-from thalweg.storage.durable import hold, sync_folder, write_durably
+from thalweg.storage.durable import write_durably
+from thalweg.storage.work_folder import WorkFolder, has_begun
 
-MANIFEST = "manifest.json"
 INPUTS = "inputs.jsonl"
-LOCK = "lock"
 
 PART_ROWS = 2048
 PART_CHARACTERS = 4 << 20
 """A part is written when it holds this much, or when it is old enough."""
 
 _PART = re.compile(r"part-(\d{8})\.arrow")
-_OURS = re.compile(rf"{_PART.pattern}|.*\.tmp|{MANIFEST}|{INPUTS}|{FAILURES}|{LOCK}")
+_CONTENTS = ("part-*.arrow", "*.tmp", INPUTS, FAILURES)
 _OPEN_PARTS = 64
 
 
@@ -59,21 +55,18 @@ class Parts:
         self._characters = 0
         self._saved_at = time.monotonic()
         self._open: OrderedDict[int, Any] = OrderedDict()
-        folder.mkdir(exist_ok=True)
-        self._lock = _locked(folder)
+        self._work = WorkFolder(folder, _CONTENTS)
         self._paths = sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
 
     @staticmethod
     def exist(folder: Path) -> bool:
         """Whether an unfinished run has left its rows there."""
-        return (folder / MANIFEST).is_file()
+        return has_begun(folder)
 
     def begin(self, manifest: Manifest) -> None:
         """Make the folder a new run's, dropping what an earlier one left."""
-        self._clear()
-        write_durably(self.folder / INPUTS, lambda stream: stream.writelines(map(str.encode, manifest.input_lines())))
-        summary = json.dumps(manifest.summary(), indent=2)
-        write_durably(self.folder / MANIFEST, lambda stream: stream.write(summary.encode()))
+        self._forget()
+        self._work.begin(manifest.summary(), lambda: manifest.write_inputs(self.folder / INPUTS))
 
     def resume(self, manifest: Manifest) -> None:
         """Go on with the run that left the folder.
@@ -81,10 +74,8 @@ class Parts:
         Raises:
             CorpusError: that run had other settings or inputs.
         """
-        summary = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest.check_settings(summary, str(self.folder))
-        with open(self.folder / INPUTS, encoding="utf-8") as lines:
-            manifest.check_inputs(lines, str(self.folder))
+        manifest.check_settings(self._work.manifest(), str(self.folder))
+        manifest.check_inputs(self.folder / INPUTS)
         for path in self.folder.glob("*.tmp"):
             path.unlink()
 
@@ -140,12 +131,9 @@ class Parts:
             yield pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
 
     def remove(self) -> None:
-        """The output is there: drop the folder. Without its manifest it counts for nothing, so a crash does no harm."""
-        self._clear()
-        self.close()
-        (self.folder / LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # something is in it that is not ours
-            self.folder.rmdir()
+        """The output is there: drop the folder."""
+        self._forget()
+        self._work.drop()
 
     def remove_if_empty(self) -> None:
         """Drop the folder if no row was ever saved: there is nothing to go on with."""
@@ -155,18 +143,11 @@ class Parts:
     def close(self) -> None:
         """Let other processes have the folder."""
         self._open.clear()
-        self._lock.close()
+        self._work.close()
 
-    def _clear(self) -> None:
-        strange = [path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)]
-        if strange:
-            raise CorpusError(f"{self.folder} holds {strange[0]!r}, which is not thalweg's; move it away")
+    def _forget(self) -> None:
+        """Let go of the files that are about to be removed."""
         self._open.clear()
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        sync_folder(self.folder)
-        for path in self.folder.iterdir():
-            if path.name != LOCK:
-                path.unlink()
         self._paths = []
 
     def _read(self, path: Path) -> Any:
@@ -189,10 +170,3 @@ def _batch(rows: list[Row], schema: pa.Schema) -> Any:
 def _write_batch(stream: Any, batch: Any) -> None:
     with pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    try:
-        return hold(folder / LOCK)
-    except OSError as error:
-        raise CorpusError(f"another run is writing to {folder}; wait for it to end") from error

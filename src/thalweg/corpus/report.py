@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from thalweg.corpus.documents import ReadFailure
-from thalweg.corpus.streams import Meter
 from thalweg.errors import CorpusError
+from thalweg.inputs.streams import Meter
 
 SHOWN = 10
 """Failures kept in memory for the summary; the file has them all."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from thalweg.corpus.assemble import assemble
 from thalweg.corpus.documents import Document, ReadFailure, read_documents
 from thalweg.corpus.index import Done
-from thalweg.corpus.inputs import InputFile, Unreadable
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.passages import Passage
@@ -23,6 +22,8 @@ from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.results import Embedding
 from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
+from thalweg.inputs.discover import Unreadable
+from thalweg.inputs.files import InputFile
 
 
 def _ignore(status: Status) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from thalweg.corpus.parts import Parts
-from thalweg.corpus.tables import Columns
+from thalweg.corpus.records import Columns
 from thalweg.corpus.writers import check_output, parts_path
 from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError

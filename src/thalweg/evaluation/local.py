@@ -1,11 +1,12 @@
 """The suite over local files: each file becomes a task of mteb's own abstract classes, so mteb's code scores it.
 
-    sts/NAME.jsonl[.gz]                                   sentence1, sentence2, score
-    classification/NAME-{train,test}.jsonl[.gz]           text, label; the test texts are clustered, too
-    retrieval/NAME/{corpus,queries,qrels}.jsonl[.gz]      id, title, text / id, text / query, doc, relevance
-    books.jsonl[.gz]                                      title, text: the hay of needle and passkey tasks
+    sts/NAME                                   sentence1, sentence2, score
+    classification/NAME-{train,test}           text, label; the test texts are clustered, too
+    retrieval/NAME/{corpus,queries,qrels}      id, title, text / id, text / query, doc, relevance
+    books                                      title, text: the hay of needle and passkey tasks
 
-The tasks are called `local-…`: they are measured as mteb measures, but are no part of any benchmark.
+Files are JSON lines or any other format that has rows (`thalweg.inputs.formats`), packed or not. The tasks are called
+`local-…`: they are measured as mteb measures, but are no part of any benchmark.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from thalweg.errors import CorpusError
 from thalweg.evaluation.needles import LENGTHS, Haystacks, Kind
 from thalweg.evaluation.rows import (
-    SUFFIXES,
     Row,
     digest,
+    find_row_file,
     id_of,
     number_of,
     read_rows,
@@ -57,12 +58,15 @@ def local_tasks(
     retrieval = folder / "retrieval"
     tasks += [_retrieval(path) for path in sorted(retrieval.iterdir()) if path.is_dir()] if retrieval.is_dir() else []
     if lengths is None:
-        lengths = LENGTHS if any((folder / f"books{suffix}").is_file() for suffix in SUFFIXES) else ()
+        lengths = LENGTHS if find_row_file(folder, "books") else ()
     if lengths:
-        books = [text_of(row, "text", folder / "books.jsonl.gz") for row in read_rows(row_file(folder, "books"))]
+        path = row_file(folder, "books")
+        books = [text_of(row, "text", path) for row in read_rows(path)]
         tasks += needle_tasks(books, lengths, documents, queries, seed)
     if not tasks:
-        raise CorpusError(f"{folder} has no sts/, classification/, retrieval/ or books with .jsonl or .jsonl.gz files")
+        raise CorpusError(
+            f"{folder} has no sts/, classification/, retrieval/ or books with files of rows, such as .jsonl"
+        )
     return tasks
 
 
@@ -156,14 +160,14 @@ def _retrieval(folder: Path) -> AbsTask:
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
             corpus = [
                 {
-                    "id": id_of(row, paths["corpus"]),
+                    "id": id_of(row, "id", paths["corpus"]),
                     "title": row.get("title") or "",
                     "text": text_of(row, "text", paths["corpus"]),
                 }
                 for row in read_rows(paths["corpus"])
             ]
             queries = [
-                {"id": id_of(row, paths["queries"]), "text": text_of(row, "text", paths["queries"])}
+                {"id": id_of(row, "id", paths["queries"]), "text": text_of(row, "text", paths["queries"])}
                 for row in read_rows(paths["queries"])
             ]
             self.dataset = _collection(Dataset.from_list(corpus), queries, _qrels(paths["qrels"], corpus, queries))
@@ -204,8 +208,13 @@ def _documents(haystacks: Haystacks) -> Iterator[Row]:
         yield {"id": f"d{number}", "title": "", "text": text}
 
 
-def _collection(corpus: Any, queries: list[Row], qrels: dict[str, dict[str, int]]) -> Any:
-    split = {"corpus": corpus, "queries": Dataset.from_list(queries), "relevant_docs": qrels, "top_ranked": None}
+def _collection(corpus: Any, queries: Sequence[Row], qrels: dict[str, dict[str, int]]) -> Any:
+    split = {
+        "corpus": corpus,
+        "queries": Dataset.from_list(list(map(dict, queries))),
+        "relevant_docs": qrels,
+        "top_ranked": None,
+    }
     return {"default": {"test": split}}
 
 
@@ -213,14 +222,15 @@ def _splits(splits: dict[str, dict[str, Any]]) -> Any:
     return DatasetDict({name: Dataset.from_dict(columns) for name, columns in splits.items()})
 
 
-def _qrels(path: Path, corpus: list[Row], queries: list[Row]) -> dict[str, dict[str, int]]:
+def _qrels(path: Path, corpus: Sequence[Row], queries: Sequence[Row]) -> dict[str, dict[str, int]]:
     known = {"doc": {row["id"] for row in corpus}, "query": {row["id"] for row in queries}}
     qrels: dict[str, dict[str, int]] = {}
     for row in read_rows(path):
+        found = {key: id_of(row, key, path) for key in known}
         for key, ids in known.items():
-            if row.get(key) not in ids:
-                raise CorpusError(f"{path}: {key} {row.get(key)!r} is not among the ids of its file")
-        qrels.setdefault(row["query"], {})[row["doc"]] = int(number_of(row, "relevance", path))
+            if found[key] not in ids:
+                raise CorpusError(f"{path}: {key} {found[key]!r} is not among the ids of its file")
+        qrels.setdefault(found["query"], {})[found["doc"]] = int(number_of(row, "relevance", path))
     return qrels
 
 

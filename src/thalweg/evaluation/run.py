@@ -12,8 +12,9 @@ import mteb
 
 from thalweg.evaluation.lengths import score_by_length
 from thalweg.evaluation.models import Contestant
-from thalweg.evaluation.store import Store, locked
+from thalweg.evaluation.store import Store
 from thalweg.integrations.mteb import ThalwegEncoder
+from thalweg.storage.lock import hold
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -58,7 +59,7 @@ def evaluate(
     A task that fails (its data cannot be had, say) is an outcome with an error, and the others go on.
     """
     outcomes = []
-    with locked(folder):
+    with hold(folder):
         store = Store(folder, list(tasks))
         for contestant in contestants:
             mine = [task for task in tasks if contestant.takes(task)]

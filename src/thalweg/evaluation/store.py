@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import mteb
 from mteb.results import TaskResult
 
-from thalweg.errors import CorpusError
-from thalweg.storage.durable import hold, move_durably, sync_file
+from thalweg.storage.durable import move_durably, sync_file
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.models import ModelMeta
-
-
-def locked(folder: Path) -> IO[bytes]:
-    """The lock of a folder of results, held until it is closed.
-
-    Raises:
-        CorpusError: another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return hold(folder / "lock")
-    except OSError as error:
-        raise CorpusError(
-            f"another run is writing to {folder}; wait for it to end, or choose another folder"
-        ) from error
 
 
 class Store(mteb.ResultCache):

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 
 def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file that then takes the place of `path` at once."""
+    """Have `write` fill a file that then takes the place of `path` at once.
+
+    Raises:
+        OSError: naming the file, which is as it was before.
+    """
     fresh = path.with_name(f"{path.name}.tmp")
-    with open(fresh, "wb") as stream:
-        write(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    move_durably(fresh, path)
+    with errors_named(path):
+        try:
+            with open(fresh, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except BaseException:
+            fresh.unlink(missing_ok=True)  # half a file helps nobody, least of all on a full disk
+            raise
+        move_durably(fresh, path)
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -26,7 +36,7 @@ def move_durably(source: Path, target: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Have the file's bytes on the disk."""
-    with open(path, "rb+") as stream:
+    with errors_named(path), open(path, "rb+") as stream:
         os.fsync(stream.fileno())
 
 
@@ -41,20 +51,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def hold(path: Path) -> IO[bytes]:
-    """A lock file, held until it is closed; the system lets go of it if the process dies.
-
-    Raises:
-        OSError: another process holds it.
-    """
-    stream = open(path, "ab")  # noqa: SIM115
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file: "No space left on device" says nothing without it."""
     try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once are not noticed there
-        return stream
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
         raise
-    return stream

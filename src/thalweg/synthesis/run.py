@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thalweg.errors import EndpointError
+from thalweg.storage.lines import Lines
 from thalweg.synthesis.client import REQUEST_FAILED, ChatClient, Endpoint, Reply, Usage
 from thalweg.synthesis.output import write_results
 from thalweg.synthesis.pacing import Pace
 from thalweg.synthesis.prompts import Prompt, brainstorm_prompt, example_prompt
 from thalweg.synthesis.schema import Rejected, check_example, check_tasks, same_text
 from thalweg.synthesis.settings import Settings
-from thalweg.synthesis.store import Lines, Store
+from thalweg.synthesis.store import Store
 from thalweg.synthesis.tasks import KINDS, TaskType
 
 if TYPE_CHECKING:

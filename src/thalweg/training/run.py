@@ -24,6 +24,7 @@ from thalweg.errors import InvalidInputError
 from thalweg.gradients.lora import add_lora, merge_lora
 from thalweg.gradients.qlora import quantize_4bit
 from thalweg.integrations.sentence_transformers import from_embedder
+from thalweg.storage.work_folder import publish_folder
 from thalweg.training.data import load_training_data
 from thalweg.training.dev_scores import Evaluators, as_one, dev_evaluators
 from thalweg.training.extras import require_4bit
@@ -33,7 +34,7 @@ from thalweg.training.recipes import RECIPE_FILE, Recipe
 from thalweg.training.report import PLOT_FILE, Facts, edit_card, write_plot
 from thalweg.training.teacher import TeacherCache, TeacherVectors
 from thalweg.training.trainer import Trainer, last_checkpoint
-from thalweg.training.workspace import Mode, check_same, digest, held, publish, run_folder
+from thalweg.training.workspace import Mode, check_same, digest, held, run_folder
 
 if TYPE_CHECKING:
     from thalweg.embedder.embedder import Embedder
@@ -263,7 +264,7 @@ class _Run:
         shutil.copy(self.folder / LOG_FILE, fresh)
         if (self.folder / EVENTS).exists():
             shutil.copytree(self.folder / EVENTS, fresh / EVENTS)
-        publish(fresh, self.out)
+        publish_folder(fresh, self.out, self.folder)
 
     def _unquantized(self, trained: Embedder, model: str | Path | None, revision: str | None) -> Embedder:
         """The model as it was, with the adapters that were trained on its weights in 4 bits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import tracemalloc
 from collections import Counter
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from thalweg.errors import CorpusError, InvalidInputError
+from thalweg.inputs.formats import TABLE_SUFFIXES
 from thalweg.training.data import TrainingData, load_training_data
 
 from .tables import pairs, triples, write_rows
@@ -176,9 +179,30 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         load_training_data([])
     with pytest.raises(InvalidInputError, match="must be a list"):
         load_training_data("a.jsonl")
-    (tmp_path / "a.csv").write_text("query,positive\n")
-    with pytest.raises(CorpusError, match=r"a.csv' is not among the formats that are read \(.jsonl"):
-        load_training_data([str(tmp_path / "a.csv")])
+    (tmp_path / "a.txt").write_text("query,positive\n")
+    with pytest.raises(CorpusError, match=r"a.txt' is not among the formats that are read \(.jsonl"):
+        load_training_data([str(tmp_path / "a.txt")])
+
+
+@pytest.mark.parametrize("suffix", TABLE_SUFFIXES)
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_every_format_of_rows_is_read(tmp_path: Path, suffix: str, packed: str) -> None:
+    """By the one table of formats that `thalweg embed` has."""
+    content: dict[str, bytes] = {
+        ".json": json.dumps(pairs(3), indent=1).encode(),
+        ".csv": b'query;positive;note\n"question 0";answer 0;x\nquestion 1;answer 1;\nquestion 2;answer 2;\n',
+        ".tsv": b"query\tpositive\nquestion 0\tanswer 0\nquestion 1\tanswer 1\nquestion 2\tanswer 2\n",
+    }
+    content[".tab"] = content[".tsv"]
+    content[".parquet"] = write_rows(tmp_path / "x" / "a.parquet", pairs(3)).read_bytes()
+    data = content.get(suffix) or write_rows(tmp_path / "x" / "a.jsonl", pairs(3)).read_bytes()
+    path = tmp_path / f"A{suffix.upper()}{packed}"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    (dataset,) = load_training_data([str(path)]).datasets.values()
+    assert dataset[:] == {
+        "anchor": [f"question {i}" for i in range(3)],
+        "positive": [f"answer {i}" for i in range(3)],
+    }
 
 
 def test_rows_are_memory_mapped_and_read_once(tmp_path: Path, cache: Path) -> None:

@@ -152,8 +152,8 @@ def test_missing_columns_are_named(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (b'{"query": "q", "positive": ', "is not JSON"),
-        (b'["q", "p"]', "is not an object"),
+        (b'{"query": "q", "positive": ', "not JSON: "),
+        (b'["q", "p"]', "a JSON object was expected, not list"),
         (b'{"query": "\xff"}', "not UTF-8: byte 0xff at offset 11"),
     ],
 )

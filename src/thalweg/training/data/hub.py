@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.errors import CorpusError
+from thalweg.inputs import formats
+from thalweg.inputs.formats import TABLE_SUFFIXES
 from thalweg.training.data.extras import require_datasets
-from thalweg.training.data.files import SUFFIXES
+from thalweg.training.data.files import is_data_file
 
 CARD = "README.md"
 _DEFAULT_SPLIT = "train"
@@ -59,7 +61,7 @@ class Repository:
         if not configs:
             if config is not None:
                 raise CorpusError(f"{self.name!r} has no configs, so no {config!r}; leave it out, or name a file")
-            folder = self._snapshot([f"*{suffix}" for suffix in SUFFIXES], self.commit)
+            folder = self._snapshot(formats.patterns(TABLE_SUFFIXES), self.commit)
             paths = choose(self._inferred(folder), split, f"{self.name!r} has no split")
             return Download(tuple(map(Path, paths)), self.commit, self.licence)
         patterns = choose(self._of_config(configs, config), split, f"{self.name!r} has no split")
@@ -80,18 +82,18 @@ class Repository:
             found = datasets.load_dataset_builder(str(folder)).config.data_files
         except Exception as error:  # datasets has many, for a repository that it cannot make sense of
             raise CorpusError(
-                f"{self.name!r} holds no files that can be read ({', '.join(SUFFIXES)}): {type(error).__name__}"
+                f"{self.name!r} holds no files that can be read ({', '.join(TABLE_SUFFIXES)}): {type(error).__name__}"
             ) from error
         return {str(name): list(paths) for name, paths in (found or {}).items()}
 
     def _download(self, patterns: Sequence[str], what: str) -> Download:
         folder = self._snapshot(patterns, self.commit)
         found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-        files = tuple(sorted(path for path in found if path.name.lower().endswith(SUFFIXES)))
+        files = tuple(sorted(path for path in found if is_data_file(path.name)))
         if not files:
             raise CorpusError(
-                f"{self.name!r} has no {what} among its data ({', '.join(SUFFIXES)}) at commit {self.commit[:12]}, or "
-                "they are not in the cache and the hub cannot be reached"
+                f"{self.name!r} has no {what} among its data ({', '.join(TABLE_SUFFIXES)}) at commit "
+                f"{self.commit[:12]}, or they are not in the cache and the hub cannot be reached"
             )
         return Download(files, self.commit, self.licence)
 

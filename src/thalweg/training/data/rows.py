@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from thalweg.corpus.streams import check_text
 from thalweg.errors import CorpusError
+from thalweg.inputs.streams import check_text
 
 QUERY = ("anchor", "query", "question")
 POSITIVE = ("positive", "pos", "positives", "positive_passages", "document", "text", "answer", "passage")

@@ -1,6 +1,6 @@
 """What a spec stands for: files, with name, weight, instructions and licence.
 
-FILE | FOLDER | GLOB                            .jsonl, .json (JSON lines), .gz of both, .parquet
+FILE | FOLDER | GLOB                            a format with rows of `thalweg.inputs.formats`
 hub:org/name[/CONFIG | /FILE][:SPLIT][#REVISION]
 NAME[/MEMBER][=FOLDER]                          a named set of `sets.py`, from the hub or from a local copy
 any of these with @WEIGHT at its end
@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from thalweg.corpus.inputs import InputFile
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.training.data.files import SUFFIXES, find_files, group_files
+from thalweg.inputs.files import InputFile
+from thalweg.inputs.formats import TABLE_SUFFIXES
+from thalweg.training.data.files import find_files, group_files, is_data_file
 from thalweg.training.data.hub import Download, LocalCopy, Repository, config_splits, read_card
 from thalweg.training.data.sets import SETS, Member, NamedSet
 
@@ -100,8 +101,8 @@ def _of_path(target: str) -> list[Source]:
     except CorpusError as error:
         known = ", ".join(SETS)
         raise CorpusError(
-            f"data set {target!r}: {error}; a data set is a file or folder of {', '.join(SUFFIXES)}, hub:org/name, or "
-            f"one of: {known}"
+            f"data set {target!r}: {error}; a data set is a file or folder of {', '.join(TABLE_SUFFIXES)}, "
+            f"hub:org/name, or one of: {known}"
         ) from error
     groups = group_files(files, Path(target) if Path(target).is_dir() else None)
     return [Source(name, tuple(group), _file_names(group)) for name, group in groups.items()]
@@ -113,7 +114,7 @@ def _of_hub(target: str) -> Source:
         raise CorpusError(f"{target!r} is no data set of the hub; write hub:org/name[/CONFIG][:SPLIT][#REVISION]")
     name, inner, split, revision = match.groups()
     repository = Repository(name, revision)
-    if inner is not None and inner.lower().endswith(SUFFIXES):
+    if inner is not None and is_data_file(inner):
         if split is not None:
             raise CorpusError(f"{target!r} names files and a split; leave one of them out")
         download = repository.files(inner)

@@ -11,7 +11,6 @@ import numpy as np
 
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.settings import Mode
-from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
 from thalweg.storage.durable import write_durably
 from thalweg.training.data import build as building
@@ -23,7 +22,7 @@ from thalweg.training.data.mining.passages import Passages, write_passages
 from thalweg.training.data.mining.rule import Rule, choose
 from thalweg.training.data.mining.texts import Texts
 from thalweg.training.data.mining.vectors import VectorStore
-from thalweg.training.data.mining.work import WorkFolder, check_out
+from thalweg.training.data.mining.work import check_out, working
 from thalweg.training.data.sources import Source, resolve, resolve_specs
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def mine_hard_negatives(
     out = Path(out)
     check_out(out, mode)
     run = _Run(spec, out, MiningEmbedder(model), rule or Rule(), corpus, query_prompt, document_prompt)
-    with WorkFolder(parts_path(out), run.manifest(), mode) as folder:
+    with working(out, run.manifest(), mode) as folder:
         return run.write(folder, on_status or (lambda status: None))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.corpus import discover
 from thalweg.errors import CorpusError
+from thalweg.inputs.discover import discover
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_kinds_sizes_and_times_are_noted(root: Path) -> None:
 
 
 def test_patterns_replace_what_folders_give(root: Path) -> None:
-    assert ids(root, patterns=["*.py"]) == ["x.py"]
-    assert ids(root, patterns=["sub/*", "x.*"]) == ["sub/c.txt.gz", "sub/t.jsonl", "x.py"]
+    assert ids(root, globs=["*.py"]) == ["x.py"]
+    assert ids(root, globs=["sub/*", "x.*"]) == ["sub/c.txt.gz", "sub/t.jsonl", "x.py"]
 
 
 def test_a_named_file_is_always_read_and_called_as_it_was_named(root: Path) -> None:
