@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from thalweg.cli.bench_progress import bench_progress, told
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
 from thalweg.cli.options import Debug, Device, check_device, lasting_name
 
@@ -217,10 +216,10 @@ def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, ret
             raise typer.Exit(INTERRUPTED) from None
         pictures = draw(results.rows, out)
     if not quiet:
-        table = Table("point", "what became of it", box=None, padding=(0, 2, 0, 0))
+        results_table = table("point", "what became of it")
         for row in rows:
-            table.add_row(*told(row))
-        stdout().print(table)
+            results_table.add_row(*told(row))
+        stdout().print(results_table)
         console.print(f"points: {len(rows):,} → {out / 'results.jsonl'}, results.csv; pictures: {len(pictures)}")
     return sum(row["status"] == ERROR for row in rows)
 
@@ -245,13 +244,13 @@ def _device(device: str | None) -> str:
 def _list_shapes() -> None:
     from thalweg.bench.shapes import FAMILY_TITLES, SHAPES
 
-    table = Table("shape", "family", "layers × width", "like", box=None, padding=(0, 2, 0, 0))
+    shapes = table("shape", "family", "layers × width", "like")
     for shape in SHAPES.values():
-        table.add_row(shape.name, FAMILY_TITLES[shape.family], f"{shape.n_layers} × {shape.width}", shape.like)
-    stdout().print(table)
+        shapes.add_row(shape.name, FAMILY_TITLES[shape.family], f"{shape.n_layers} × {shape.width}", shape.like)
+    stdout().print(shapes)
 
 
 def _list_points(points: list[Point]) -> None:
     for point in points:
-        typer.echo(point.title)
+        stdout().print(point.title, soft_wrap=True)
     stderr().print(f"{len(points):,} points")

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import duration
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ def bench_progress(console: Console, quiet: bool) -> Iterator[Callable[[Status],
 
         yield tell
         return
-    with Progress(BarColumn(20), TextColumn("{task.description}"), console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         task = bar.add_task("starting", total=None)
 
         def follow(status: Status) -> None:

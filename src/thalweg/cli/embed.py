@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, table, text
 from thalweg.cli.options import (
     Debug,
     Device,
@@ -217,10 +214,10 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
         console.print(f"{out} is complete: {summary.documents:,} documents, {summary.rows:,} vectors; nothing to do")
         return
     if summary.shown:
-        table = Table("document", "what happened", box=None, padding=(0, 2, 0, 0))
+        failures = table("document", "what happened")
         for told in summary.shown:
-            table.add_row(Text(told.id), Text(told.reason, style="" if told.skipped else "red"))
-        console.print(table)
+            failures.add_row(told.id, text(told.reason, "" if told.skipped else "red"))
+        console.print(failures)
         more = summary.failed + summary.skipped - len(summary.shown)
         console.print(
             f"{summary.failed:,} failed, {summary.skipped:,} skipped"

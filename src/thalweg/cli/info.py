@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from thalweg.cli.console import errors_told, stdout
+from thalweg.cli.console import errors_told, stdout, table
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 
 if TYPE_CHECKING:
@@ -32,10 +31,10 @@ def info(
         embedder = load_model(model, revision, device, dtype, quantize)
         console = stdout()
         for rows in (_facts(embedder), _memory(embedder)):
-            table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+            facts = table()
             for name, value in rows:
-                table.add_row(name, value, style=None)
-            console.print(table)
+                facts.add_row(name, value)
+            console.print(facts)
             console.print()
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thalweg.cli.console import INTERRUPTED, errors_told, stderr
+from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.errors import MissingExtraError
@@ -180,8 +178,7 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[MiningStatus]
     if not shown or not console.is_terminal:
         yield lambda status: None
         return
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "count", "words", "elapsed") as bar:
         task = bar.add_task("reading the data", total=None)
         yield lambda status: bar.update(
             task, description=STAGES[status.stage], total=status.total, completed=status.done

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.system.resident import resident_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def progress_line(console: Console, shown: bool) -> Iterator[Callable[[Status], 
 
         yield tell
         return
-    with Progress(BarColumn(20), TextColumn("{task.description}"), console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         task = bar.add_task("starting", total=None)
 
         def follow(status: Status) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from thalweg.cli import list_options as lists
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Device, load_model
 from thalweg.cli.progress import duration
 from thalweg.cli.silence_libraries import libraries_quiet

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import LOG_EVERY, duration
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ Price = tuple[float, float] | None
 class SynthProgress:
     """Follows a run: on a terminal in one line that is redrawn, else a line a minute."""
 
-    def __init__(self, console: Console, price: Price, bar: Progress | None, shown: bool) -> None:
+    def __init__(self, console: Console, price: Price, bar: ProgressBar | None, shown: bool) -> None:
         self._console, self._price, self._bar, self._shown = console, price, bar, shown
         self._began = self._told = time.monotonic()
         self._examples_began: float | None = None
@@ -57,8 +55,7 @@ def synth_progress(console: Console, price: Price, shown: bool) -> Iterator[Synt
     if not shown or not console.is_terminal:
         yield SynthProgress(console, price, None, shown)
         return
-    columns = (BarColumn(20), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         yield SynthProgress(console, price, bar, shown)
 
 

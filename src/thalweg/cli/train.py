@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from thalweg.cli.console import INTERRUPTED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr, stdout, table
 from thalweg.cli.options import Debug, Revision, lasting_name
 from thalweg.cli.progress import LOG_EVERY, duration
 from thalweg.cli.silence_libraries import libraries_quiet
@@ -136,7 +133,7 @@ def train(
 
 def _show(console: Console, recipe: Recipe) -> None:
     """A setting a line, as `--set` takes it."""
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid = table()
     for name, value, about in recipe.describe():
         grid.add_row(f"{name}={value}", about)
     console.print(grid)
@@ -210,14 +207,7 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[Status], None
     if not shown:
         yield lambda status: None
         return
-    columns = (
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with ProgressBar(console, "bar", "count", "elapsed", "left", "words") as bar:
         task = bar.add_task("loading", total=None)
         told = [bar.get_time()]
 
