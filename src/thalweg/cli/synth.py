@@ -184,10 +184,17 @@ def synth(
         from thalweg.synthesis.settings import Settings
         from thalweg.synthesis.tasks import counts_of_total, parse_counts
 
+        chosen = parse_languages(languages) if languages else default_languages()
+        left_out: list[TaskType] = ["bitext"] if counts is None and len(chosen) == 1 else []
+        if left_out and not quiet:
+            stderr().print(
+                f"bitext is left out, as a translation needs two languages and {next(iter(chosen))} is the only one; "
+                f"the other types share the {total:,} examples"
+            )
         settings = Settings(
-            counts=parse_counts(counts) if counts is not None else counts_of_total(total or 0),
+            counts=parse_counts(counts) if counts is not None else counts_of_total(total or 0, left_out),
             seed=seed,
-            languages=parse_languages(languages) if languages else default_languages(),
+            languages=chosen,
             concurrency=concurrency,
             attempts=attempts,
             tasks_per_call=tasks_per_call,
