@@ -37,25 +37,36 @@ def test_a_run_and_what_it_leaves(thalweg_command: Command, files: dict[str, Pat
     done = thalweg_command(*arguments)
     assert done.exit_code == 0, done.output
     assert "6 steps" in done.stderr
-    assert "step 0: sts " in done.stderr
+    assert "step 0: sts Spearman " in done.stderr
+    assert ", pairs nDCG@10 " in done.stderr
+    assert f"Next: thalweg embed FOLDER --model {out} -o vectors.parquet" in done.stderr
     assert "texts were cut to max_length" in done.stderr
     assert not Path(f"{out}.run").exists()
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     steps = [entry for entry in log if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, 7))
+    assert steps[0]["learning_rate"] == 1e-3
     assert steps[1]["learning_rate"] == 2e-3
     assert steps[-1]["learning_rate"] < steps[2]["learning_rate"]
     assert [(entry["step"], list(entry["dev"])) for entry in log if "dev" in entry] == [
         (0, ["sts", "pairs"]),
         (6, ["sts", "pairs"]),
     ]
+    assert all(entry["metric"] == {"sts": "Spearman", "pairs": "nDCG@10"} for entry in log if "dev" in entry)
     written = json.loads((out / "recipe.json").read_text())
     assert written["recipe"]["batch_size"] == 16
     assert written["data"][0]["rows"] == 32
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "tensorboard").exists() == (importlib.util.find_spec("tensorboard") is not None)
     card = (out / "README.md").read_text()
-    for part in ("# out\n", "## Training", "Trained by `thalweg train`", f"{steps[-1]['tokens']:,}", "| sts | ", "32"):
+    for part in (
+        "# out\n",
+        "## Training",
+        "Trained by `thalweg train`",
+        f"{steps[-1]['tokens']:,}",
+        "| sts | Spearman | ",
+        "| pairs | nDCG@10 | ",
+    ):
         assert part in card
     assert str(out.parent) not in card + json.dumps(written)
     before, after = thalweg.load(files["model"]), thalweg.load(out)
@@ -103,6 +114,28 @@ def test_adapters_are_merged(thalweg_command: Command, files: dict[str, Path]) -
     assert changed == {name for name in before if name.endswith(("in_proj.weight", "out_proj.weight"))}
 
 
+def test_a_first_try_with_defaults_on_little_data(thalweg_command: Command, files: dict[str, Path]) -> None:
+    """600 rows are one step of the default's 2,048: it is made, at the full rate, and better advice is given."""
+    write_pairs(files["pairs"], 600, words=3)
+    out = files["out"]
+    done = thalweg_command("train", files["model"], files["pairs"], "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "the run has 1 step, fewer than the warm-up of 100 steps, so warmup_steps=0 is used" in done.stderr
+    assert "--set batch_size=16 makes more of them" in done.stderr
+    assert "1 step, " in done.stderr
+    (step,) = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert step["learning_rate"] == 4e-4
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["warmup_steps"] == 0
+    before, after = (thalweg.load(files[name]).encode(["the river"]) for name in ("model", "out"))
+    assert np.abs(before - after).max() > 0
+    advised = thalweg_command(
+        *["train", files["model"], files["pairs"], "-o", out, "--overwrite", "--set", "batch_size=16"]
+    )
+    assert advised.exit_code == 0, advised.output
+    assert "the run has 38 steps, fewer than the warm-up of 100 steps, so warmup_steps=3 is used" in advised.stderr
+    assert "makes more of them" not in advised.stderr
+
+
 def test_a_recipe_is_shown(thalweg_command: Command) -> None:
     shown = thalweg_command("train", "--recipe", "e5-mistral", "--print", "--set", "learning_rate=1e-3")
     assert shown.exit_code == 0
@@ -119,7 +152,6 @@ def test_a_recipe_is_shown(thalweg_command: Command) -> None:
         (["--recipe", "distill", "--teacher", "/none", *QUICK], "cannot load '/none'"),
         (["--set", "quantize_4bit=true", *QUICK], "quantize_4bit=true needs a CUDA device, but this run is on 'cpu'"),
         (["--set", "matryoshka=64", *QUICK], "matryoshka=64 is wider than the model's vectors, which have 32"),
-        ([], "warmup_steps=100, but the run has 1 steps of 2048 rows"),
         (["--device", "cuda:7"], "device must be cpu, cuda or mps, got 'cuda:7'"),
         (["--dev", "none.jsonl", *QUICK], "dev set none.jsonl is no file"),
         (["--set", "learning_rate=1e30", "--recipe", "tiny", *QUICK], "the loss is nan in step"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, 
 from thalweg.cli.options import Debug, Revision, lasting_name
 from thalweg.cli.progress import LOG_EVERY, duration
 from thalweg.cli.silence_libraries import libraries_quiet
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.training.progress_log import Status
@@ -194,11 +196,16 @@ def _tell(console: Console, summary: Summary) -> None:
         console.print(f"{summary.cut:,} texts were cut to max_length")
     again = f", from step {summary.first_step:,} on" if summary.first_step else ""
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
-    scores = "".join(f", {name} {score:.4f}" for name, score in summary.scores.items())
+    scores = "".join(f", {_score(name, summary.metric, score)}" for name, score in summary.scores.items())
     console.print(
-        f"{summary.steps:,} steps{again}, {summary.tokens:,} tokens in {duration(summary.seconds)}{loss}{scores} "
-        f"→ {summary.out}"
+        f"{counted(summary.steps, 'step')}{again}, {counted(summary.tokens, 'token')} in "
+        f"{duration(summary.seconds)}{loss}{scores} → {summary.out}"
     )
+    console.print(f"Next: thalweg embed FOLDER --model {shlex.quote(str(summary.out))} -o vectors.parquet")
+
+
+def _score(name: str, metric: Mapping[str, str], score: float) -> str:
+    return f"{name} {metric[name]} {score:.4f}" if name in metric else f"{name} {score:.4f}"
 
 
 @contextmanager
@@ -212,6 +219,9 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[Status], None
         told = [bar.get_time()]
 
         def follow(status: Status) -> None:
+            if status.notice:
+                console.print(status.notice)
+                return
             words = _words(status)
             bar.update(task, completed=status.done, total=status.total or None, description=words)
             if status.entry and "dev" in status.entry:
@@ -232,5 +242,6 @@ def _words(status: Status) -> str:
     if entry is None:
         return "steps"
     if "dev" in entry:
-        return f"step {entry['step']:,}: " + ", ".join(f"{name} {score:.4f}" for name, score in entry["dev"].items())
+        scores = (_score(name, entry["metric"], score) for name, score in entry["dev"].items())
+        return f"step {entry['step']:,}: {', '.join(scores)}"
     return f"loss {entry['loss']:.4f} · {entry['tokens']:,} tokens"

@@ -21,6 +21,10 @@ from thalweg.evaluation.rows import Row, number_of, read_rows, stem, text_of
 
 BATCH = 64
 
+SPEARMAN, NDCG = "Spearman", "nDCG@10"
+
+_KEYS = {SPEARMAN: "spearman_cosine", NDCG: "cosine_ndcg@10"}
+
 Evaluators = list[Any]
 """`EmbeddingSimilarityEvaluator`s and `InformationRetrievalEvaluator`s."""
 
@@ -97,12 +101,20 @@ def as_one(evaluators: Evaluators) -> SequentialEvaluator:
     return SequentialEvaluator(evaluators)
 
 
-def main_scores(evaluators: Evaluators, metrics: dict[str, Any]) -> dict[str, float]:
-    """Of each dev set the one number that counts, by the dev set's name, out of all that a trainer logged."""
+def main_scores(evaluators: Evaluators, logged: dict[str, Any]) -> dict[str, float]:
+    """The one number that counts for each dev set, by its name, out of all that a trainer logged."""
     scores = {}
     for evaluator in evaluators:
-        measure = "spearman_cosine" if isinstance(evaluator, EmbeddingSimilarityEvaluator) else "cosine_ndcg@10"
-        name = f"eval_{evaluator.name}_{measure}"
-        if name in metrics:
-            scores[evaluator.name] = float(metrics[name])
+        name = f"eval_{evaluator.name}_{_KEYS[_metric(evaluator)]}"
+        if name in logged:
+            scores[evaluator.name] = float(logged[name])
     return scores
+
+
+def metrics(evaluators: Evaluators) -> dict[str, str]:
+    """What the number is, by the dev set's name."""
+    return {evaluator.name: _metric(evaluator) for evaluator in evaluators}
+
+
+def _metric(evaluator: Any) -> str:
+    return SPEARMAN if isinstance(evaluator, EmbeddingSimilarityEvaluator) else NDCG

@@ -55,7 +55,7 @@ class Recipe:
     max_length: int | None = _about(512, "tokens that a text is cut to; none: nothing is cut")
     learning_rate: float = _about(4e-4, "of AdamW, at its highest")
     weight_decay: float = _about(0.1, "of AdamW, on the matrices of linear layers and embeddings")
-    warmup_steps: int = _about(100, "the learning rate rises linearly, and falls linearly to 0 from there")
+    warmup_steps: int = _about(100, "steps in which the learning rate rises; a tenth of a run that has no more")
     max_grad_norm: float = _about(1.0, "gradients are scaled down to this norm; 0: never")
     precision: Precision = _about("auto", "of products (autocast); auto: bfloat16 on CUDA, else float32")  # noqa: RUF009
 
