@@ -98,7 +98,7 @@ def training(attack: str) -> None:
 
 def training_progress(attack: str) -> None:
     with train._progress(stderr(), shown=True) as follow:
-        follow(TrainStatus("train", 1, 2, {"step": 1, "dev": {attack: 0.5}}))
+        follow(TrainStatus("train", 1, 2, {"step": 1, "dev": {attack: 0.5}, "metric": {attack: "Spearman"}}))
 
 
 def rejected(attack: str) -> None:
@@ -221,7 +221,7 @@ def bar_of_points(console: Console, attack: str) -> None:
 
 def bar_of_training(console: Console, attack: str) -> None:
     with train._progress(console, shown=True) as follow:
-        follow(TrainStatus("train", 1, 2, {"step": 1, "dev": {attack: 0.5}}))
+        follow(TrainStatus("train", 1, 2, {"step": 1, "dev": {attack: 0.5}, "metric": {attack: "Spearman"}}))
 
 
 def bar_of_synth(console: Console, attack: str) -> None:

@@ -13,6 +13,7 @@ from thalweg.cli.bench_progress import bench_progress, told
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
 from thalweg.cli.options import Debug, Device, check_device, lasting_name
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.point import Point
@@ -253,4 +254,4 @@ def _list_shapes() -> None:
 def _list_points(points: list[Point]) -> None:
     for point in points:
         stdout().print(point.title, soft_wrap=True)
-    stderr().print(f"{len(points):,} points")
+    stderr().print(counted(len(points), "point"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.runner import Status
@@ -33,7 +34,7 @@ def bench_progress(console: Console, quiet: bool) -> Iterator[Callable[[Status],
 
         def follow(status: Status) -> None:
             title = status.point.title if status.point is not None else ""
-            words = f"{status.done} of {status.total} points{_left(status)} · {title}"
+            words = f"{status.done} of {counted(status.total, 'point')}{_left(status)} · {title}"
             bar.update(task, description=words, total=status.total, completed=status.done)
 
         yield follow

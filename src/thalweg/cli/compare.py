@@ -10,6 +10,7 @@ import typer
 from thalweg.cli.console import errors_told, print_json, stderr, stdout, table, to_json, working
 from thalweg.cli.options import Debug, lasting_name
 from thalweg.cli.progress import duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.compare import Comparison
@@ -95,7 +96,7 @@ def _show(found: Comparison, a: Side, b: Side) -> None:
     measured = table("", "A", "B", "B / A")
     for row in _measured(found):
         measured.add_row(*row)
-    console.print(f"A: {describe(a)}\nB: {describe(b)}\n{agreement.n:,} vectors\n")
+    console.print(f"A: {describe(a)}\nB: {describe(b)}\n{counted(agreement.n, 'vector')}\n")
     console.print(measured)
     console.print()
     agreed = table()

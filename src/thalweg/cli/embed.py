@@ -22,6 +22,7 @@ from thalweg.cli.options import (
     load_model,
 )
 from thalweg.cli.progress import duration, progress_line
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.corpus import Mode, Settings, Summary
@@ -209,9 +210,10 @@ def _run(
 
 
 def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> None:
-    """Troubles in a table, then one line on what came of the run."""
+    """Failures in a table, then one line on what came of the run."""
+    documents, vectors = counted(summary.documents, "document"), counted(summary.rows, "vector")
     if summary.nothing_to_do:
-        console.print(f"{out} is complete: {summary.documents:,} documents, {summary.rows:,} vectors; nothing to do")
+        console.print(f"{out} is complete: {documents}, {vectors}; nothing to do")
         return
     if summary.shown:
         failures = table("document", "what happened")
@@ -225,10 +227,10 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
             + f"; all are listed in {out}.failures.jsonl"
         )
     if summary.cut:
-        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {summary.documents:,} documents")
+        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {documents}")
     rate = summary.new_tokens / max(summary.seconds, 1e-9)
     console.print(
-        f"{summary.documents:,} documents, {summary.rows:,} vectors, {summary.tokens:,} tokens"
-        + (f" ({summary.saved:,} documents from the earlier run)" if summary.saved else "")
+        f"{documents}, {vectors}, {counted(summary.tokens, 'token')}"
+        + (f" ({counted(summary.saved, 'document')} from the earlier run)" if summary.saved else "")
         + f" in {duration(summary.seconds)}, {rate:,.0f} tokens/s → {out}"
     )

@@ -14,6 +14,7 @@ from thalweg.cli.console import table as new_grid
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, QuantizeOption, Revision, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.cli.steps import steps_shown
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -215,12 +216,12 @@ def _run(
                 overwrite=overwrite,
                 on_start=lambda contestant, task: steps.start(f"{contestant.label} · {task.metadata.name}"),
                 on_end=end,
-                on_texts=lambda done, total: steps.inside(f" · {done:,} of {total:,} texts"),
+                on_texts=lambda done, total: steps.inside(f" · {done:,} of {counted(total, 'text')}"),
             )
     except KeyboardInterrupt:
         _report(out, done, benchmarks, settings)
         console.print(
-            f"interrupted; {len(done)} of {n_steps} results are in {out}: the same command goes on from there"
+            f"interrupted; {len(done)} of {counted(n_steps, 'result')} in {out}: the same command goes on from there"
         )
         raise typer.Exit(INTERRUPTED) from None
     table = _report(out, done, benchmarks, settings)

@@ -8,6 +8,7 @@ import typer
 
 from thalweg.cli.console import errors_told, stdout, table
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.embedder.embedder import Embedder
@@ -82,7 +83,11 @@ def _memory(embedder: Embedder) -> list[tuple[str, str]]:
     plan, schedule = embedder.plan_memory(), embedder.schedule()
     return [
         ("state of one document", _size(state_bytes(embedder.model.init_state(1)))),
-        ("a run takes", f"{schedule.max_tokens_per_step:,} tokens a step, {schedule.max_in_flight} long documents"),
+        (
+            "a run takes",
+            f"{counted(schedule.max_tokens_per_step, 'token')} per step, "
+            f"{counted(schedule.max_in_flight, 'long document')} at a time",
+        ),
         ("  weights", _size(plan.weights)),
         ("  states", _size(plan.states)),
         ("  activations", _size(plan.activations)),
@@ -95,4 +100,4 @@ def _size(n_bytes: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
             return f"{n_bytes / size:,.1f} {unit}"
-    return f"{n_bytes} bytes"
+    return counted(n_bytes, "byte")

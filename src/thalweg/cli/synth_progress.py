@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import LOG_EVERY, duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.synthesis.run import Status
@@ -64,7 +65,7 @@ def describe(status: Status, price: Price, left: float | None) -> str:
     if status.step == "tasks":
         words = [f"thinking up tasks for {', '.join(list(status.tasks_wanted)[-1:])}"]
     elif status.step == "examples":
-        words = [f"{status.accepted:,} of {status.wanted:,} examples"]
+        words = [f"{status.accepted:,} of {counted(status.wanted, 'example')}"]
     else:
         words = [status.step]
     if status.rejected:
@@ -78,6 +79,6 @@ def describe(status: Status, price: Price, left: float | None) -> str:
 def usage(status: Status, price: Price) -> str:
     """Tokens, and what they cost."""
     about = "about " if status.estimated else ""
-    words = f"{about}{status.prompt_tokens:,} + {status.reply_tokens:,} tokens"
+    words = f"{about}{status.prompt_tokens:,} + {counted(status.reply_tokens, 'token')}"
     cost = status.cost(price)
     return words if cost is None else f"{words}, cost {about}{cost:,.2f}"

@@ -191,9 +191,10 @@ def _tell(console: Console, summary: Summary) -> None:
             f"{count:,} {reason}" for reason, count in counts.items() if reason not in ("read", "kept") and count
         ]
         if left_out:
-            console.print(f"{name}: {counts['kept']:,} of {counts['read']:,} rows; left out: {', '.join(left_out)}")
+            kept = f"{counts['kept']:,} of {counted(counts['read'], 'row')}"
+            console.print(f"{name}: {kept}; left out: {', '.join(left_out)}")
     if summary.cut:
-        console.print(f"{summary.cut:,} texts were cut to max_length")
+        console.print(f"{counted(summary.cut, 'text')} {'was' if summary.cut == 1 else 'were'} cut to max_length")
     again = f", from step {summary.first_step:,} on" if summary.first_step else ""
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
     scores = "".join(f", {_score(name, summary.metric, score)}" for name, score in summary.scores.items())
@@ -242,6 +243,6 @@ def _words(status: Status) -> str:
     if entry is None:
         return "steps"
     if "dev" in entry:
-        scores = (_score(name, entry["metric"], score) for name, score in entry["dev"].items())
+        scores = (_score(name, entry.get("metric", {}), score) for name, score in entry["dev"].items())
         return f"step {entry['step']:,}: {', '.join(scores)}"
-    return f"loss {entry['loss']:.4f} · {entry['tokens']:,} tokens"
+    return f"loss {entry['loss']:.4f} · {counted(entry['tokens'], 'token')}"

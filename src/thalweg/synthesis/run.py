@@ -26,6 +26,7 @@ from thalweg.synthesis.schema import Rejected, check_example, check_tasks, same_
 from thalweg.synthesis.settings import Settings
 from thalweg.synthesis.store import Lines, Store
 from thalweg.synthesis.tasks import KINDS, TaskType
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.synthesis.mining import Mining
@@ -224,7 +225,9 @@ class _Run:
                     tasks.setdefault(same_text(task), task)
             fruitless = fruitless + 1 if len(tasks) == before else 0
         if not tasks:
-            raise self._fruitless(f"{name} task in {calls} calls", [f"tasks/{name}/{n}" for n in range(calls)])
+            raise self._fruitless(
+                f"{name} task in {counted(calls, 'call')}", [f"tasks/{name}/{n}" for n in range(calls)]
+            )
         found = list(tasks.values())[:wanted]
         self.status.tasks[name] = len(found)
         return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from thalweg.errors import InvalidInputError
+from thalweg.system.words import counted
 
 TaskType = Literal["short-long", "long-short", "short-short", "long-long", "sts", "bitext"]
 
@@ -129,7 +130,7 @@ def counts_of_total(total: int, leave_out: Collection[TaskType] = ()) -> dict[Ta
     leave_out: types that get none; the others share the total.
     """
     if total < 1:
-        raise InvalidInputError(f"a total of {total} examples: it has to be at least 1")
+        raise InvalidInputError(f"a total of {counted(total, 'example')}: it has to be at least 1")
     shares = {name: share for name, share in SHARES.items() if name not in leave_out}
     whole = sum(shares.values())
     counts = {name: total * share // whole for name, share in shares.items()}

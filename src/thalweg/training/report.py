@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from thalweg.system.figures import PALETTE, label, look, tidy
+from thalweg.system.words import counted
 from thalweg.training.progress_log import Entry
 from thalweg.training.recipes import Recipe
 from thalweg.version import __version__
@@ -90,7 +91,7 @@ def _training(facts: Facts) -> list[str]:
     last = facts.steps[-1] if facts.steps else {}
     rows = [
         ("recipe", f"`{facts.recipe.name}`, in `recipe.json`"),
-        ("steps", f"{last.get('step', 0):,} of {facts.recipe.batch_size:,} rows"),
+        ("steps", f"{last.get('step', 0):,} of {counted(facts.recipe.batch_size, 'row')}"),
         ("tokens trained on", f"{last.get('tokens', 0):,}"),
         ("loss in the last step", f"{last['loss']:.4f}" if last else "–"),
         ("texts cut to the maximum length", f"{last.get('cut', 0):,}"),

@@ -29,6 +29,7 @@ from thalweg.errors import CheckpointError, MeasurementError
 from thalweg.gradients.state_passing import StatePassing
 from thalweg.integrations.sentence_transformers import StatePassingCallback
 from thalweg.storage.durable import sync_file, sync_folder, write_durably
+from thalweg.system.words import counted
 
 TRAINED_FILE, COMPLETE = "trained.safetensors", "complete"
 
@@ -116,7 +117,7 @@ class Trainer(SentenceTransformerTrainer):
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         stored, trained = load_file(Path(checkpoint_path) / TRAINED_FILE), self._trained()
         if stored.keys() != trained.keys():
-            raise CheckpointError(f"{checkpoint_path} holds {len(stored)} parameters, not those of this run")
+            raise CheckpointError(f"{checkpoint_path} holds {counted(len(stored), 'parameter')}, not those of this run")
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(stored[name])
