@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 from pathlib import Path
@@ -153,6 +154,13 @@ def test_a_recipe_is_shown(thalweg_command: Command) -> None:
         (["--set", "quantize_4bit=true", *QUICK], "quantize_4bit=true needs a CUDA device, but this run is on 'cpu'"),
         (["--set", "matryoshka=64", *QUICK], "matryoshka=64 is wider than the model's vectors, which have 32"),
         (["--device", "cuda:7"], "device must be cpu, cuda or mps, got 'cuda:7'"),
+        (["--device", "gpu"], "device must be cpu, cuda or mps, got 'gpu'"),
+        (["--device", "mps"], "device 'mps' cannot be used: it takes a Mac"),
+        (["--set", "seed=4294967296"], "seed must be below 2**32, got 4294967296"),
+        (["--set", "learning_rate=inf"], "learning_rate=inf: a number is wanted"),
+        (["--set", "temperature=inf"], "temperature=inf: a number is wanted"),
+        (["--set", "name=\ud800"], "is not text: it holds a lone surrogate"),
+        (["--set", "temperature=1e-300", "--recipe", "tiny", *QUICK], "the loss is nan in step 1; nothing has been"),
         (["--dev", "none.jsonl", *QUICK], "dev set none.jsonl is no file"),
         (["--set", "learning_rate=1e30", "--recipe", "tiny", *QUICK], "the loss is nan in step"),
     ],
@@ -191,16 +199,47 @@ def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str,
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('{"query": "a"}\n', "has query and positive; its first row has query"),
+        ('{"query": "a"}\n', "its first row has query"),
         ('{"sentence1": "a", "score": 1}\n', "'sentence2' must be a text"),
-        ("{", "is not JSON lines"),
+        ("{", "line 1 is not JSON lines"),
+        ("3\n", "line 1 is not JSON lines: a row is an object"),
+        ('\n{"sentence1": "a", "sentence2": "b", "score": 1}\n[1]\n', "line 3 is not JSON lines: a row is an object"),
+        ("[" * 100_000 + "\n", "line 1 is not JSON lines"),
+        ('{"sentence1": "a", "sentence2": "b", "score": 1}\n', "every score is 1"),
+        ('{"sentence1": "a", "sentence2": "b", "score": 1}\n' * 3, "every score is 1"),
+        ('{"sentence1": "a", "sentence2": "b", "score": NaN}\n' * 3, "'score' must be a number, but a row has nan"),
+        ('{"sentence1": "a", "sentence2": "b", "score": 1e999}\n', "'score' must be a number, but a row has inf"),
+        (f'{{"sentence1": "a", "sentence2": "b", "score": 1{"0" * 400}}}\n', "'score' must be a number"),
+        ('{"query": "a", "positive": []}\n', "the query 'a' has no positive"),
+        ('{"query": "a", "positive": [null]}\n', "'positive' must be a text"),
     ],
 )
 def test_dev_sets_that_are_none(thalweg_command: Command, files: dict[str, Path], rows: str, message: str) -> None:
     files["sts"].write_text(rows)
     done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], "--dev", files["sts"])
     assert done.exit_code == 1
-    assert message.split(";")[0].replace("has query", "query") in done.stderr
+    assert isinstance(done.exception, SystemExit)
+    assert message in done.stderr
+
+
+def test_a_dev_set_that_is_a_damaged_archive(thalweg_command: Command, files: dict[str, Path]) -> None:
+    path = files["sts"].with_name("sts.jsonl.gz")
+    whole = gzip.compress(files["sts"].read_bytes())
+    for content in (whole[:-20], whole[:30] + b"garbage" * 9, b"no gzip"):
+        path.write_bytes(content)
+        done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], "--dev", path)
+        assert done.exit_code == 1
+        assert "sts.jsonl.gz is not JSON lines" in done.stderr
+
+
+def test_a_dev_set_without_an_order_ends_the_run(thalweg_command: Command, files: dict[str, Path]) -> None:
+    """To any model its pairs are equally similar; a score that is no number is not written down."""
+    rows = [json.dumps({"sentence1": "the river", "sentence2": "the sea", "score": score}) for score in (1, 2, 3)]
+    files["sts"].write_text("\n".join(rows))
+    options = ["--recipe", "tiny", *QUICK, "--dev", files["sts"]]
+    done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], *options)
+    assert done.exit_code == 1
+    assert "Spearman of the dev set sts in step 0 is nan: to the model all of its texts are equally" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import typer
 from thalweg.cli.bench_progress import bench_progress, told
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
-from thalweg.cli.options import Debug, Device, check_device, lasting_name
+from thalweg.cli.options import Debug, Device, lasting_name
 from thalweg.system.words import counted
 
 if TYPE_CHECKING:
@@ -236,10 +236,11 @@ def _models(wanted: list[str]) -> list[tuple[str, bool]]:
 def _device(device: str | None) -> str:
     import torch
 
+    from thalweg.embedder.devices import check_device
+
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    return device
+    return str(check_device(device))
 
 
 def _list_shapes() -> None:

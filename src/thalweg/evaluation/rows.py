@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,28 @@ def digest(*paths: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a file, at least one."""
+    """All rows of a file, at least one, each an object."""
+    rows: list[Row] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(_row(line, f"{path}, line {number}"))
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorpusError(f"{path} is not JSON lines: {error}") from error
     if not rows:
         raise CorpusError(f"{path} is empty")
     return rows
+
+
+def _row(line: str, place: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{place} is not JSON lines: {error}") from error
+    if not isinstance(row, dict):
+        raise CorpusError(f'{place} is not JSON lines: a row is an object such as {{"text": "…"}}, not {row!r:.60}')
+    return row
 
 
 def text_of(row: Row, key: str, path: Path) -> str:
@@ -71,6 +86,9 @@ def id_of(row: Row, path: Path) -> str:
 def number_of(row: Row, key: str, path: Path) -> float:
     """A field that has to be a number, or a text that is one."""
     try:
-        return float(row[key])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path}: {key!r} must be a number, but a row has {row.get(key)!r:.80}") from error
+        number = float(row[key])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(f"{path}: {key!r} must be a number, but a row has {row.get(key)!r:.80}")
+    return number

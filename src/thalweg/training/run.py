@@ -21,6 +21,7 @@ from transformers import PrinterCallback, set_seed
 
 import thalweg
 from thalweg.checkpoints.formats import format_to_write
+from thalweg.embedder.devices import check_device
 from thalweg.errors import InvalidInputError
 from thalweg.gradients.lora import add_lora, merge_lora
 from thalweg.gradients.qlora import quantize_4bit
@@ -319,6 +320,8 @@ def _arguments(
     """
     if device not in (None, "cpu", "cuda", "mps"):
         raise InvalidInputError(f"device must be cpu, cuda or mps, got {device!r}; CUDA_VISIBLE_DEVICES chooses a GPU")
+    if device is not None:
+        check_device(device)
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     has_bfloat16 = not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -97,9 +97,15 @@ class Trainer(SentenceTransformerTrainer):
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
+                step = self.state.global_step
                 raise MeasurementError(
-                    f"the loss is {logs['loss']} in step {self.state.global_step}; start again with a smaller learning "
-                    f"rate: --overwrite --set learning_rate={self.args.learning_rate / 4:g}"
+                    f"the loss is {logs['loss']} in step {step}; "
+                    + (
+                        f"start again with a smaller learning rate: --overwrite --set learning_rate="
+                        f"{self.args.learning_rate / 4:g}"
+                        if step > 1
+                        else "nothing has been trained yet, so the model's vectors or the temperature are to blame"
+                    )
                 )
             before = next((entry["cut"] for entry in reversed(self.state.log_history) if "cut" in entry), 0)
             logs = {**logs, "tokens": self.state.num_input_tokens_seen, "cut": before + self._n_cut}
