@@ -25,7 +25,7 @@ def test_the_line_says_what_is_done_and_what_is_left() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert describe(Status(None, None, documents=1, tokens=50), 1.0).startswith("1 documents · 50 tokens, 50/s · ")
+    assert describe(Status(None, None, documents=1, tokens=50), 1.0).startswith("1 document · 50 tokens, 50/s · ")
     assert describe(Status(None, None, writing=True), 1.0) == "writing the output"
 
 

@@ -53,6 +53,39 @@ def test_a_run_says_what_came_of_it(thalweg_command: Command, tmp_path: Path) ->
     )
 
 
+def test_the_same_command_continues_once_the_endpoint_is_mended(thalweg_command: Command, tmp_path: Path) -> None:
+    with endpoint(lambda request: Answer("Welcome to nginx!")) as server:
+        command = arguments(server, tmp_path / "out", "--counts", "short-long=3", "--attempts", 1)
+        for _ in range(2):
+            result = thalweg_command(*command)
+            assert result.exit_code == 1
+            assert "the same command continues" in result.stderr
+        n = len(server.requests)
+        server.behave = good_answer
+        result = thalweg_command(*command)
+        assert len(server.requests) > n
+    assert result.exit_code == 0, result.output
+    assert "3 examples" in result.stderr
+    assert len(lines(tmp_path / "out" / "data" / "short-long.jsonl")) == 3
+
+
+def test_one_language_leaves_translations_out(thalweg_command: Command, tmp_path: Path) -> None:
+    with endpoint() as server:
+        common = ["--base-url", server.url, "--model", "m", "--total", 60, "--language", "English"]
+        result = thalweg_command("synth", *common, "-o", tmp_path / "out")
+        dry = thalweg_command("synth", *common, "-o", tmp_path / "dry", "--dry-run")
+        quiet = thalweg_command("synth", *common, "-o", tmp_path / "quiet", "--quiet")
+    assert result.exit_code == 0, result.output
+    words = "bitext is left out, as a translation needs two languages and English is the only one"
+    for each in (result, dry):
+        assert words in each.stderr
+    assert "and 60 for examples" in dry.stdout
+    assert quiet.output == ""
+    data = {path.stem: len(lines(path)) for path in (tmp_path / "out" / "data").iterdir()}
+    assert "bitext" not in data
+    assert sum(data.values()) == 60
+
+
 def test_examples_that_are_given_up_are_told_by_the_exit_code(thalweg_command: Command, tmp_path: Path) -> None:
     def behave(request: Request) -> Answer:
         return Answer("I'm sorry, but no.") if request.chance < 0.5 else good_answer(request)

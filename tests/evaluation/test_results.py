@@ -140,7 +140,7 @@ def test_a_mean_takes_all_tasks_of_the_benchmark() -> None:
     assert (table.means[0].over_tasks, table.means[0].over_types) == pytest.approx((60.0, 60.0))
     assert table.incomplete == {"Four": {"partly": 1}}
     page = markdown(table, SETTINGS)
-    assert "| partly | 1 tasks missing | – | – |" in page
+    assert "| partly | 1 task missing | – | – |" in page
     assert "| partly | HandNotes | OSError: no data |" in page
 
 

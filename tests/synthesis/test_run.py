@@ -212,6 +212,35 @@ def test_a_model_without_a_usable_task_is_an_error(tmp_path: Path) -> None:
     assert rejections(tmp_path / "out")[("tasks/long-short/0", 0, "refusal")] == 1
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("step", ["tasks", "examples"])
+def test_a_run_whose_endpoint_talked_nonsense_goes_on_once_it_is_mended(
+    step: str, attempts: int, tmp_path: Path
+) -> None:
+    """All replies of a step are unusable, which says more about the endpoint than about the prompts."""
+
+    def broken(request: Request) -> Answer:
+        in_step = request.prompt.startswith("Think of") == (step == "tasks")
+        return Answer("Welcome to nginx!") if in_step else good_answer(request)
+
+    what = settings({"short-long": 4, "sts": 2} if step == "tasks" else {"sts": 3}, attempts=attempts)
+    message = "no usable short-long task" if step == "tasks" else "no usable example of 3 wanted"
+    with endpoint(broken) as server:
+        for _ in range(3):  # it stays broken for a while
+            n = len(server.requests)
+            with pytest.raises(EndpointError, match=f"{message}.*the same command continues"):
+                run(server, tmp_path / "out", what)
+            assert len(server.requests) > n
+            assert not (tmp_path / "out" / "data").exists()
+        assert len(set(asked(server))) == len(server.requests), "no prompt that failed is asked again"
+        server.behave = good_answer
+        status = run(server, tmp_path / "out", what)
+    assert (status.accepted, status.given_up) == (sum(what.counts.values()), 0)
+    n_replies = len(server.requests)
+    assert status.replies == n_replies
+    assert sum(status.rejected.values()) == n_replies - status.accepted - (step == "tasks")
+
+
 def test_seeds_are_sent_if_asked_for(tmp_path: Path) -> None:
     with endpoint() as server:
         run(server, tmp_path / "without")

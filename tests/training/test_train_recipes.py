@@ -86,7 +86,14 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no recipe 'e5': e5-mistral, distill, tiny"):
         find_recipe("e5")
     path = tmp_path / "recipe.json"
-    for content, message in (("{", "is no recipe"), ('{"recipe": {"speed": 1}}', "no setting 'speed'"), ("3", "is no")):
+    for content, message in (
+        ("{", "is no recipe"),
+        ("[" * 100_000, "is no recipe"),
+        ("3", "an object of settings is wanted, not 3"),
+        ('{"recipe": ["epochs"]}', r"an object of settings is wanted, not \['epochs'\]"),
+        ('{"recipe": {"speed": 1}}', "no setting 'speed'"),
+        ('{"recipe": {"learning_rate": 1e999}}', "learning_rate=inf: a number is wanted"),
+    ):
         path.write_text(content)
         with pytest.raises(InvalidInputError, match=message):
             find_recipe(str(path))

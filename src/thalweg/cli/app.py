@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
 from thalweg.cli.bench import bench
 from thalweg.cli.compare import compare
-from thalweg.cli.console import EXIT_CODES
+from thalweg.cli.console import ERROR, EXIT_CODES, Commands, logs_safe, print_traceback, stdout
 from thalweg.cli.demo import demo
 from thalweg.cli.embed import embed
 from thalweg.cli.eval import evaluate
@@ -22,10 +23,11 @@ from thalweg.cli.train import train
 from thalweg.version import __version__
 
 app = typer.Typer(
+    cls=Commands,
     help="Embed texts of any length with recurrent language models: linear time, constant memory, nothing truncated.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,  # `main` shows them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (embed, search, info, export, train, mine, synth, demo, bench, compare):
@@ -35,17 +37,18 @@ app.command("eval", epilog=EXIT_CODES)(evaluate)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"thalweg {__version__}")
+        stdout().print(f"thalweg {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    context.with_resource(logs_safe())
 
 
 def main() -> None:
@@ -53,4 +56,12 @@ def main() -> None:
     # Threads that spin while they wait starve each other when the machine has other work: 20 times slower was seen on
     # two busy cores. It has to be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as stderr: a terminal that lacks a character is no reason to end
+    try:
+        app()
+    except Exception as error:
+        print_traceback(error)
+        sys.exit(ERROR)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from thalweg.cli.bench_progress import bench_progress, told
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
-from thalweg.cli.options import Debug, Device, check_device, lasting_name
+from thalweg.cli.options import Debug, Device, lasting_name
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.point import Point
@@ -217,10 +217,10 @@ def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, ret
             raise typer.Exit(INTERRUPTED) from None
         pictures = draw(results.rows, out)
     if not quiet:
-        table = Table("point", "what became of it", box=None, padding=(0, 2, 0, 0))
+        results_table = table("point", "what became of it")
         for row in rows:
-            table.add_row(*told(row))
-        stdout().print(table)
+            results_table.add_row(*told(row))
+        stdout().print(results_table)
         console.print(f"points: {len(rows):,} → {out / 'results.jsonl'}, results.csv; pictures: {len(pictures)}")
     return sum(row["status"] == ERROR for row in rows)
 
@@ -236,22 +236,23 @@ def _models(wanted: list[str]) -> list[tuple[str, bool]]:
 def _device(device: str | None) -> str:
     import torch
 
+    from thalweg.embedder.devices import check_device
+
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    return device
+    return str(check_device(device))
 
 
 def _list_shapes() -> None:
     from thalweg.bench.shapes import LOOKS, SHAPES
 
-    table = Table("shape", "family", "layers × width", "like", box=None, padding=(0, 2, 0, 0))
+    shapes = table("shape", "family", "layers × width", "like")
     for shape in SHAPES.values():
-        table.add_row(shape.name, LOOKS[shape.family].title, f"{shape.n_layers} × {shape.width}", shape.like)
-    stdout().print(table)
+        shapes.add_row(shape.name, LOOKS[shape.family].title, f"{shape.n_layers} × {shape.width}", shape.like)
+    stdout().print(shapes)
 
 
 def _list_points(points: list[Point]) -> None:
     for point in points:
-        typer.echo(point.title)
-    stderr().print(f"{len(points):,} points")
+        stdout().print(point.title, soft_wrap=True)
+    stderr().print(counted(len(points), "point"))

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.runner import Status
@@ -30,12 +29,12 @@ def bench_progress(console: Console, quiet: bool) -> Iterator[Callable[[Status],
 
         yield tell
         return
-    with Progress(BarColumn(20), TextColumn("{task.description}"), console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         task = bar.add_task("starting", total=None)
 
         def follow(status: Status) -> None:
             title = status.point.title if status.point is not None else ""
-            words = f"{status.done} of {status.total} points{_left(status)} · {title}"
+            words = f"{status.done} of {counted(status.total, 'point')}{_left(status)} · {title}"
             bar.update(task, description=words, total=status.total, completed=status.done)
 
         yield follow

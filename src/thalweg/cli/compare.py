@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from thalweg.cli.console import errors_told, stderr, stdout
+from thalweg.cli.console import errors_told, print_json, stderr, stdout, table, to_json, working
 from thalweg.cli.options import Debug, lasting_name
 from thalweg.cli.progress import duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.bench.compare import Comparison
@@ -65,22 +64,21 @@ def compare(
         right = Side(_model(a if b is None else b), comparing.parse_settings(b_settings or []))
         task = Task(left, tuple(texts), lines, most, sections, repeat)
         console = stderr()
-        with console.status("starting") as status:
+        with working(console, "starting") as tell:
             found = comparing.compare(
                 left,
                 right,
                 task,
                 Limits(free_memory() * 9 // 10, time_limit),
                 k=k,
-                on_side=lambda name: status.update(f"embedding with {name}"),
+                on_side=lambda name: tell(f"embedding with {name}"),
             )
-        whole = json.dumps(found.to_json(), ensure_ascii=False, indent=2)
         if out is not None:
             from thalweg.storage.durable import write_durably
 
-            write_durably(out, lambda stream: stream.write(f"{whole}\n".encode()))
+            write_durably(out, lambda stream: stream.write(f"{to_json(found.to_json())}\n".encode()))
         if as_json:
-            typer.echo(whole)
+            print_json(found.to_json())
         else:
             _show(found, left, right)
 
@@ -95,16 +93,16 @@ def _show(found: Comparison, a: Side, b: Side) -> None:
     from thalweg.bench.compare import describe
 
     console, agreement = stdout(), found.agreement
-    table = Table("", "A", "B", "B / A", box=None, padding=(0, 2, 0, 0))
-    for name, left, right, ratio in _measured(found):
-        table.add_row(name, left, right, ratio)
-    console.print(f"A: {describe(a)}\nB: {describe(b)}\n{agreement.n:,} vectors\n")
-    console.print(table)
+    measured = table("", "A", "B", "B / A")
+    for row in _measured(found):
+        measured.add_row(*row)
+    console.print(f"A: {describe(a)}\nB: {describe(b)}\n{counted(agreement.n, 'vector')}\n")
+    console.print(measured)
     console.print()
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    agreed = table()
     for name, value in _agreed(found):
-        table.add_row(name, value)
-    console.print(table)
+        agreed.add_row(name, value)
+    console.print(agreed)
     console.print(f"\n{agreement.verdict}", soft_wrap=True)
     for unread in found.unread:
         stderr().print(f"left out: {unread['id']}: {unread['reason']}")

@@ -13,6 +13,7 @@ from thalweg.cli.console import errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Model, load_model
 from thalweg.cli.progress import progress_line
 from thalweg.cli.show_hits import show_hits
+from thalweg.system.words import counted
 
 QUESTION = "How does a pilot learn the river?"
 SECTION_TOKENS = 128
@@ -39,7 +40,8 @@ def demo(
             hits = corpus.search(out, corpus.read_metadata(out), embedder, question, k)
         console = stdout()
         console.print(
-            f"{summary.tokens:,} tokens in {summary.seconds:.0f} seconds: {summary.rows:,} vectors, each with all text "
+            f"{counted(summary.tokens, 'token')} in {counted(round(summary.seconds), 'second')}: "
+            f"{counted(summary.rows, 'vector')}, each with all text "
             "before it in view.\n"
             f"Nearest to: {question}\n",
         )

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, table, text
 from thalweg.cli.options import (
     Debug,
     Device,
@@ -26,6 +23,7 @@ from thalweg.cli.options import (
 )
 from thalweg.cli.progress import duration, progress_line
 from thalweg.inputs.formats import TABLE_SUFFIXES, TEXT_SUFFIXES
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.corpus import Mode, Settings, Summary
@@ -214,15 +212,16 @@ def _run(
 
 
 def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> None:
-    """Troubles in a table, then one line on what came of the run."""
+    """Failures in a table, then one line on what came of the run."""
+    documents, vectors = counted(summary.documents, "document"), counted(summary.rows, "vector")
     if summary.nothing_to_do:
-        console.print(f"{out} is complete: {summary.documents:,} documents, {summary.rows:,} vectors; nothing to do")
+        console.print(f"{out} is complete: {documents}, {vectors}; nothing to do")
         return
     if summary.shown:
-        table = Table("document", "what happened", box=None, padding=(0, 2, 0, 0))
+        failures = table("document", "what happened")
         for told in summary.shown:
-            table.add_row(Text(told.id), Text(told.reason, style="" if told.skipped else "red"))
-        console.print(table)
+            failures.add_row(told.id, text(told.reason, "" if told.skipped else "red"))
+        console.print(failures)
         more = summary.failed + summary.skipped - len(summary.shown)
         console.print(
             f"{summary.failed:,} failed, {summary.skipped:,} skipped"
@@ -230,10 +229,10 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
             + f"; all are listed in {out}.failures.jsonl"
         )
     if summary.cut:
-        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {summary.documents:,} documents")
+        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {documents}")
     rate = summary.new_tokens / max(summary.seconds, 1e-9)
     console.print(
-        f"{summary.documents:,} documents, {summary.rows:,} vectors, {summary.tokens:,} tokens"
-        + (f" ({summary.saved:,} documents from the earlier run)" if summary.saved else "")
+        f"{documents}, {vectors}, {counted(summary.tokens, 'token')}"
+        + (f" ({counted(summary.saved, 'document')} from the earlier run)" if summary.saved else "")
         + f" in {duration(summary.seconds)}, {rate:,.0f} tokens/s → {out}"
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, stdout
+from thalweg.cli.console import table as new_grid
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, QuantizeOption, Revision, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.cli.steps import steps_shown
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -216,12 +216,12 @@ def _run(
                 overwrite=overwrite,
                 on_start=lambda contestant, task: steps.start(f"{contestant.label} · {task.metadata.name}"),
                 on_end=end,
-                on_texts=lambda done, total: steps.inside(f" · {done:,} of {total:,} texts"),
+                on_texts=lambda done, total: steps.inside(f" · {done:,} of {counted(total, 'text')}"),
             )
     except KeyboardInterrupt:
         _report(out, done, benchmarks, settings)
         console.print(
-            f"interrupted; {len(done)} of {n_steps} results are in {out}: the same command goes on from there"
+            f"interrupted; {len(done)} of {counted(n_steps, 'result')} in {out}: the same command goes on from there"
         )
         raise typer.Exit(INTERRUPTED) from None
     table = _report(out, done, benchmarks, settings)
@@ -245,7 +245,7 @@ def _report(out: Path, done: list[Outcome], benchmarks: dict[str, list[str]], se
 
 def _show(console: Console, table: Table) -> None:
     for benchmark in dict.fromkeys(mean.benchmark for mean in table.means):
-        grid = Grid(benchmark, "", "mean over tasks", "over task types", box=None, padding=(0, 2, 0, 0))
+        grid = new_grid(benchmark, "", "mean over tasks", "over task types")
         for mean in table.means:
             if mean.benchmark == benchmark:
                 kind = "published" if mean.published else "measured"
@@ -254,7 +254,7 @@ def _show(console: Console, table: Table) -> None:
         console.print(grid)
         console.print()
     if table.scores:
-        grid = Grid("task", "× 100", *table.models, box=None, padding=(0, 2, 0, 0))
+        grid = new_grid("task", "× 100", *table.models)
         for task in table.tasks:
             scores = [table.score(model, task) for model in table.models]
             measure = next(score.measure for score in scores if score)

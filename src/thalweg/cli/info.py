@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from thalweg.cli.console import errors_told, stdout
+from thalweg.cli.console import errors_told, stdout, table
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.embedder.embedder import Embedder
@@ -32,10 +32,10 @@ def info(
         embedder = load_model(model, revision, device, dtype, quantize)
         console = stdout()
         for rows in (_facts(embedder), _memory(embedder)):
-            table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+            facts = table()
             for name, value in rows:
-                table.add_row(name, value, style=None)
-            console.print(table)
+                facts.add_row(name, value)
+            console.print(facts)
             console.print()
 
 
@@ -83,7 +83,11 @@ def _memory(embedder: Embedder) -> list[tuple[str, str]]:
     plan, schedule = embedder.plan_memory(), embedder.schedule()
     return [
         ("state of one document", _size(nbytes(embedder.model.init_state(1)))),
-        ("a run takes", f"{schedule.max_tokens_per_step:,} tokens a step, {schedule.max_in_flight} long documents"),
+        (
+            "a run takes",
+            f"{counted(schedule.max_tokens_per_step, 'token')} per step, "
+            f"{counted(schedule.max_in_flight, 'long document')} at a time",
+        ),
         ("  weights", _size(plan.weights)),
         ("  states", _size(plan.states)),
         ("  activations", _size(plan.activations)),
@@ -96,4 +100,4 @@ def _size(n_bytes: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
             return f"{n_bytes / size:,.1f} {unit}"
-    return f"{n_bytes} bytes"
+    return counted(n_bytes, "byte")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from thalweg.cli.console import INTERRUPTED, errors_told, stderr
+from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr
 from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.errors import MissingExtraError
 from thalweg.inputs.formats import TABLE_SUFFIXES
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.cli.options import DtypeName
@@ -117,7 +117,7 @@ def mine(
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     if range_max < range_min + negatives:
         raise typer.BadParameter(
-            f"--range-min {range_min} and --range-max {range_max} have no room for {negatives} negatives"
+            f"--range-min {range_min} and --range-max {range_max} have no room for {counted(negatives, 'negative')}"
         )
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     console = stderr()
@@ -181,8 +181,7 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[MiningStatus]
     if not shown or not console.is_terminal:
         yield lambda status: None
         return
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "count", "words", "elapsed") as bar:
         task = bar.add_task("reading the data", total=None)
         yield lambda status: bar.update(
             task, description=STAGES[status.stage], total=status.total, completed=status.done
@@ -190,14 +189,15 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[MiningStatus]
 
 
 def _tell(console: Console, mined: Mined, out: Path) -> None:
-    for number, told in (
-        (mined.duplicates, "duplicate rows left out"),
-        (mined.replaced, "negatives that rows had before replaced"),
-        (mined.without, "rows without a negative, as no text passes the rule"),
+    for number, noun, words in (
+        (mined.duplicates, "duplicate row", "left out"),
+        (mined.replaced, "earlier negative", "replaced"),
+        (mined.without, "row", "without a negative, as no text passes the rule"),
     ):
         if number:
-            console.print(f"{number:,} {told}")
+            console.print(f"{counted(number, noun)} {words}")
     console.print(
-        f"{mined.rows:,} rows, {mined.negatives:,} negatives out of {mined.documents:,} texts for "
-        f"{mined.queries:,} queries → {out}"
+        f"{counted(mined.rows, 'row')}, {counted(mined.negatives, 'negative')} out of "
+        f"{counted(mined.documents, 'text')} for {counted(mined.queries, 'query', 'queries')} → {out}"
     )
+    console.print(f"Next: thalweg train MODEL {shlex.quote(str(out))} -o DIR")

@@ -70,8 +70,10 @@ def load_model(
 ) -> Embedder:
     """`thalweg.load` with what the command line gave."""
     import thalweg
+    from thalweg.embedder.devices import check_device
 
-    check_device(device)
+    if device is not None:
+        check_device(device)
     return thalweg.load(
         model,
         revision=revision,
@@ -83,18 +85,4 @@ def load_model(
 
 def lasting_name(model: str | None) -> str | None:
     """A name that finds the model from any folder: a local one's absolute path."""
-    return str(Path(model).resolve()) if model is not None and Path(model).exists() else model
-
-
-def check_device(device: str | None) -> None:
-    """Raises:
-    InvalidInputError: torch does not know the device, or cannot use it here.
-    """
-    import torch
-
-    from thalweg.errors import InvalidInputError
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidInputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return str(Path(model).resolve()) if model and Path(model).exists() else model

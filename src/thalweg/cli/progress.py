@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.system.resident import resident_bytes
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.corpus import Status
@@ -37,7 +36,7 @@ def progress_line(console: Console, shown: bool) -> Iterator[Callable[[Status], 
 
         yield tell
         return
-    with Progress(BarColumn(20), TextColumn("{task.description}"), console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         task = bar.add_task("starting", total=None)
 
         def follow(status: Status) -> None:
@@ -56,13 +55,13 @@ def describe(status: Status, seconds: float) -> str:
     """The words of the line."""
     if status.writing:
         return "writing the output"
-    documents = f"{status.documents:,}"
+    documents = counted(status.documents, "document")
     if status.n_documents is not None:
-        documents += f" of {status.n_documents:,}"
-    words = [f"{documents} documents"]
+        documents = f"{status.documents:,} of {counted(status.n_documents, 'document')}"
+    words = [documents]
     if status.failed or status.skipped:
         words.append(f"{status.failed:,} failed, {status.skipped:,} skipped")
-    words.append(f"{status.tokens:,} tokens, {status.tokens / max(seconds, 1e-9):,.0f}/s")
+    words.append(f"{counted(status.tokens, 'token')}, {status.tokens / max(seconds, 1e-9):,.0f}/s")
     left = _seconds_left(status, seconds)
     if left is not None:
         words.append(f"{duration(left)} left")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thalweg.cli.console import errors_told, stdout
+from thalweg.cli.console import errors_told, print_json, stdout
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 from thalweg.cli.show_hits import show_hits
 
@@ -47,6 +46,6 @@ def search(
         hits = corpus.search(vectors, metadata, embedder, query, k, prompt=prompt, prompt_name=prompt_name)
         if as_json:
             found = [{"rank": rank, "score": hit.score, **hit.row} for rank, hit in enumerate(hits, 1)]
-            typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+            print_json(found)
         else:
             show_hits(stdout(), hits)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
+from thalweg.cli.console import Console, panel, text
 
 if TYPE_CHECKING:
     from thalweg.corpus import Hit
@@ -22,11 +20,11 @@ def show_hits(console: Console, hits: Sequence[Hit]) -> None:
         row = hit.row
         title = f"{rank} · {hit.score:.3f} · {row['id']} · section {row['section']}"
         place = f"characters {row['char_start']:,}–{row['char_end']:,}"
-        body = Text(excerpt(row["text"])) if "text" in row else Text("embedded with --no-text", style="dim")
-        console.print(Panel(body, title=Text(title), subtitle=Text(place), title_align="left", subtitle_align="right"))
+        body = text(excerpt(row["text"])) if "text" in row else text("embedded with --no-text", "dim")
+        console.print(panel(body, title, place))
 
 
-def excerpt(text: str) -> str:
+def excerpt(passage: str) -> str:
     """The beginning of a passage, its white space made plain, cut between words."""
-    words = " ".join(text[: 4 * SHOWN].split())
+    words = " ".join(passage[: 4 * SHOWN].split())
     return words if len(words) <= SHOWN else words[:SHOWN].rpartition(" ")[0] + " …"

@@ -6,16 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import duration
 
 
 class Steps:
     """Follows the steps; `free` ones took no time, so they tell nothing about those to come."""
 
-    def __init__(self, console: Console, total: int, bar: Progress | None) -> None:
+    def __init__(self, console: Console, total: int, bar: ProgressBar | None) -> None:
         self._console, self._total, self._bar = console, total, bar
         self._began = time.monotonic()
         self._done = self._paid = 0
@@ -62,6 +60,5 @@ def steps_shown(console: Console, total: int, shown: bool) -> Iterator[Steps]:
     if not console.is_terminal:
         yield Steps(console, total, None)
         return
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "count", "elapsed", "words") as bar:
         yield Steps(console, total, bar)

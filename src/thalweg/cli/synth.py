@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from thalweg.cli import list_options as lists
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, stdout
 from thalweg.cli.options import Debug, Device, load_model
 from thalweg.cli.progress import duration
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.cli.synth_progress import synth_progress, usage
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.synthesis.client import Endpoint
@@ -185,10 +186,17 @@ def synth(
         from thalweg.synthesis.settings import Settings
         from thalweg.synthesis.tasks import counts_of_total, parse_counts
 
+        chosen = parse_languages(languages) if languages else default_languages()
+        left_out: list[TaskType] = ["bitext"] if counts is None and len(chosen) == 1 else []
+        if left_out and not quiet:
+            stderr().print(
+                f"bitext is left out, as a translation needs two languages and {next(iter(chosen))} is the only one; "
+                f"the other types share the {counted(total or 0, 'example')}"
+            )
         settings = Settings(
-            counts=parse_counts(counts) if counts is not None else counts_of_total(total or 0),
+            counts=parse_counts(counts) if counts is not None else counts_of_total(total or 0, left_out),
             seed=seed,
-            languages=parse_languages(languages) if languages else default_languages(),
+            languages=chosen,
             concurrency=concurrency,
             attempts=attempts,
             tasks_per_call=tasks_per_call,
@@ -262,18 +270,21 @@ def _tell(console: Console, status: Status, settings: Settings, out: Path, secon
     for name, wanted in status.tasks_wanted.items():
         if status.tasks[name] < wanted:
             console.print(
-                f"{name}: {status.tasks[name]:,} different tasks of {wanted:,} wanted; some have more than one example"
+                f"{name}: {counted(status.tasks[name], 'different task')} of {wanted:,} wanted, so some have more than "
+                "one example"
             )
     if status.given_up:
         console.print(
-            f"{status.given_up:,} examples of {status.wanted:,} given up after {settings.attempts} attempts: "
+            f"{counted(status.given_up, 'example')} of {status.wanted:,} given up after "
+            f"{counted(settings.attempts, 'attempt')}: "
             "the same command with more --attempts tries again"
         )
     console.print(
-        f"{status.accepted:,} examples"
+        counted(status.accepted, "example")
         + (f" ({status.before:,} from before)" if status.before else "")
         + f", {usage(status, settings.price)} in {duration(seconds)} → {out / 'data'}"
     )
+    console.print(f"Next: thalweg train MODEL {shlex.quote(str(out / 'data'))} -o DIR")
 
 
 def _show_prompts(console: Console, settings: Settings) -> None:
@@ -284,7 +295,7 @@ def _show_prompts(console: Console, settings: Settings) -> None:
         console.print(prompt.text, soft_wrap=True)
     console.rule()
     tasks, examples = n_requests(settings)
-    console.print(f"at least {tasks:,} requests for tasks and {examples:,} for examples; none was made")
+    console.print(f"at least {counted(tasks, 'request')} for tasks and {examples:,} for examples; none was made")
 
 
 def _key(name: str) -> str | None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from thalweg.cli.console import Console, ProgressBar
 from thalweg.cli.progress import LOG_EVERY, duration
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.synthesis.run import Status
@@ -21,7 +20,7 @@ Price = tuple[float, float] | None
 class SynthProgress:
     """Follows a run: on a terminal in one line that is redrawn, else a line a minute."""
 
-    def __init__(self, console: Console, price: Price, bar: Progress | None, shown: bool) -> None:
+    def __init__(self, console: Console, price: Price, bar: ProgressBar | None, shown: bool) -> None:
         self._console, self._price, self._bar, self._shown = console, price, bar, shown
         self._began = self._told = time.monotonic()
         self._examples_began: float | None = None
@@ -57,8 +56,7 @@ def synth_progress(console: Console, price: Price, shown: bool) -> Iterator[Synt
     if not shown or not console.is_terminal:
         yield SynthProgress(console, price, None, shown)
         return
-    columns = (BarColumn(20), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(console, "bar", "words") as bar:
         yield SynthProgress(console, price, bar, shown)
 
 
@@ -67,7 +65,7 @@ def describe(status: Status, price: Price, left: float | None) -> str:
     if status.step == "tasks":
         words = [f"thinking up tasks for {', '.join(list(status.tasks_wanted)[-1:])}"]
     elif status.step == "examples":
-        words = [f"{status.accepted:,} of {status.wanted:,} examples"]
+        words = [f"{status.accepted:,} of {counted(status.wanted, 'example')}"]
     else:
         words = [status.step]
     if status.rejected:
@@ -81,6 +79,6 @@ def describe(status: Status, price: Price, left: float | None) -> str:
 def usage(status: Status, price: Price) -> str:
     """Tokens, and what they cost."""
     about = "about " if status.estimated else ""
-    words = f"{about}{status.prompt_tokens:,} + {status.reply_tokens:,} tokens"
+    words = f"{about}{status.prompt_tokens:,} + {counted(status.reply_tokens, 'token')}"
     cost = status.cost(price)
     return words if cost is None else f"{words}, cost {about}{cost:,.2f}"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from thalweg.cli.console import INTERRUPTED, errors_told, stderr, stdout
+from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr, stdout, table
 from thalweg.cli.options import Debug, Revision, lasting_name
 from thalweg.cli.progress import LOG_EVERY, duration
 from thalweg.cli.silence_libraries import libraries_quiet
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.training.progress_log import Status
@@ -136,7 +135,7 @@ def train(
 
 def _show(console: Console, recipe: Recipe) -> None:
     """A setting a line, as `--set` takes it."""
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid = table()
     for name, value, about in recipe.describe():
         grid.add_row(f"{name}={value}", about)
     console.print(grid)
@@ -192,16 +191,22 @@ def _tell(console: Console, summary: Summary) -> None:
             f"{count:,} {reason}" for reason, count in counts.items() if reason not in ("read", "kept") and count
         ]
         if left_out:
-            console.print(f"{name}: {counts['kept']:,} of {counts['read']:,} rows; left out: {', '.join(left_out)}")
+            kept = f"{counts['kept']:,} of {counted(counts['read'], 'row')}"
+            console.print(f"{name}: {kept}; left out: {', '.join(left_out)}")
     if summary.cut:
-        console.print(f"{summary.cut:,} texts were cut to max_length")
+        console.print(f"{counted(summary.cut, 'text')} {'was' if summary.cut == 1 else 'were'} cut to max_length")
     again = f", from step {summary.first_step:,} on" if summary.first_step else ""
     loss = "" if summary.loss is None else f", loss {summary.loss:.4f}"
-    scores = "".join(f", {name} {score:.4f}" for name, score in summary.scores.items())
+    scores = "".join(f", {_score(name, summary.metric, score)}" for name, score in summary.scores.items())
     console.print(
-        f"{summary.steps:,} steps{again}, {summary.tokens:,} tokens in {duration(summary.seconds)}{loss}{scores} "
-        f"→ {summary.out}"
+        f"{counted(summary.steps, 'step')}{again}, {counted(summary.tokens, 'token')} in "
+        f"{duration(summary.seconds)}{loss}{scores} → {summary.out}"
     )
+    console.print(f"Next: thalweg embed FOLDER --model {shlex.quote(str(summary.out))} -o vectors.parquet")
+
+
+def _score(name: str, metric: Mapping[str, str], score: float) -> str:
+    return f"{name} {metric[name]} {score:.4f}" if name in metric else f"{name} {score:.4f}"
 
 
 @contextmanager
@@ -210,18 +215,14 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[Status], None
     if not shown:
         yield lambda status: None
         return
-    columns = (
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with ProgressBar(console, "bar", "count", "elapsed", "left", "words") as bar:
         task = bar.add_task("loading", total=None)
         told = [bar.get_time()]
 
         def follow(status: Status) -> None:
+            if status.notice:
+                console.print(status.notice)
+                return
             words = _words(status)
             bar.update(task, completed=status.done, total=status.total or None, description=words)
             if status.entry and "dev" in status.entry:
@@ -242,5 +243,6 @@ def _words(status: Status) -> str:
     if entry is None:
         return "steps"
     if "dev" in entry:
-        return f"step {entry['step']:,}: " + ", ".join(f"{name} {score:.4f}" for name, score in entry["dev"].items())
-    return f"loss {entry['loss']:.4f} · {entry['tokens']:,} tokens"
+        scores = (_score(name, entry.get("metric", {}), score) for name, score in entry["dev"].items())
+        return f"step {entry['step']:,}: {', '.join(scores)}"
+    return f"loss {entry['loss']:.4f} · {counted(entry['tokens'], 'token')}"

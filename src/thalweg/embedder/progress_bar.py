@@ -1,4 +1,5 @@
-"""The progress bar of `Embedder.encode`."""
+"""The progress bar of `Embedder.encode`: tqdm's, as in sentence-transformers. In a notebook it is a widget, or text
+where there are no widgets."""
 
 from __future__ import annotations
 
@@ -11,27 +12,22 @@ from thalweg.engine.results import Progress
 
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar over documents with the rate in tokens; yields what `encode_stream` calls after every step."""
+    """A bar over texts with the rate in tokens; yields what `encode_stream` calls after every step."""
     if not shown:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from tqdm.auto import tqdm
 
-    columns = (
-        TextColumn("embedding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embedding", total=total, rate="")
-        began = time.perf_counter()
+    with tqdm(total=total, desc="Embedding", unit="text") as bar:
+        began = drawn = time.perf_counter()
 
         def report(progress: Progress) -> None:
-            rate = progress.tokens / (time.perf_counter() - began)
-            bar.update(task, completed=progress.documents, rate=f"{rate:,.0f} tokens/s")
+            nonlocal drawn
+            now = time.perf_counter()
+            bar.n = progress.documents
+            bar.set_postfix_str(f"{progress.tokens / (now - began):,.0f} tokens/s", refresh=False)
+            if now - drawn >= bar.mininterval:  # also in the middle of a long text, when no text has been finished
+                bar.refresh()
+                drawn = now
 
         yield report

@@ -12,6 +12,7 @@ from mteb.abstasks import AbsTaskRetrieval
 from thalweg.evaluation.bm25 import BM25Search
 from thalweg.evaluation.peers import Peer
 from thalweg.integrations.mteb import ThalwegEncoder
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -63,7 +64,7 @@ def our_model(
         )
 
     given = {name: value for name, value in schedule.items() if value is not None}
-    cut = "" if max_length is None else f", cut at {max_length:,} tokens"
+    cut = "" if max_length is None else f", cut at {counted(max_length, 'token')}"
     name = Path(embedder.name).resolve().name if Path(embedder.name).exists() else embedder.name
     return Contestant(name + cut, load, encode_kwargs=given)
 

@@ -22,6 +22,7 @@ from typing import Literal
 
 from thalweg.errors import InvalidInputError
 from thalweg.evaluation.lengths import BYTES_PER_TOKEN
+from thalweg.system.words import counted
 
 Kind = Literal["needle", "passkey"]
 
@@ -81,8 +82,8 @@ class Haystacks:
             raise InvalidInputError(f"a document needs at least 64 tokens to hide a sentence in, got {self.length}")
         if not 1 <= self.queries <= self.documents <= 100:
             raise InvalidInputError(
-                f"there must be 1 to 100 documents and 1 query for each at most, got {self.documents} documents and "
-                f"{self.queries} queries"
+                f"there must be 1 to 100 documents and 1 query for each at most, got "
+                f"{counted(self.documents, 'document')} and {counted(self.queries, 'query', 'queries')}"
             )
         if not any(book.strip() for book in self.books):
             raise InvalidInputError("needle and passkey tasks need a book with text in it")

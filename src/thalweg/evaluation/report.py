@@ -12,6 +12,7 @@ from typing import Any
 from thalweg.evaluation.lengths import BYTES_PER_TOKEN, EDGES
 from thalweg.evaluation.table import Table, published_source
 from thalweg.storage.durable import write_durably
+from thalweg.system.words import counted
 from thalweg.version import __version__
 
 PACKAGES = ("mteb", "torch", "numpy", "scikit-learn", "scipy", "sentence-transformers", "rank-bm25")
@@ -59,7 +60,7 @@ def _means(table: Table) -> Iterator[str]:
             if mean.benchmark == benchmark
         ]
         for model, missing in table.incomplete.get(benchmark, {}).items():
-            rows.append([model, f"{missing} tasks missing", "–", "–"])
+            rows.append([model, f"{counted(missing, 'task')} missing", "–", "–"])
         yield from _grid(["model", "", "mean over tasks", "mean over task types"], rows)
         if any(mean.published for mean in table.means if mean.benchmark == benchmark):
             yield f"Published: {published_source()}\n"

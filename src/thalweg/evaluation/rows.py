@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,6 +97,9 @@ def id_of(row: Row, key: str, path: Path) -> str:
 def number_of(row: Row, key: str, path: Path) -> float:
     """A field that has to be a number, or a text that is one."""
     try:
-        return float(row[key])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path}: {key!r} must be a number, but a row has {row.get(key)!r:.80}") from error
+        number = float(row[key])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(f"{path}: {key!r} must be a number, but a row has {row.get(key)!r:.80}")
+    return number

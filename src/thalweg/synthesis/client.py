@@ -14,6 +14,7 @@ from typing import Any
 
 from thalweg.errors import EndpointError, InvalidInputError, MissingExtraError
 from thalweg.synthesis.pacing import Pace
+from thalweg.system.words import counted
 
 try:
     import httpx
@@ -194,8 +195,8 @@ class ChatClient:
         self._failures += 1
         if self._failures >= self._endpoint.max_failures:
             raise EndpointError(
-                f"{self._endpoint.base_url} does not work: {self._failures} tries in a row failed, the last one with "
-                f"{failed}. What came before is saved; the same command goes on from there"
+                f"{self._endpoint.base_url} does not work: {counted(self._failures, 'try', 'tries')} in a row failed, "
+                f"the last one with {failed}. What came before is saved; the same command goes on from there"
             )
 
     def _refused(self, status: int, what: str) -> EndpointError:
@@ -240,7 +241,7 @@ def _read_reply(content: str, asked: str) -> Reply:
     if isinstance(message.get("refusal"), str) or finish == "content_filter":
         return Reply(text, usage, ("refusal", str(message.get("refusal") or "stopped by a content filter")[:200]))
     if finish == "length":
-        return Reply(text, usage, ("cut off", f"the reply reached its bound after {usage.reply:,} tokens"))
+        return Reply(text, usage, ("cut off", f"the reply reached its bound after {counted(usage.reply, 'token')}"))
     return Reply(text, usage)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,15 @@ from thalweg.synthesis.schema import Rejected, check_example, check_tasks, same_
 from thalweg.synthesis.settings import Settings
 from thalweg.synthesis.store import Store
 from thalweg.synthesis.tasks import KINDS, TaskType
+from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.synthesis.mining import Mining
 
 DUPLICATE = "duplicate"
+
+FRUITLESS = "fruitless"
+"""Of a record that is no reply: a run ended because nothing could be used, and the next one has all attempts again."""
 
 _MOST_CALLS = 4
 """Times the calls that would do if no task came twice; then tasks are used more than once."""
@@ -92,7 +96,8 @@ def synthesize(
         The status at the end; `given_up` examples had no usable reply in `settings.attempts` attempts.
 
     Raises:
-        EndpointError: the endpoint refuses, or does not answer any more; or no reply of the first step can be used.
+        EndpointError: the endpoint refuses, or does not answer any more; or no reply of a step can be used. The same
+            call goes on once that is mended.
         CorpusError: the folder is in use, or was begun with other settings.
     """
     with closing(Store(folder, settings.identity(endpoint.model, endpoint.top_p), overwrite=overwrite)) as store:
@@ -116,6 +121,7 @@ class _Run:
         self._on_status = on_status
         self._client: ChatClient
         self._attempts: Counter[str] = Counter()  # rejected ones by id: the number of the next
+        self._forgiven: Counter[str] = Counter()  # those of them that do not count any more
         self._tasks: dict[str, list[str]] = {}  # by id
         self._examples: dict[str, tuple[int, int]] = {}  # id → attempt and place in the file
         self._queries: dict[str, bytes] = {}  # id → digest of what must not come twice
@@ -130,6 +136,10 @@ class _Run:
             while left := self._examples_left():
                 await self._each(left, lambda slot: self._make_example(slot, tasks))
                 self._reject_duplicates()
+            if not self.status.accepted:
+                counts = self._settings.counts
+                ids = [f"{name}/{number}" for name, count in counts.items() for number in range(count)]
+                raise self._fruitless(f"example of {self.status.wanted:,} wanted", ids)
 
     def places(self) -> dict[TaskType, list[int]]:
         """Where the examples of each type lie in the file, in the order of their numbers."""
@@ -157,6 +167,9 @@ class _Run:
     def _load(self) -> None:
         void = set()
         for _, record in self._store.rejected:
+            if record["reason"] == FRUITLESS:
+                self._forgiven[record["id"]] = record["attempt"]
+                continue
             self._count(record)
             self.status.rejected[record["reason"]] += 1
             if record["reason"] == DUPLICATE:
@@ -213,9 +226,8 @@ class _Run:
                     tasks.setdefault(same_text(task), task)
             fruitless = fruitless + 1 if len(tasks) == before else 0
         if not tasks:
-            raise EndpointError(
-                f"the model gave no usable {name} task in {calls} calls; what it answered is in "
-                f"{self._store.folder / 'rejected.jsonl'}"
+            raise self._fruitless(
+                f"{name} task in {counted(calls, 'call')}", [f"tasks/{name}/{n}" for n in range(calls)]
             )
         found = list(tasks.values())[:wanted]
         self.status.tasks[name] = len(found)
@@ -244,7 +256,7 @@ class _Run:
             (name, number)
             for name, count in self._settings.counts.items()
             for number in range(count)
-            if (id := f"{name}/{number}") not in self._examples and self._attempts[id] < self._settings.attempts
+            if (id := f"{name}/{number}") not in self._examples and self._may_try(id)
         ]
         random.Random(self._settings.seed).shuffle(slots)
         return slots
@@ -287,7 +299,7 @@ class _Run:
             self._attempts[id] = self._examples.pop(id)[0] + 1
             self.status.rejected[DUPLICATE] += 1
             self.status.accepted -= 1
-            self.status.given_up += self._attempts[id] >= self._settings.attempts
+            self.status.given_up += not self._may_try(id)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -300,7 +312,7 @@ class _Run:
     ) -> tuple[dict[str, Any], int] | None:
         """Ask, with the next attempt's prompt after each rejected reply; the record that was saved, and its place."""
         id = make(0).id
-        while self._attempts[id] < self._settings.attempts:
+        while self._may_try(id):
             prompt = make(self._attempts[id])
             reply = await self._client.ask(prompt.text, temperature, prompt.seed if self._settings.send_seed else None)
             record = {
@@ -321,6 +333,19 @@ class _Run:
             else:
                 return record, lines.append(record)
         return None
+
+    def _may_try(self, id: str) -> bool:
+        return self._attempts[id] - self._forgiven[id] < self._settings.attempts
+
+    def _fruitless(self, what: str, ids: Sequence[str]) -> EndpointError:
+        """Nothing could be used: the endpoint is to blame, and not the prompts, so all attempts are given anew."""
+        self._store.rejected.append(
+            *({"id": id, "attempt": self._attempts[id], "reason": FRUITLESS} for id in ids if self._attempts[id])
+        )
+        return EndpointError(
+            f"the model gave no usable {what}; what it answered is in {self._store.folder / 'rejected.jsonl'}. "
+            "Once the endpoint answers as it should, the same command continues"
+        )
 
     @staticmethod
     def _checked(prompt: Prompt, reply: Reply, check: Callable[[Prompt, str], dict[str, Any]]) -> dict[str, Any]:

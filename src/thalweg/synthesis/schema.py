@@ -10,6 +10,7 @@ from typing import Any
 
 from thalweg.synthesis.languages import count_words, in_script
 from thalweg.synthesis.tasks import KINDS, TaskType
+from thalweg.system.words import counted
 
 MAX_SHORT_WORDS = 150
 """Of what is to be a phrase or a sentence: more is a passage in the wrong place."""
@@ -72,7 +73,9 @@ def check_tasks(reply: str) -> tuple[list[str], list[str]]:
         usable = TASK_WORDS[0] <= count_words(text) <= TASK_WORDS[1] and _is_text(text) and not _REFUSAL.match(text)
         (good if usable else bad).append(text if usable else json.dumps(item, ensure_ascii=False))
     if len(good) < len(bad) or not good:
-        raise Rejected("wrong type", f"{len(bad)} of {len(value)} items are no tasks, such as {bad[0][:80]}")
+        raise Rejected(
+            "wrong type", f"{len(bad)} of {counted(len(value), 'item')} cannot be used as a task, such as {bad[0][:80]}"
+        )
     return good, bad
 
 
@@ -134,9 +137,9 @@ def _check_length(name: str, text: str, long: bool, attributes: Mapping[str, str
         asked = int(attributes.get("min_words", 0))
         least = max(int(asked * MIN_SHARE_OF_WORDS), MIN_LONG_WORDS)
         if words < least:
-            raise Rejected("too short", f"{name} has {words} words; at least {least} are needed")
+            raise Rejected("too short", f"{name} has {counted(words, 'word')}; at least {least} are needed")
     elif words > MAX_SHORT_WORDS:
-        raise Rejected("too long", f"{name} has {words} words, more than {MAX_SHORT_WORDS}")
+        raise Rejected("too long", f"{name} has {counted(words, 'word')}, more than {MAX_SHORT_WORDS}")
     if len(text) > MAX_CHARACTERS:
         raise Rejected("too long", f"{name} has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
 

@@ -6,11 +6,12 @@ a first step. Two are symmetric and have one fixed instruction each: sentences o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from thalweg.errors import InvalidInputError
+from thalweg.system.words import counted
 
 TaskType = Literal["short-long", "long-short", "short-short", "long-long", "sts", "bitext"]
 
@@ -123,13 +124,17 @@ SCALE = 5.0
 """Similarities run from 0, unrelated, to this, the same meaning."""
 
 
-def counts_of_total(total: int) -> dict[TaskType, int]:
-    """`total` examples in the paper's shares, to the last one (largest remainders)."""
+def counts_of_total(total: int, leave_out: Collection[TaskType] = ()) -> dict[TaskType, int]:
+    """`total` examples in the paper's shares, to the last one (largest remainders).
+
+    leave_out: types that get none; the others share the total.
+    """
     if total < 1:
-        raise InvalidInputError(f"a total of {total} examples: it has to be at least 1")
-    whole = sum(SHARES.values())
-    counts = {name: total * share // whole for name, share in SHARES.items()}
-    by_rest = sorted(SHARES, key=lambda name: -(total * SHARES[name] % whole))
+        raise InvalidInputError(f"a total of {counted(total, 'example')}: it has to be at least 1")
+    shares = {name: share for name, share in SHARES.items() if name not in leave_out}
+    whole = sum(shares.values())
+    counts = {name: total * share // whole for name, share in shares.items()}
+    by_rest = sorted(shares, key=lambda name: -(total * shares[name] % whole))
     for name in by_rest[: total - sum(counts.values())]:
         counts[name] += 1
     return {name: count for name, count in counts.items() if count}

@@ -1,1 +1,1 @@
-"""What the operating system and the C library know about this process. Imports nothing of thalweg."""
+"""The operating system, the C library and the terminal. Imports nothing of thalweg."""

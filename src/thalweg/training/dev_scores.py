@@ -6,6 +6,7 @@ query (or anchor), positive, negative…          retrieval: each query against 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from sentence_transformers.sentence_transformer.evaluation import (
     SequentialEvaluator,
 )
 
-from thalweg.errors import CorpusError
+from thalweg.errors import CorpusError, MeasurementError
 from thalweg.evaluation.rows import Row, number_of, read_rows, stem, text_of
 
 BATCH = 64
+
+SPEARMAN, NDCG = "Spearman", "nDCG@10"
+
+_KEYS = {SPEARMAN: "spearman_cosine", NDCG: "cosine_ndcg@10"}
 
 Evaluators = list[Any]
 """`EmbeddingSimilarityEvaluator`s and `InformationRetrievalEvaluator`s."""
@@ -47,6 +52,8 @@ def _evaluator(path: Path, name: str) -> Any:
     if "score" in rows[0]:
         first, second = ([text_of(row, key, path) for row in rows] for key in ("sentence1", "sentence2"))
         scores = [number_of(row, "score", path) for row in rows]
+        if len(set(scores)) < 2:
+            raise CorpusError(f"{path}: every score is {scores[0]:g}, so there is no order to compare with")
         return EmbeddingSimilarityEvaluator(
             first, second, scores, batch_size=BATCH, main_similarity="cosine", name=name, write_csv=False
         )
@@ -75,6 +82,8 @@ def _retrieval(rows: list[Row], key: str, path: Path, name: str) -> InformationR
                 document = ids.setdefault(text_of({field: text}, field, path), f"d{len(ids)}")
                 if field.startswith("positive"):
                     relevant.setdefault(number, set()).add(document)
+        if number not in relevant:
+            raise CorpusError(f"{path}: the query {query!r:.80} has no positive")
     corpus: dict[str, Any] = {document: text for text, document in ids.items()}
     return InformationRetrievalEvaluator(
         queries,
@@ -97,12 +106,27 @@ def as_one(evaluators: Evaluators) -> SequentialEvaluator:
     return SequentialEvaluator(evaluators)
 
 
-def main_scores(evaluators: Evaluators, metrics: dict[str, Any]) -> dict[str, float]:
-    """Of each dev set the one number that counts, by the dev set's name, out of all that a trainer logged."""
+def main_scores(evaluators: Evaluators, logged: dict[str, Any]) -> dict[str, float]:
+    """The one number that counts for each dev set, by its name, out of all that a trainer logged.
+
+    Raises:
+        MeasurementError: there is none.
+    """
     scores = {}
     for evaluator in evaluators:
-        measure = "spearman_cosine" if isinstance(evaluator, EmbeddingSimilarityEvaluator) else "cosine_ndcg@10"
-        name = f"eval_{evaluator.name}_{measure}"
-        if name in metrics:
-            scores[evaluator.name] = float(metrics[name])
+        name = f"eval_{evaluator.name}_{_KEYS[_metric(evaluator)]}"
+        if name in logged:
+            scores[evaluator.name] = float(logged[name])
+            if not math.isfinite(scores[evaluator.name]):
+                place = f"{_metric(evaluator)} of the dev set {evaluator.name} in step {logged['step']}"
+                raise MeasurementError(f"{place} is {logged[name]}: to the model all of its texts are equally similar")
     return scores
+
+
+def metrics(evaluators: Evaluators) -> dict[str, str]:
+    """What the number is, by the dev set's name."""
+    return {evaluator.name: _metric(evaluator) for evaluator in evaluators}
+
+
+def _metric(evaluator: Any) -> str:
+    return SPEARMAN if isinstance(evaluator, EmbeddingSimilarityEvaluator) else NDCG

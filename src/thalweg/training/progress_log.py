@@ -12,38 +12,41 @@ from typing import Any
 from transformers import TrainerCallback
 
 from thalweg.storage.durable import write_durably
-from thalweg.training.dev_scores import Evaluators, main_scores
+from thalweg.training.dev_scores import Evaluators, main_scores, metrics
 
 LOG_FILE, EVENTS = "log.jsonl", "tensorboard"
 
 Entry = dict[str, Any]
 """A line of the log: `step`, `epoch`, and either `loss`, `learning_rate`, `grad_norm`, `tokens` and `cut` (both until
-then), or `dev`: the score of each dev set."""
+then), or `dev`: the score of each dev set, and `metric`: what that is, such as nDCG@10."""
 
 
 @dataclass(frozen=True)
 class Status:
     """How far a run is.
 
-    stage: "teacher", "train" or "write"; done of total: texts of the first, steps of the second; entry: just logged.
+    stage: "teacher", "train" or "write"; done of total: texts of the first, steps of the second; entry: just logged;
+    notice: what a user should know before it starts.
     """
 
     stage: str
     done: int = 0
     total: int = 0
     entry: Entry | None = None
+    notice: str | None = None
 
 
 def entries(history: list[dict[str, Any]], evaluators: Evaluators) -> list[Entry]:
     """The log that a trainer's history holds."""
     kept = []
+    metric = metrics(evaluators)
     for line in history:
         place = {"step": line["step"], "epoch": round(line["epoch"], 6)}
         scores = main_scores(evaluators, line)
         if "loss" in line:
             kept.append(place | {key: line[key] for key in ("loss", "learning_rate", "grad_norm", "tokens", "cut")})
         elif scores:
-            kept.append(place | {"dev": scores})
+            kept.append(place | {"dev": scores, "metric": {name: metric[name] for name in scores}})
     return kept
 
 

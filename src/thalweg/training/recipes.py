@@ -7,6 +7,7 @@ written beside the model that came out of it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ class Recipe:
     max_length: int | None = _about(512, "tokens that a text is cut to; none: nothing is cut")
     learning_rate: float = _about(4e-4, "of AdamW, at its highest")
     weight_decay: float = _about(0.1, "of AdamW, on the matrices of linear layers and embeddings")
-    warmup_steps: int = _about(100, "the learning rate rises linearly, and falls linearly to 0 from there")
+    warmup_steps: int = _about(100, "steps in which the learning rate rises; a tenth of a run that has no more")
     max_grad_norm: float = _about(1.0, "gradients are scaled down to this norm; 0: never")
     precision: Precision = _about("auto", "of products (autocast); auto: bfloat16 on CUDA, else float32")  # noqa: RUF009
 
@@ -87,6 +88,8 @@ class Recipe:
         for name in ("temperature", "learning_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        if self.seed >= 2**32:
+            raise InvalidInputError(f"seed must be below 2**32, got {self.seed!r}")
         for name in ("lora_dropout", "state_passing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(f"{name} must be in 0..1, got {getattr(self, name)!r}")
@@ -205,9 +208,11 @@ def find_recipe(name_or_file: str) -> Recipe:
         raise InvalidInputError(f"there is no recipe {name_or_file!r}: {', '.join(RECIPES)}, or a {RECIPE_FILE}")
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-        stated = dict(written.get("recipe", written))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} is no recipe: {error}") from error
+    stated = written.get("recipe", written) if isinstance(written, dict) else written
+    if not isinstance(stated, dict):
+        raise InvalidInputError(f"{path} is no recipe: an object of settings is wanted, not {stated!r:.60}")
     _known(stated, str(path))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stated.items()}
     return Recipe(**values)
@@ -263,8 +268,10 @@ def _check(name: str, value: Any, hint: Any) -> None:
         fits = isinstance(value, tuple) and all(type(part) is int for part in value)
     else:
         fits = type(value) in kinds or (float in kinds and type(value) is int)
-    if not fits or value != value:
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidInputError(f"{name}={value!r}: {_wanted(hint)} is wanted")
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise InvalidInputError(f"{name}={value!r} is not text: it holds a lone surrogate")
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

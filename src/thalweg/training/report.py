@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from thalweg.system.figures import PALETTE, label, look, tidy
+from thalweg.system.words import counted
 from thalweg.training.progress_log import Entry
 from thalweg.training.recipes import Recipe
 from thalweg.version import __version__
@@ -40,12 +43,17 @@ class Facts:
 
     @property
     def scores(self) -> dict[str, list[tuple[int, float]]]:
-        """Of each dev set the steps at which it was scored, and the scores."""
+        """The steps at which each dev set was scored, and the scores."""
         curves: dict[str, list[tuple[int, float]]] = {}
         for entry in self.log:
             for name, score in entry.get("dev", {}).items():
                 curves.setdefault(name, []).append((entry["step"], score))
         return curves
+
+    @property
+    def metric(self) -> dict[str, str]:
+        """What the scores of each dev set are."""
+        return {name: metric for entry in self.log for name, metric in entry.get("metric", {}).items()}
 
     @property
     def final_scores(self) -> dict[str, float]:
@@ -83,46 +91,67 @@ def _training(facts: Facts) -> list[str]:
     last = facts.steps[-1] if facts.steps else {}
     rows = [
         ("recipe", f"`{facts.recipe.name}`, in `recipe.json`"),
-        ("steps", f"{last.get('step', 0):,} of {facts.recipe.batch_size:,} rows"),
+        ("steps", f"{last.get('step', 0):,} of {counted(facts.recipe.batch_size, 'row')}"),
         ("tokens trained on", f"{last.get('tokens', 0):,}"),
         ("loss in the last step", f"{last['loss']:.4f}" if last else "–"),
         ("texts cut to the maximum length", f"{last.get('cut', 0):,}"),
         *((f"instruction of {name}", f"`{text!r}`") for name, text in facts.instructions.items()),
     ]
-    lines = ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
+    lines = ["## Training", "", "| | |", "|---|---|", *(_cells(row) for row in rows), ""]
     lines += ["| data | source | licence | rows | weight | left out |", "|---|---|---|---|---|---|"]
     for row in facts.manifest:
         counts: Mapping[str, int] = row["counts"]
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if reason not in ("read", "kept"))
-        cells = (row["name"], row.get("source"), row.get("licence"), f"{row['rows']:,}", row.get("weight"), dropped)
-        lines.append(f"| {' | '.join('–' if cell in (None, '') else str(cell) for cell in cells)} |")
+        lines.append(
+            _cells([row["name"], row.get("source"), row.get("licence"), f"{row['rows']:,}", row.get("weight"), dropped])
+        )
     if facts.final_scores:
-        lines += ["", "| dev set | first | last |", "|---|---|---|"]
+        lines += ["", "| dev set | metric | before | after |", "|---|---|---|---|"]
         for name, curve in facts.scores.items():
-            lines.append(f"| {name} | {curve[0][1]:.4f} | {curve[-1][1]:.4f} |")
+            lines.append(_cells([name, facts.metric[name], f"{curve[0][1]:.4f}", f"{curve[-1][1]:.4f}"]))
     return [*lines, "", f"![curves]({PLOT_FILE})", ""]
 
 
+def _cells(values: Sequence[Any]) -> str:
+    """A row of a table; names of data sets may hold what ends a cell."""
+    shown = ("–" if value in (None, "") else " ".join(str(value).split()).replace("|", "\\|") for value in values)
+    return f"| {' | '.join(shown)} |"
+
+
 def write_plot(path: Path, facts: Facts) -> None:
-    """Loss, learning rate and, if there are any, scores on dev sets, against steps."""
-    scores = facts.scores
-    figure = Figure(figsize=(4.2 * (2 + bool(scores)), 3.4), layout="constrained")
-    axes = figure.subplots(1, 2 + bool(scores), squeeze=False)[0]
+    """Loss, learning rate and, if there are any, scores on dev sets against steps: a panel for each metric."""
+    metrics = list(dict.fromkeys(facts.metric.values()))
+    panels = 2 + len(metrics)
+    columns = panels if panels <= 3 else 2
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     steps = [entry["step"] for entry in facts.steps]
     losses = [entry["loss"] for entry in facts.steps]
-    axes[0].plot(steps, losses, color="C0", alpha=0.35, linewidth=1)
-    axes[0].plot(steps, _smooth(losses), color="C0", linewidth=2)
-    axes[0].set_title("loss", fontsize="medium")
-    axes[1].plot(steps, [entry["learning_rate"] for entry in facts.steps], color="C1")
-    axes[1].set_title("learning rate", fontsize="medium")
-    for name, curve in scores.items():
-        axes[2].plot(*zip(*curve, strict=True), marker="o", markersize=3, label=name)
-    if scores:
-        axes[2].set_title("dev scores", fontsize="medium")
-        axes[2].legend(frameon=False, fontsize="small")
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.set_xlabel("step", fontsize="small")
+    last = max(steps, default=1)
+    few = len(steps) <= 30
+    each: Any = {"marker": "o", "markersize": 3} if few else {"alpha": 0.4}
+    axes[0].plot(steps, losses, color=PALETTE[0], linewidth=1, label="each step", **each)
+    if not few:
+        axes[0].plot(steps, _smooth(losses), color=PALETTE[0], linewidth=2, label="running mean")
+    axes[0].set(title=f"training loss, {facts.recipe.objective}", ylabel="loss")
+    axes[0].legend(frameon=False, fontsize="small")
+    axes[1].plot(steps, [entry["learning_rate"] for entry in facts.steps], color=PALETTE[1], **each | {"alpha": 1})
+    axes[1].set(title="learning rate", ylabel="learning rate", ylim=(0, None))
+    axes[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    for axis, metric in zip(axes[2:], metrics, strict=False):
+        curves = {name: curve for name, curve in facts.scores.items() if facts.metric[name] == metric}
+        for rank, (name, curve) in enumerate(curves.items()):
+            axis.plot(*zip(*curve, strict=True), label=label(name), **look(rank, len(curves)))
+        axis.set(title=f"dev sets, {metric}", ylabel=metric)
+        axis.legend(frameon=False, fontsize="small")
+    for axis in axes[:panels]:
+        tidy(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="step", xlim=(-0.03 * last, 1.03 * last))
+        axis.title.set_fontsize("medium")
+    for unused in axes[panels:]:
+        unused.set_axis_off()
     figure.savefig(path, dpi=150)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -20,11 +21,13 @@ from transformers import PrinterCallback, set_seed
 
 import thalweg
 from thalweg.checkpoints.formats import format_to_write
+from thalweg.embedder.devices import check_device
 from thalweg.errors import InvalidInputError
 from thalweg.gradients.lora import add_lora, merge_lora
 from thalweg.gradients.qlora import quantize_4bit
 from thalweg.integrations.sentence_transformers import from_embedder
 from thalweg.storage.work_folder import publish_folder
+from thalweg.system.words import counted
 from thalweg.training.data import load_training_data
 from thalweg.training.dev_scores import Evaluators, as_one, dev_evaluators
 from thalweg.training.extras import require_4bit
@@ -41,14 +44,17 @@ if TYPE_CHECKING:
 
 Tell = Callable[[Status], None]
 
+FEW_STEPS, LEAST_BATCH = 20, 16
+"""Below so many steps a smaller batch is advised, but not one so small that it has hardly any negatives."""
+
 
 @dataclass(frozen=True)
 class Summary:
     """What came of a run.
 
     first: this is the first of the processes; first_step: the step it was resumed from, or 0; tokens, cut: trained on,
-    and texts cut to the maximum length, over the whole run; scores: on the dev sets, at the end; counts: rows of each
-    data set, read, kept and left out.
+    and texts cut to the maximum length, over the whole run; scores: on the dev sets, at the end; metric: what they are;
+    counts: rows of each data set, read, kept and left out.
     """
 
     out: Path
@@ -60,6 +66,7 @@ class Summary:
     loss: float | None = None
     seconds: float = 0.0
     scores: Mapping[str, float] = field(default_factory=dict)
+    metric: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     nothing_to_do: bool = False
 
@@ -137,13 +144,15 @@ class _Run:
 
     def go(self, model: str | Path | None, revision: str | None, dev: list[str]) -> Summary:
         """All of it."""
-        recipe, arguments = self.recipe, self.arguments
+        arguments = self.arguments
         embedder = self._load(model, revision)
+        recipe = self.recipe
         loaded = load_training_data(
             self.data, seed=recipe.seed, max_negatives=recipe.negatives, instructions=recipe.instructions
         )
         rows = DatasetDict(loaded.datasets)
-        _check_sizes(rows, recipe, arguments.world_size)
+        recipe = self.recipe = self._fitted(rows)
+        arguments.warmup_steps = recipe.warmup_steps
         if arguments.process_index == 0:
             asked = {
                 "model": embedder.fingerprint,
@@ -180,6 +189,7 @@ class _Run:
             loss=last.get("loss"),
             seconds=time.monotonic() - self.began,
             scores=facts.final_scores,
+            metric=facts.metric,
             counts=loaded.counts,
         )
 
@@ -197,6 +207,28 @@ class _Run:
         if self.recipe.quantize_4bit:
             require_4bit(self.arguments.device.type)
         return embedder
+
+    def _fitted(self, rows: Mapping[str, Dataset]) -> Recipe:
+        """The recipe for this data: a run that is over before its warm-up warms up for a tenth of its steps."""
+        recipe = self.recipe
+        n_steps = _n_steps(rows, recipe, self.arguments.world_size)
+        words = []
+        if recipe.warmup_steps >= n_steps:
+            recipe = replace(recipe, warmup_steps=n_steps // 10)
+            words.append(
+                f"the run has {counted(n_steps, 'step')}, fewer than the warm-up of "
+                f"{counted(self.recipe.warmup_steps, 'step')}, so warmup_steps={recipe.warmup_steps} is used"
+            )
+        n_rows = max(map(len, rows.values()))
+        batch = max(LEAST_BATCH, 2 ** int(math.log2(max(1, n_rows // FEW_STEPS))))
+        if n_steps < FEW_STEPS and batch < min(recipe.batch_size, n_rows):
+            words.append(
+                f"{counted(n_steps, 'step')} of up to {counted(min(recipe.batch_size, n_rows), 'row')} "
+                f"{'teaches' if n_steps == 1 else 'teach'} a model little: --set batch_size={batch} makes more of them"
+            )
+        if words:
+            self.tell(Status("train", notice="; ".join(words)))
+        return recipe
 
     def _taught(self, rows: DatasetDict) -> tuple[DatasetDict, TeacherVectors]:
         """The rows with labels: of each text its row among the teacher's vectors."""
@@ -289,6 +321,8 @@ def _arguments(
     """
     if device not in (None, "cpu", "cuda", "mps"):
         raise InvalidInputError(f"device must be cpu, cuda or mps, got {device!r}; CUDA_VISIBLE_DEVICES chooses a GPU")
+    if device is not None:
+        check_device(device)
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     has_bfloat16 = not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -362,27 +396,25 @@ def _tuned(embedder: Embedder, instructions: Mapping[str, str]) -> Any:
     return config
 
 
-def _check_sizes(rows: Mapping[str, Dataset], recipe: Recipe, n_processes: int) -> None:
-    """Several processes drop what does not fill a batch; nothing should be dropped whole without a word.
+def _n_steps(rows: Mapping[str, Dataset], recipe: Recipe, n_processes: int) -> int:
+    """Steps of the whole run, or about as many: rows that would come twice in a batch may need further ones.
 
     Raises:
-        InvalidInputError: a data set with fewer rows than a batch that is shared out; or a run that is over before the
-            learning rate is reached.
+        InvalidInputError: a data set with fewer rows than a batch that is shared out. Several processes drop what does
+            not fill a batch; nothing should be dropped whole without a word.
     """
     n_steps = 0
     for name, part in rows.items():
         if n_processes > 1 and len(part) < recipe.batch_size:
+            fits = len(part) // n_processes * n_processes
             raise InvalidInputError(
-                f"data set {name!r} has {len(part):,} rows, but a batch of {n_processes} processes takes "
-                f"{recipe.batch_size:,}; lower batch_size, or leave it out"
+                f"data set {name!r} has {counted(len(part), 'row')}, but a batch of {n_processes} processes takes "
+                f"{recipe.batch_size:,}; "
+                + (f"lower it with --set batch_size={fits}, or " if fits else "")
+                + "leave the data set out"
             )
-        n_steps += -(-len(part) // recipe.batch_size)
-    n_steps = recipe.epochs * n_steps if recipe.max_steps is None else recipe.max_steps
-    if recipe.warmup_steps >= n_steps:
-        raise InvalidInputError(
-            f"warmup_steps={recipe.warmup_steps}, but the run has {n_steps} steps of {recipe.batch_size} rows, so the "
-            "learning rate would never be reached; lower warmup_steps or batch_size, or train for more epochs"
-        )
+        n_steps += len(part) // recipe.batch_size if n_processes > 1 else -(-len(part) // recipe.batch_size)
+    return recipe.epochs * n_steps if recipe.max_steps is None else recipe.max_steps
 
 
 @contextmanager

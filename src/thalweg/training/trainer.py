@@ -29,6 +29,7 @@ from thalweg.errors import CheckpointError, MeasurementError
 from thalweg.gradients.state_passing import StatePassing
 from thalweg.integrations.sentence_transformers import StatePassingCallback
 from thalweg.storage.durable import sync_file, sync_folder, write_durably
+from thalweg.system.words import counted
 
 TRAINED_FILE, COMPLETE = "trained.safetensors", "complete"
 
@@ -62,6 +63,16 @@ class Trainer(SentenceTransformerTrainer):
         """Weights of linear layers and embeddings; decay rates, gates, norms and biases are left alone."""
         return [f"{name}.weight" for name, part in model.named_modules() if isinstance(part, (nn.Linear, nn.Embedding))]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The learning rate of each step: up to the recipe's in `warmup_steps`, and from there down to 0 at the end."""
+        if self.lr_scheduler is None:
+            factor = partial(rate_factor, warmup=self.args.warmup_steps, total=num_training_steps)
+            chosen = self.optimizer if optimizer is None else optimizer
+            assert chosen is not None
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def get_multi_dataset_batch_sampler(self, *args: Any, **options: Any) -> Any:
         """The library's, kept for `_Epoch`."""
         self._batches = super().get_multi_dataset_batch_sampler(*args, **options)
@@ -86,9 +97,15 @@ class Trainer(SentenceTransformerTrainer):
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
+                step = self.state.global_step
                 raise MeasurementError(
-                    f"the loss is {logs['loss']} in step {self.state.global_step}; a smaller learning rate may help: "
-                    f"--set learning_rate={self.args.learning_rate / 4:g}"
+                    f"the loss is {logs['loss']} in step {step}; "
+                    + (
+                        f"start again with a smaller learning rate: --overwrite --set learning_rate="
+                        f"{self.args.learning_rate / 4:g}"
+                        if step > 1
+                        else "nothing has been trained yet, so the model's vectors or the temperature are to blame"
+                    )
                 )
             before = next((entry["cut"] for entry in reversed(self.state.log_history) if "cut" in entry), 0)
             logs = {**logs, "tokens": self.state.num_input_tokens_seen, "cut": before + self._n_cut}
@@ -106,7 +123,7 @@ class Trainer(SentenceTransformerTrainer):
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         stored, trained = load_file(Path(checkpoint_path) / TRAINED_FILE), self._trained()
         if stored.keys() != trained.keys():
-            raise CheckpointError(f"{checkpoint_path} holds {len(stored)} parameters, not those of this run")
+            raise CheckpointError(f"{checkpoint_path} holds {counted(len(stored), 'parameter')}, not those of this run")
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(stored[name])
@@ -146,6 +163,11 @@ class _Epoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._batches().set_epoch(int(state.epoch or 0))
+
+
+def rate_factor(step: int, *, warmup: float, total: int) -> float:
+    """The share of the learning rate that a step (from 0) is made with. No step is lost at a rate of 0."""
+    return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (total - step) / (total - warmup))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
