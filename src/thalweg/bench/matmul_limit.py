@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.kernels import native
 from thalweg.models.gated_deltanet import GatedDeltaNetConfig
 from thalweg.models.layers import dtype_of, linear, widened
 from thalweg.models.mamba import MambaConfig
@@ -17,7 +16,7 @@ from thalweg.models.mamba2 import Mamba2Config
 from thalweg.models.quantized import QuantizedLinear
 from thalweg.models.rwkv7 import RWKV7Config
 from thalweg.models.xlstm import XLSTMConfig
-from thalweg.ops import gated_delta_rule, mlstm, selective_scan, ssd, wkv7
+from thalweg.ops import gated_delta_rule, gated_ssd, mlstm, selective_scan, wkv7
 from thalweg.ops.quantized import ROWS, Int8, quantize_rows
 
 Product = tuple[int, int, int, int]
@@ -31,14 +30,13 @@ def inner_chunk(model: Any) -> int:
         return int(given)
     match model.config:
         case Mamba2Config():
-            fused = model.device.type == "cpu" and not native.missing()
-            return ssd.default_chunk_size(_dtype(model), fused=fused)
+            return gated_ssd.default_chunk_size(model.device, _dtype(model))
         case MambaConfig(d_inner=channels, d_state=width):
             return selective_scan.default_chunk_size(channels * width)
         case RWKV7Config():
             return wkv7.default_chunk_size()
         case XLSTMConfig():
-            return mlstm.DEFAULT_CHUNK_SIZE
+            return mlstm.default_chunk_size(model.device, _dtype(model))
         case GatedDeltaNetConfig():
             return gated_delta_rule.default_chunk_size()
     raise AssertionError(type(model.config))

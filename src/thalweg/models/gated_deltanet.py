@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, dtype_of, project, write_state
+from thalweg.models.layers import Conv, Norm, dtype_of, project, write_state
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
+from thalweg.ops.norms import rms_norm_gate
 from thalweg.packing import Packing
 
 GATES = ("silu", "sigmoid", None)
@@ -132,7 +133,9 @@ class GatedDeltaNetMixer(nn.Module):
         """(N, D) -> (N or M, D) and the layer's next state."""
         y, new_state = self._scan(x, packing, state, rows)
         gate = None if self.g_proj is None else project(self.g_proj, x if rows is None else x[list(rows)])
-        return project(self.o_proj, self._gate(y, gate).flatten(1)), new_state
+        act = F.silu if self.config.output_gate == "silu" else torch.sigmoid
+        gated = rms_norm_gate(y, gate, self.o_norm.weight, self.o_norm.eps, act)
+        return project(self.o_proj, gated.flatten(1)), new_state
 
     def _scan(
         self,
@@ -160,23 +163,6 @@ class GatedDeltaNetMixer(nn.Module):
             chunk_size=self.chunk_size,
         )
         return y, GatedDeltaNetLayerState(q_state, k_state, v_state, memory)
-
-    def _gate(self, y: Tensor, gate: Tensor | None) -> Tensor:
-        """(M, Hv, V) and (M, Hv V) -> (M, Hv, V): the norm, then the gate, rounded once at the end."""
-        gate = None if gate is None else gate.view_as(y)
-        if torch.is_grad_enabled() or y.device.type != "cpu":
-            return self._gate_rows(y, gate)
-        for start in range(0, len(y), TILE):
-            rows = slice(start, start + TILE)
-            y[rows] = self._gate_rows(y[rows], None if gate is None else gate[rows])
-        return y
-
-    def _gate_rows(self, y: Tensor, gate: Tensor | None) -> Tensor:
-        normed: Tensor = self.o_norm(y.float())
-        if gate is not None:
-            act = F.silu if self.config.output_gate == "silu" else torch.sigmoid
-            normed = normed * act(gate.to(normed.dtype))
-        return normed.to(y.dtype)
 
 
 MLP_TILE = 512

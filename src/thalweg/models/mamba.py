@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
 from thalweg.models.layers import (
-    TILE,
     Conv,
     Norm,
     add_projected,
@@ -36,7 +34,9 @@ from thalweg.models.layers import (
     write_state,
 )
 from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.selective_scan import default_chunk_size, selective_scan
+from thalweg.ops.gates import silu_gate
+from thalweg.ops.norms import rms_norm_blocks
+from thalweg.ops.selective_scan import selective_scan, selective_scan_blocks
 from thalweg.packing import Packing
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -142,7 +142,7 @@ class MambaMixer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return _gate(y, z), MambaLayerState(conv, ssm)
+        return silu_gate(y, z), MambaLayerState(conv, ssm)
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """x (N, E) and z (N or M, E), of which only the wanted rows are made."""
@@ -158,16 +158,6 @@ class MambaMixer(nn.Module):
 def _unit_rms(t: Tensor, eps: float) -> Tensor:
     """(N, …) over its root mean square, computed in float32."""
     return F.rms_norm(t.float(), t.shape[-1:], eps=eps).to(t.dtype)
-
-
-def _gate(y: Tensor, z: Tensor) -> Tensor:
-    """(M, E) twice -> (M, E): y * silu(z), rounded once at the end. Without gradients y's memory is used again."""
-    if torch.is_grad_enabled() or y.device.type != "cpu":
-        return (y.float() * F.silu(z.float())).to(y.dtype)
-    for start in range(0, len(y), TILE):
-        rows = slice(start, start + TILE)
-        y[rows] = F.silu(z[rows].float(), inplace=z.dtype != torch.float32).mul_(y[rows])
-    return y
 
 
 class MambaLayer(nn.Module):
@@ -234,14 +224,13 @@ class Mamba(nn.Module):
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
         # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
         # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
         wide = 8
         widths = wide * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
         blocks = [n_tokens * width * channels for channels in widths] + [n_tokens * 4 * c.d_model]
-        if width == 2 and native.missing():
-            blocks += 6 * [n_tokens * 4 * c.d_model]  # the norm in several float32 steps
-        state = 4 * c.d_state * c.d_inner
-        return blocks + 2 * [state * default_chunk_size(c.d_state * c.d_inner)] + 6 * [state]
+        blocks += rms_norm_blocks(n_tokens, c.d_model, weight.device, weight.dtype)
+        return blocks + selective_scan_blocks(c.d_inner, c.d_state)

@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.mlstm import head_norm_gate
-from thalweg.kernels.native.mlstm_scan import side_by_side
-from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply, write_state
-from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
+from thalweg.models.layers import Norm, add_projected, dtype_of, project, write_state
+from thalweg.ops.gates import silu_multiply
+from thalweg.ops.mlstm import MLSTMState, mlstm, mlstm_blocks
+from thalweg.ops.norms import head_norm_gate
 from thalweg.packing import Packing
 
 
@@ -63,18 +62,13 @@ class XLSTMConfig:
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm of each head on its own, computed in float32; a weight (and a bias) for every channel."""
+    """Parameters of the LayerNorm of each head on its own: a weight (and a bias) for every channel."""
 
     def __init__(self, n_heads: int, head_dim: int, eps: float, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_heads * head_dim))
         self.bias = nn.Parameter(torch.zeros(n_heads * head_dim)) if bias else None
         self.eps = eps
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(M, H, P) -> (M, H * P) float32."""
-        normed = F.layer_norm(y.float(), y.shape[2:], eps=self.eps).flatten(1)
-        return normed * self.weight if self.bias is None else torch.addcmul(self.bias.float(), normed, self.weight)
 
 
 class MLSTMLayer(nn.Module):
@@ -117,7 +111,8 @@ class MLSTMLayer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return self._gate_output(y, project(self.o, _pick(x, rows))), new_state
+        o = project(self.o, _pick(x, rows))
+        return head_norm_gate(y, o, self.norm.weight, self.norm.bias, self.norm.eps), new_state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) float32 -> i, f (N, H) float32: they go through an exponential, so half precision stays out."""
@@ -129,17 +124,6 @@ class MLSTMLayer(nn.Module):
             raw = torch.cat([gate(x.to(dtype_of(gate))).float() for gate in (self.i, self.f)], dim=1)
         i, f = (cap * torch.tanh(raw / cap)).chunk(2, dim=1)
         return i, f
-
-    def _gate_output(self, y: Tensor, o: Tensor) -> Tensor:
-        """(M, H, P) and (M, d_v) -> (M, d_v): head norm times output gate, rounded once at the end."""
-        if native.usable(y, o):
-            return head_norm_gate(y.contiguous(), o, self.norm.weight, self.norm.bias, self.norm.eps)
-        if torch.is_grad_enabled() or y.device.type != "cpu":
-            return (self.norm(y) * torch.sigmoid(o.float())).to(y.dtype)
-        for start in range(0, len(y), TILE):
-            rows = slice(start, start + TILE)
-            o[rows] = self.norm(y[rows]).mul_(o[rows].float().sigmoid_())
-        return o
 
 
 FFN_ROWS = 512
@@ -231,20 +215,15 @@ class XLSTM(nn.Module):
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a block."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         # The residual stream, its norm in float32 and in the weights' dtype, q, k, v, o, y, and what they add to the
         # stream. The output of the feed-forward layer, twice while its rows are joined, takes less.
         copy = 0 if width == 4 else width
         per_token = [4 * c.d_model] * 2 + [copy * c.d_model, width * c.d_model]
         per_token += [width * c.d_qk] * 2 + [width * c.d_v] * 3
         wide = width * c.d_ffn * min(n_tokens, FFN_ROWS)
-        chunk, matrix = DEFAULT_CHUNK_SIZE, c.d_qk * c.d_v // c.n_heads
-        per_block = [4 * c.n_heads * chunk * chunk, 4 * matrix, 4 * chunk * c.d_v] * 4
-        # With native kernels: of some blocks side by side q, k, v by heads, scores, readouts and states.
-        blocks = side_by_side(c.n_heads)
-        by_head = [c.d_qk] * 3 + [c.d_v] * 3 + [c.n_heads * chunk]
-        beside = [width * chunk * blocks * size for size in by_head] + [matrix * 4] * 2 + [2 * width * blocks * matrix]
-        per_block = max(per_block, beside, key=sum)
+        per_block = mlstm_blocks(c.n_heads, c.d_qk, c.d_v, weight.device, weight.dtype)
         per_token += [4 * c.d_model]  # copies inside products: measured, not derived
         return [n_tokens * size for size in per_token] + [wide, wide] + per_block
 
