@@ -81,7 +81,7 @@ def xlstm() -> XLSTM:
             norm_eps=1e-5,
         )
     )
-    for block in model.blocks:
+    for block in model.layers:
         block.mlstm.i.bias.data.uniform_(-2, 1)  # open gates: at their first values hardly anything is remembered
     return model
 

@@ -75,7 +75,7 @@ def products(model: Any, n: int) -> Callable[[], None]:
     dtype, device, q = _dtype(model), model.device, inner_chunk(model)
     inputs: dict[int, Tensor] = {}
     layers = []
-    for block in model.blocks if hasattr(model, "blocks") else model.layers:
+    for block in model.layers:
         linears = [layer for layer in block.modules() if isinstance(layer, (nn.Linear, QuantizedLinear))]
         widths = [layer.in_features for layer in linears]
         rows = [inputs.setdefault(width, _random(n, width, dtype, device)) for width in widths]

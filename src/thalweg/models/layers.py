@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from thalweg.models.quantized import QuantizedLinear
 from thalweg.ops import gates
 from thalweg.ops.norms import rms_norm
-
-LayerState = TypeVar("LayerState", bound=tuple[Any, ...])
 
 PRODUCT_ROWS = 2048
 """Rows of a matrix product of half precision on the CPU. The library keeps float32 sums of all rows of a product, and
@@ -105,15 +103,6 @@ def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
     if u.dtype == x.dtype and type(layer) is nn.Linear and layer.bias is None:
         return u.addmm_(x, layer.weight.t())
     return gates.add(u, project(layer, x))
-
-
-def write_state(new: LayerState, out: LayerState | None) -> LayerState:
-    """A layer's new state, in `out` where that is given; whoever calls lets go of `new` before the next layer."""
-    if out is None:
-        return new
-    for kept, tensor in zip(out, new, strict=True):
-        kept.copy_(tensor)
-    return out
 
 
 class Norm(nn.Module):

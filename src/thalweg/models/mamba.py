@@ -31,8 +31,8 @@ from thalweg.models.layers import (
     dtype_of,
     project,
     project_part,
-    write_state,
 )
+from thalweg.models.stack import Stack, pick
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gates import silu_gate
 from thalweg.ops.norms import rms_norm_blocks
@@ -148,11 +148,11 @@ class MambaMixer(nn.Module):
         """x (N, E) and z (N or M, E), of which only the wanted rows are made."""
         if not cuttable(self.in_proj):
             x, z = self.in_proj(u).chunk(2, dim=1)
-            return x, z if rows is None else z[list(rows)]
+            return x, pick(z, rows)
         # Two products, so that x can go after the convolution.
         cut = self.config.d_inner
         x = project_part(self.in_proj, u, 0, cut)
-        return x, project_part(self.in_proj, u if rows is None else u[list(rows)], cut, 2 * cut)
+        return x, project_part(self.in_proj, pick(u, rows), cut, 2 * cut)
 
 
 def _unit_rms(t: Tensor, eps: float) -> Tensor:
@@ -172,54 +172,23 @@ class MambaLayer(nn.Module):
         self, u: Tensor, packing: Packing, state: MambaLayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MambaLayerState]:
         mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
-        return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
+        return add_projected(pick(u, rows), self.mixer.out_proj, mixed), new_state
 
 
-class Mamba(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class Mamba(Stack[MambaLayerState]):
+    """The stack."""
 
     def __init__(self, config: MambaConfig) -> None:
-        super().__init__()
+        layers = (MambaLayer(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(MambaLayer(config) for _ in range(config.n_layers))
-        self.norm_f = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[MambaLayerState, ...]:
+    def layer_state(self, n_segments: int) -> MambaLayerState:
         c, weight = self.config, self.embeddings.weight
-        return tuple(
-            MambaLayerState(
-                conv=weight.new_zeros(n_segments, c.d_conv - 1, c.d_inner),
-                ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=torch.float32),
-            )
-            for _ in self.layers
+        return MambaLayerState(
+            conv=weight.new_zeros(n_segments, c.d_conv - 1, c.d_inner),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=torch.float32),
         )
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[MambaLayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[MambaLayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[MambaLayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm_f(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""

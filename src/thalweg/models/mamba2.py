@@ -29,8 +29,8 @@ from thalweg.models.layers import (
     dtype_of,
     project,
     project_part,
-    write_state,
 )
+from thalweg.models.stack import Stack, pick
 from thalweg.ops.gated_ssd import gated_ssd, gated_ssd_blocks, is_one_kernel
 from thalweg.ops.norms import rms_norm_blocks
 from thalweg.packing import Packing
@@ -158,54 +158,23 @@ class Mamba2Layer(nn.Module):
         self, u: Tensor, packing: Packing, state: Mamba2LayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, Mamba2LayerState]:
         mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
-        return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
+        return add_projected(pick(u, rows), self.mixer.out_proj, mixed), new_state
 
 
-class Mamba2(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class Mamba2(Stack[Mamba2LayerState]):
+    """The stack."""
 
     def __init__(self, config: Mamba2Config) -> None:
-        super().__init__()
+        layers = (Mamba2Layer(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
-        self.norm_f = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[Mamba2LayerState, ...]:
+    def layer_state(self, n_segments: int) -> Mamba2LayerState:
         c, weight = self.config, self.embeddings.weight
-        return tuple(
-            Mamba2LayerState(
-                conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
-                ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
-            )
-            for _ in self.layers
+        return Mamba2LayerState(
+            conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
         )
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[Mamba2LayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[Mamba2LayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[Mamba2LayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm_f(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""

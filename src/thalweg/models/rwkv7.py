@@ -33,7 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import dtype_of, project, write_state
+from thalweg.models.layers import dtype_of, project
+from thalweg.models.stack import Stack
 from thalweg.ops.tiles import in_tiles, tiles
 from thalweg.ops.time_mix import relu_square, scan_inputs, scan_output, token_mix
 from thalweg.ops.token_shift import token_shift
@@ -282,6 +283,13 @@ class ChannelMix(nn.Module):
         return (project(self.value, relu_square(project(self.key, mixed))),)
 
 
+class _Stream(NamedTuple):
+    """What goes from layer to layer: u (N, D) float32, and v of the first layer (N, H V), None before it."""
+
+    u: Tensor
+    v_first: Tensor | None
+
+
 class RWKV7Layer(nn.Module):
     """Pre-norm residual layer."""
 
@@ -293,14 +301,17 @@ class RWKV7Layer(nn.Module):
         self.ffn = ChannelMix(config)
 
     def forward(
-        self, u: Tensor, v_first: Tensor | None, packing: Packing, state: RWKV7LayerState | None, wanted: _Wanted | None
-    ) -> tuple[Tensor, Tensor, RWKV7LayerState]:
-        """u (N, D) float32, v_first (N, H V) or None in layer 0 -> u (N or M, D), v_first, the layer's next state."""
+        self, stream: _Stream, packing: Packing, state: RWKV7LayerState | None, rows: Sequence[int] | None
+    ) -> tuple[_Stream, RWKV7LayerState]:
+        """Of the wanted rows only what they and the layer's state need."""
+        u, v_first = stream
+        wanted = None if rows is None else _Wanted.build(packing, rows)
         mixed, v_first, att, wkv = self.att(self.att_norm(u), v_first, packing, state, wanted)
         u = (u if wanted is None else u[wanted.rows]) + mixed
         chosen = None if wanted is None else wanted.chosen
         mixed, ffn = self.ffn(self.ffn_norm(u), packing if wanted is None else wanted.packing, state, chosen)
-        return (u if chosen is None else u[chosen]) + mixed, v_first, RWKV7LayerState(att, ffn, wkv)
+        u = (u if chosen is None else u[chosen]) + mixed
+        return _Stream(u, v_first), RWKV7LayerState(att, ffn, wkv)
 
 
 class EmbeddingHead(nn.Module):
@@ -317,57 +328,30 @@ class EmbeddingHead(nn.Module):
         return self.norm(F.linear(inner, self.fc2.weight.float()) + x)
 
 
-class RWKV7(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class RWKV7(Stack[RWKV7LayerState]):
+    """The stack, and the embedding heads of an embedding model."""
 
     def __init__(self, config: RWKV7Config) -> None:
-        super().__init__()
+        width, eps, bias = config.d_model, config.norm_eps, config.norm_bias
+        layers = (RWKV7Layer(config, first=i == 0) for i in range(config.n_layers))
+        super().__init__(config.vocab_size, width, layers, LayerNorm(width, eps, bias=bias))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        eps, bias = config.norm_eps, config.norm_bias
-        self.embedding_norm = LayerNorm(config.d_model, eps, bias=bias) if config.embedding_norm else nn.Identity()
-        self.layers = nn.ModuleList(RWKV7Layer(config, first=i == 0) for i in range(config.n_layers))
-        self.norm = LayerNorm(config.d_model, eps, bias=bias)
-        self.heads = nn.ModuleDict({name: EmbeddingHead(config.d_model) for name in config.heads})
+        self.embedding_norm = LayerNorm(width, eps, bias=bias) if config.embedding_norm else nn.Identity()
+        self.heads = nn.ModuleDict({name: EmbeddingHead(width) for name in config.heads})
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[RWKV7LayerState, ...]:
+    def layer_state(self, n_segments: int) -> RWKV7LayerState:
         c = self.config
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(n_segments, *shape, device=self.device)
 
-        return tuple(
-            RWKV7LayerState(zeros(c.d_model), zeros(c.d_model), zeros(c.n_heads, c.d_value // c.n_heads, c.head_dim))
-            for _ in self.layers
-        )
+        return RWKV7LayerState(zeros(c.d_model), zeros(c.d_model), zeros(c.n_heads, c.d_value // c.n_heads, c.head_dim))
 
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[RWKV7LayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[RWKV7LayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[RWKV7LayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows and what its state needs."""
-        u = self.embedding_norm(self.embeddings(tokens).float())
-        v_first: Tensor | None = None
-        wanted = None if rows is None else _Wanted.build(packing, rows)
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, v_first, layer_state = layer(u, v_first, packing, state[i] if state else None, wanted if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm(u), tuple(new_state)
+    def embed(self, tokens: Tensor) -> _Stream:
+        return _Stream(self.embedding_norm(super().embed(tokens)), None)
+
+    def finish(self, stream: _Stream) -> Tensor:
+        return super().finish(stream.u)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import Norm, add_projected, dtype_of, project, write_state
+from thalweg.models.layers import Norm, add_projected, dtype_of, project
+from thalweg.models.stack import Stack, pick
 from thalweg.ops.gates import silu_multiply
 from thalweg.ops.mlstm import MLSTMState, mlstm, mlstm_blocks
 from thalweg.ops.norms import head_norm_gate
@@ -111,7 +112,7 @@ class MLSTMLayer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        o = project(self.o, _pick(x, rows))
+        o = project(self.o, pick(x, rows))
         return head_norm_gate(y, o, self.norm.weight, self.norm.bias, self.norm.eps), new_state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,54 +164,26 @@ class XLSTMBlock(nn.Module):
         self, u: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MLSTMState]:
         gated, new_state = self.mlstm(self.norm_mlstm(u), packing, state, rows)
-        u = add_projected(_pick(u, rows), self.mlstm.out_proj, gated)
+        u = add_projected(pick(u, rows), self.mlstm.out_proj, gated)
         return self.ffn(u, self.norm_ffn(u, gated.dtype)), new_state
 
 
-class XLSTM(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class XLSTM(Stack[MLSTMState]):
+    """The stack."""
 
     def __init__(self, config: XLSTMConfig) -> None:
-        super().__init__()
+        layers = (XLSTMBlock(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(XLSTMBlock(config) for _ in range(config.n_layers))
-        self.out_norm = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[MLSTMState, ...]:
+    def layer_state(self, n_segments: int) -> MLSTMState:
         c = self.config
         key_width, value_width = c.d_qk // c.n_heads, c.d_v // c.n_heads
 
         def zeros(*shape: int) -> Tensor:
             return self.embeddings.weight.new_zeros(n_segments, c.n_heads, *shape, dtype=torch.float32)
 
-        return tuple(MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros()) for _ in self.blocks)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[MLSTMState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[MLSTMState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[MLSTMState, ...]]:
-        """See `RecurrentModel.forward`. The last block computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for n, block in enumerate(self.blocks):
-            last = n == len(self.blocks) - 1
-            u, block_state = block(u, packing, state[n] if state else None, rows if last else None)
-            block_state = write_state(block_state, out[n] if out else None)
-            new_state.append(block_state)
-        return self.out_norm(u), tuple(new_state)
+        return MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros())
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a block."""
@@ -226,7 +199,3 @@ class XLSTM(nn.Module):
         per_block = mlstm_blocks(c.n_heads, c.d_qk, c.d_v, weight.device, weight.dtype)
         per_token += [4 * c.d_model]  # copies inside products: measured, not derived
         return [n_tokens * size for size in per_token] + [wide, wide] + per_block
-
-
-def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:
-    return x if rows is None else x[list(rows)]
