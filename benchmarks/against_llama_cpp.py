@@ -40,7 +40,7 @@ bfloat16 is slow where a machine has no instructions for it."""
 def mamba2_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a Mamba2 by llama.cpp's names."""
     yield "token_embd.weight", model.embeddings.weight
-    yield "output_norm.weight", model.norm_f.weight
+    yield "output_norm.weight", model.norm.weight
     for i, layer in enumerate(model.layers):
         mixer = layer.mixer
         yield f"blk.{i}.attn_norm.weight", layer.norm.weight

@@ -64,10 +64,10 @@ def run_all(library: str) -> None:
     from tests.ops.harness import case, parts, rebuild
     from tests.ops.registry import OPS
 
-    from thalweg.kernels import native
+    from thalweg.kernels.native import library as native
     from thalweg.kernels.native.ssd import MACHINES
+    from thalweg.kernels.native.ssd import ssd as native_ssd
     from thalweg.ops.quantized import Int8, int8_linear
-    from thalweg.ops.ssd import fused_ssd
     from thalweg.packing import Packing
 
     loaded = ctypes.CDLL(library)
@@ -82,7 +82,10 @@ def run_all(library: str) -> None:
             for dtype in (torch.float32, torch.bfloat16):
                 low = {key: t.to(dtype) if key in ("x", "B", "C") else t.float() for key, t in inputs.items()}
                 for rows in (None, (packing.n_tokens - 1,)):
-                    fused_ssd(**low, packing=packing, initial_state=state.float(), rows=rows, machine=machine)
+                    native_ssd(
+                        **{"D": None, **low}, packing=packing, dt_softplus=True, dt_limit=(0.0, float("inf")),
+                        initial_state=state.float(), rows=rows, chunk_size=None, machine=machine,
+                    )  # fmt: skip
                     runs += 1
         for op in OPS:
             inputs, state = case(op, packing, 0)

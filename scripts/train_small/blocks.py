@@ -132,6 +132,6 @@ class BlockModel:
         u = self.model.embeddings(blocks.tokens).float()
         for layer in self.model.layers:
             u = self.layer(u, blocks.visible, blocks.reach, eps, *weights_of(layer), self.compute)
-        hidden = rms_norm(u, self.model.norm_f.weight, eps)
+        hidden = rms_norm(u, self.model.norm.weight, eps)
         total = torch.zeros(blocks.n + 1, hidden.shape[1], device=u.device).index_add(0, blocks.text, hidden)
         return F.normalize(total[: blocks.n], dim=1)

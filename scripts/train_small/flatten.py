@@ -52,7 +52,7 @@ def main() -> None:
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
     squares = mean_squares(model, args.taught)
     scale = (squares / squares.median()).clamp_min(LEAST) ** -args.power
-    saved["model"]["norm_f.weight"] = (model.norm_f.weight.detach() * scale).half()
+    saved["model"]["norm.weight"] = (model.norm.weight.detach() * scale).half()
     torch.save(saved, args.out)
     print(f"factors {scale.min():.3f} to {scale.max():.3f}")
 

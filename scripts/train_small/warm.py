@@ -82,8 +82,8 @@ def install(model: Mamba2, table: Tensor, inputs: Tensor) -> None:
     rows.zero_()
     rows[: len(vectors)] = F.normalize(vectors, dim=1) * model.d_model**0.5
     rows[len(vectors) :, -1] = model.d_model**0.5
-    model.norm_f.weight.fill_(1.0)
-    model.norm_f.weight[width:] = 0.0
+    model.norm.weight.fill_(1.0)
+    model.norm.weight[width:] = 0.0
 
 
 @dataclass
@@ -114,7 +114,7 @@ def content_of(model: Mamba2) -> Tensor:
     """(V, width) what each token adds to a mean if the layers do nothing."""
     rows = model.embeddings.weight
     width = model.d_model - IDENTITY - 1
-    return (F.normalize(rows, dim=1) * model.d_model**0.5 * model.norm_f.weight)[:, :width].clone()
+    return (F.normalize(rows, dim=1) * model.d_model**0.5 * model.norm.weight)[:, :width].clone()
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def reinstall(model: Mamba2, table: Tensor) -> None:
     width = table.shape[1]
     rows = F.normalize(model.embeddings.weight, dim=1) * model.d_model**0.5
     old = rows[: len(table), :width]
-    new = table / model.norm_f.weight[:width].clamp(min=0.2)
+    new = table / model.norm.weight[:width].clamp(min=0.2)
     new *= old.norm(dim=1).median() / new.norm(dim=1).median()
     identity = rows[: len(table), width:-1].square().sum(1)
     room = model.d_model - identity

@@ -65,8 +65,7 @@ class Family:
         sizes: the smallest first, which is also what is measured on a CPU.
         measured_on_gpu: the names of the sizes that are measured on a GPU.
         tiny: configs for tests, one for each variant of the family that takes another path through its code.
-        inner_chunk: (config, dtype, fused) → the inner chunk Q of its scan where none is set; `fused`: on a CPU with
-            native kernels.
+        inner_chunk: (config, device, dtype) → the inner chunk Q of its scan where none is set.
         scan_products: (config, Q) → the matrix products of one layer's scan of a block of Q tokens; None for a scan
             that has no such form, whose time does not depend on Q either.
         peers: other software that runs its random weights (`bench/peers.py`).
@@ -84,7 +83,7 @@ class Family:
     sizes: tuple[Size, ...]
     measured_on_gpu: tuple[str, ...]
     tiny: dict[str, dict[str, Any]]
-    inner_chunk: Callable[[Any, Any, bool], int]
+    inner_chunk: Callable[[Any, Any, Any], int]
     scan_products: Callable[[Any, int], list[Product]] | None = None
     peers: tuple[str, ...] = ()
 
@@ -153,7 +152,7 @@ _MAMBA2 = Family(
             "time_step_limit": (0.0, 2.0),
         }
     },
-    inner_chunk=lambda c, dtype, fused: named("thalweg.ops.ssd:default_chunk_size")(dtype, fused=fused),
+    inner_chunk=lambda c, device, dtype: named("thalweg.ops.gated_ssd:default_chunk_size")(device, dtype),
     scan_products=_mamba2_products,
     peers=("transformers, chunk loop", "transformers, one pass", "sentence-transformers"),
 )
@@ -211,7 +210,7 @@ _MAMBA = Family(
             "proj_bias": True,
         },
     },
-    inner_chunk=lambda c, dtype, fused: named("thalweg.ops.selective_scan:default_chunk_size")(c.d_inner * c.d_state),
+    inner_chunk=lambda c, device, dtype: named("thalweg.ops.selective_scan:default_chunk_size")(c.d_inner * c.d_state),
     peers=("transformers, one pass", "sentence-transformers"),
 )
 
@@ -267,7 +266,7 @@ _RWKV7 = Family(
             "rank_g": 7,
         }
     },
-    inner_chunk=lambda c, dtype, fused: named("thalweg.ops.wkv7:default_chunk_size")(),
+    inner_chunk=lambda c, device, dtype: named("thalweg.ops.wkv7:default_chunk_size")(),
     scan_products=_rwkv7_products,
     peers=("rwkv",),
 )
@@ -315,7 +314,7 @@ _XLSTM = Family(
             "norm_eps": 1e-5,
         }
     },
-    inner_chunk=lambda c, dtype, fused: named("thalweg.ops.mlstm:DEFAULT_CHUNK_SIZE"),
+    inner_chunk=lambda c, device, dtype: named("thalweg.ops.mlstm:default_chunk_size")(device, dtype),
     scan_products=_xlstm_products,
     peers=("transformers, one pass",),
 )
@@ -371,7 +370,7 @@ _GATED_DELTANET = Family(
             "allow_neg_eigval": True,
         }
     },
-    inner_chunk=lambda c, dtype, fused: named("thalweg.ops.gated_delta_rule:default_chunk_size")(),
+    inner_chunk=lambda c, device, dtype: named("thalweg.ops.gated_delta_rule:default_chunk_size")(),
     scan_products=_gated_deltanet_products,
 )
 

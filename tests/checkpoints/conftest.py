@@ -15,7 +15,7 @@ def assert_same_weights(checkpoint: Checkpoint, oracle: Mamba2ForCausalLM, dtype
     actual = checkpoint.model.state_dict()
     assert len(actual) == len(expected)
     for name, tensor in actual.items():
-        stored = expected[name.replace(".conv.", ".conv1d.")]
+        stored = expected["norm_f.weight" if name == "norm.weight" else name.replace(".conv.", ".conv1d.")]
         wide = name.endswith(("A_log", "dt_bias", ".D"))
         assert tensor.dtype == (torch.promote_types(dtype, torch.float32) if wide else dtype), name
         assert torch.equal(tensor.double(), stored.reshape(tensor.shape).to(tensor.dtype).double()), name

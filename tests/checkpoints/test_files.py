@@ -223,13 +223,13 @@ def test_same_dtype_stays_in_the_map(tmp_path: Path, bin: bool) -> None:
     file = tmp_path / ("pytorch_model.bin" if bin else "model.safetensors")
     before = file.read_bytes()
     checkpoint = load_checkpoint(tmp_path)
-    weight = checkpoint.model.get_parameter("norm_f.weight")
+    weight = checkpoint.model.get_parameter("norm.weight")
     kept = weight.clone()
     weight.zero_()
     assert file.read_bytes() == before
     reloaded = load_checkpoint(tmp_path)
     file.unlink()
-    assert torch.equal(reloaded.model.get_parameter("norm_f.weight"), kept)
+    assert torch.equal(reloaded.model.get_parameter("norm.weight"), kept)
 
 
 def test_stream_remaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,14 +275,14 @@ def test_a_broken_config(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("norm_f.weight", None, r"1 missing: norm_f\.weight"),
+        ("norm_f.weight", None, r"1 missing: norm\.weight"),
         ("layers.0.mixer.extra", torch.zeros(1), r"1 left over: layers\.0\.mixer\.extra"),
         ("layers.2.norm.weight", torch.zeros(32), r"1 left over: layers\.2\.norm\.weight"),
         ("layers.01.norm.weight", torch.zeros(32), r"1 left over: layers\.01\.norm\.weight"),
         ("layers.0.mixer.in_proj.bias", torch.zeros(164), r"1 left over: layers\.0\.mixer\.in_proj\.bias"),
         ("classifier.weight", torch.zeros(2), r"1 left over: classifier\.weight"),
         ("embedding.weight", torch.zeros(96, 32), r"both embedding.weight and embeddings.weight|both embeddings"),
-        ("backbone.norm_f.weight", torch.zeros(32), r"are the parameter norm_f\.weight"),
+        ("backbone.norm_f.weight", torch.zeros(32), r"are the parameter norm\.weight"),
         (
             "embeddings.weight",
             torch.zeros(95, 32),

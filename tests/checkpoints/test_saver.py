@@ -146,7 +146,7 @@ def test_an_existing_folder(tmp_path: Path, checkpoint: Checkpoint) -> None:
     _save(again, out, overwrite=True)  # from weights mapped from the very file that is replaced
     assert not (out / "stale").exists()
     assert torch.equal(
-        load_checkpoint(out).model.get_parameter("norm_f.weight"), checkpoint.model.get_parameter("norm_f.weight")
+        load_checkpoint(out).model.get_parameter("norm.weight"), checkpoint.model.get_parameter("norm.weight")
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 

@@ -59,7 +59,7 @@ def test_gates_stay_float32(tmp_path: Path) -> None:
     write_xlstm(tmp_path, tiny_xlstm_config(), dtype=torch.bfloat16)
     model = load_checkpoint(tmp_path, dtype="auto").model
     wide = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}
-    assert wide == {f"blocks.{n}.mlstm.{gate}.{kind}" for n in (0, 1) for gate in "if" for kind in ("weight", "bias")}
+    assert wide == {f"layers.{n}.mlstm.{gate}.{kind}" for n in (0, 1) for gate in "if" for kind in ("weight", "bias")}
 
 
 def test_of_two_numbers_of_blocks_the_one_that_transformers_builds_counts(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_of_two_numbers_of_blocks_the_one_that_transformers_builds_counts(tmp_pa
         ({"num_heads": 3}, "n_heads=3 does not divide d_qk=16"),
         ({"gate_soft_cap": 0}, "gate_soft_cap must be above 0, got 0"),
         ({"force_bos_token_insert": "yes"}, 'force_bos_token_insert must be true or false, but is "yes"'),
-        ({"use_bias": True}, r"missing: blocks.0.ffn.down.bias, blocks.0.ffn.gate.bias"),
+        ({"use_bias": True}, r"missing: layers.0.ffn.down.bias, layers.0.ffn.gate.bias"),
         ({"num_blocks": 1}, "left over: backbone.blocks.1.ffn.proj_down.weight"),
         ({"ffn_proj_factor": 5.0}, r"proj_down.weight is \[32, 128\] in the file but should be \[32, 192\]"),
     ],

@@ -34,7 +34,7 @@ def make(family: str, vocab_size: int = VOCABULARY) -> Any:
         changes["head_norm_eps"] = example.config.head_dim * example.config.norm_eps
     model = type(example)(replace(example.config, **changes))
     if family == "xlstm":
-        for block in model.blocks:
+        for block in model.layers:
             block.mlstm.i.bias.data.uniform_(-2, 1)
     return model.train(False)
 

@@ -16,7 +16,7 @@ def make(family: families.Family, variant: str) -> Any:
     """A model of one of the family's tiny configs, of which every parameter matters."""
     model = family.build(family.tiny[variant])
     if isinstance(model, XLSTM):
-        for block in model.blocks:
+        for block in model.layers:
             block.mlstm.i.bias.data.uniform_(-2, 1)  # open gates: at their first values hardly anything is remembered
     return model
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thalweg.kernels import native
+from thalweg import kernels
 from thalweg.packing import Packing
 
 State = Any  # a tensor or a tuple of tensors
@@ -40,12 +40,27 @@ class Op:
 
 
 @contextmanager
-def native_kernels(on: bool) -> Iterator[None]:
-    """With the native kernels as they are, or as if they had not been compiled."""
+def with_kernels(on: bool) -> Iterator[None]:
+    """With the kernels that there are, or with PyTorch alone."""
     with pytest.MonkeyPatch.context() as patch:
         if not on:
-            patch.setattr(native, "_library", lambda: (None, "switched off"))
+            patch.setattr(kernels, "enabled", lambda: ())
         yield
+
+
+@contextmanager
+def kernels_given() -> Iterator[list[str]]:
+    """The names of the ops that were given a kernel, once for each time."""
+    given, choose = [], kernels.kernel
+
+    def kernel(name: str, *tensors: Tensor, **options: Any) -> Callable[..., Any] | None:
+        found = choose(name, *tensors, **options)
+        given.extend([name] if found else [])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "kernel", kernel)
+        yield given
 
 
 def parts(state: State) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from thalweg.ops.gated_delta_rule import (
     gated_delta_rule,
     sequential_gated_delta_rule,
 )
+from thalweg.ops.gated_ssd import gated_ssd, sequential_gated_ssd
 from thalweg.ops.mlstm import chunkwise_mlstm, mlstm, sequential_mlstm
 from thalweg.ops.selective_scan import chunkwise_selective_scan, selective_scan, sequential_selective_scan
 from thalweg.ops.ssd import chunkwise_ssd, sequential_ssd, ssd
@@ -85,6 +86,52 @@ def ssd_op(
         per_token=("x", "dt", "B", "C"),
         inputs=inputs,
         initial_state=lambda s, generator: normal(generator, s, state_width, heads, width),
+    )
+
+
+def gated_ssd_op(
+    name: str,
+    *,
+    heads: int = 4,
+    groups: int = 2,
+    width: int = 8,
+    state_width: int = 16,
+    taps: int = 4,
+    norm_groups: int = 1,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    bias: bool = True,
+) -> Op:
+    """All of Mamba2 between its projections. With a small eps the norm would multiply what a y near zero is off by."""
+    d_inner, channels = heads * width, heads * width + 2 * groups * state_width
+
+    def inputs(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        found = {
+            "xBC": normal(generator, n, channels),
+            "z": normal(generator, n, d_inner),
+            "dt": normal(generator, n, heads),
+            "A": -uniform(generator, 0.05, 8.0, heads),
+            "conv_weight": normal(generator, channels, taps) / taps,
+            "D": normal(generator, heads),
+            "dt_bias": normal(generator, heads),
+            "norm_weight": normal(generator, d_inner),
+        }
+        return {**found, "conv_bias": normal(generator, channels)} if bias else found
+
+    options = {"head_dim": width, "n_groups": groups, "norm_groups": norm_groups, "norm_eps": 0.1, "dt_limit": dt_limit}
+    missing = {} if bias else {"conv_bias": None}
+    return Op(
+        name=name,
+        sequential=partial(sequential_gated_ssd, **options, **missing),
+        fast={
+            "dispatched": partial(gated_ssd, **options, **missing),
+            "dispatched, Q=7": partial(gated_ssd, chunk_size=7, **options, **missing),
+        },
+        per_token=("xBC", "z", "dt"),
+        inputs=inputs,
+        initial_state=lambda s, generator: (
+            normal(generator, s, taps - 1, channels),
+            normal(generator, s, state_width, heads, width),
+        ),
     )
 
 
@@ -277,6 +324,9 @@ OPS = [
     ssd_op("ssd-strong-decay", decay=(20.0, 400.0)),
     ssd_op("ssd-hardly-any-decay", decay=(1e-6, 1e-4)),
     ssd_op("ssd-mixed-decay", decay=(1e-3, 200.0)),
+    gated_ssd_op("gated_ssd"),
+    gated_ssd_op("gated_ssd-odd", heads=3, groups=3, width=7, state_width=5, taps=3, norm_groups=3, bias=False),
+    gated_ssd_op("gated_ssd-limits", groups=1, width=33, taps=1, dt_limit=(0.05, 0.4)),
     gated_delta_rule_op("gated_delta_rule"),
     gated_delta_rule_op(
         "gated_delta_rule-strong-decay", key_heads=3, heads=3, g=(-30.0, -10.0), beta=(0.0, 0.5), l2norm=False

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.harness import native_kernels
+from tests.ops.harness import with_kernels
 from tests.ops.registry import mlstm_op
 from thalweg.errors import InvalidInputError
 from thalweg.ops.mlstm import MLSTMState, chunkwise_mlstm, mlstm, sequential_mlstm
@@ -97,7 +97,7 @@ def test_bfloat16_inputs_lose_only_what_their_output_rounds() -> None:
     want, state = sequential_mlstm(**{name: tensor.double() for name, tensor in low.items()}, packing=packing)
     with torch.no_grad():
         y, low_state = mlstm(**low, packing=packing)
-        with native_kernels(False):
+        with with_kernels(False):
             plain, plain_state = mlstm(**low, packing=packing)
     assert y.dtype == plain.dtype == torch.bfloat16
     assert relative(plain, want) <= 2**-8

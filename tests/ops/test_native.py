@@ -9,44 +9,46 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ops.harness import Op, case, native_kernels, parts, rebuild, relative_error
+from tests.ops.harness import Op, case, parts, rebuild, relative_error, with_kernels
 from tests.ops.registry import OPS
+from thalweg import kernels
 from thalweg.kernels import native
+from thalweg.kernels.native import kernels as row_kernels
 from thalweg.kernels.native import mlstm as mlstm_kernels
 from thalweg.kernels.native import rwkv7 as rwkv7_kernels
+from thalweg.kernels.native.ssd import ssd as native_ssd
 from thalweg.models.layers import Norm, add_projected
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
-from thalweg.ops.ssd import fused_ssd
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing
 
-needed = pytest.mark.skipif(native.missing().startswith("switched"), reason="THALWEG_NATIVE=0")
+needed = pytest.mark.skipif(native.BACKEND not in kernels.enabled(), reason="switched off")
 
 
 def test_they_were_compiled() -> None:
-    """Whoever runs these tests develops thalweg, and needs a C++ compiler (say THALWEG_NATIVE=0 to do without)."""
-    assert native.missing() in ("", "switched off by THALWEG_NATIVE=0")
+    """Whoever runs these tests develops thalweg, and needs a C++ compiler."""
+    assert native.missing() == ""
 
 
-def test_they_can_be_switched_off() -> None:
-    code = "from thalweg import native; import torch; torch.set_grad_enabled(False); "
-    code += "print(native.missing(), native.usable(torch.ones(2)))"
-    command = [sys.executable, "-c", code]
-    printed = subprocess.run(command, env={"THALWEG_NATIVE": "0"}, capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "switched off by THALWEG_NATIVE=0 False"
-
-
+@needed
 def test_what_they_take() -> None:
+    def taken(*tensors: torch.Tensor) -> bool:
+        return kernels.kernel("silu_multiply", *tensors) is not None
+
     x = torch.ones(3, 4)
-    assert not native.usable(x)  # gradients are wanted
+    assert not taken(x)  # gradients are wanted
     with torch.no_grad():
-        assert not native.usable(x.half())
-        assert not native.usable(x.double())
-        assert not native.usable(x.t())
-        assert not native.usable(x, x.bfloat16())
-        assert native.usable(x) == native.usable(x.bfloat16()) == (not native.missing())
+        assert taken(x)
+        assert taken(x.bfloat16())
+        assert not taken(x.half())
+        assert not taken(x.double())
+        assert not taken(x.t())
+        assert not taken(x, x.bfloat16())
+        assert not taken(x.to("meta"))
+        with torch.autocast("cpu"):
+            assert not taken(x)
 
 
 def distance(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -70,13 +72,13 @@ def test_bfloat16_is_no_worse_than_without_kernels(op: Op) -> None:
     half = {name: t.bfloat16() if name in in_half else t.float() for name, t in inputs.items()}
     low_state = rebuild(state, [t.float() for t in parts(state)])
     errors = {}
-    for kernels in (True, False):
-        with torch.no_grad(), native_kernels(kernels):
+    for on in (True, False):
+        with torch.no_grad(), with_kernels(on):
             fast = op.fast.get("dispatched") or op.fast["packed"]
             got, got_final = fast(**half, packing=packing, initial_state=low_state)
-        errors[kernels] = [distance(a, b) for a, b in zip((got, *parts(got_final)), (y, *parts(final)), strict=True)]
-    for with_kernels, without in zip(errors[True], errors[False], strict=True):
-        assert with_kernels <= factor * without + 1e-4
+        errors[on] = [distance(a, b) for a, b in zip((got, *parts(got_final)), (y, *parts(final)), strict=True)]
+    for with_them, without in zip(errors[True], errors[False], strict=True):
+        assert with_them <= factor * without + 1e-4
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -90,7 +92,7 @@ def test_norm_and_residual(dtype: torch.dtype, width: int, bias: bool) -> None:
     u, x = torch.randn(9, width), torch.randn(9, 20).to(dtype)
     want_sum = add_projected(u, layer, x).detach()
     with torch.no_grad():
-        with native_kernels(False):
+        with with_kernels(False):
             want, plain = norm(u, dtype), add_projected(u.clone(), layer, x)
         got, got_sum = norm(u, dtype), add_projected(u.clone(), layer, x)
     torch.testing.assert_close(got, want)
@@ -123,16 +125,16 @@ def test_models_of_odd_widths_are_the_same_with_kernels(name: str, rows: tuple[i
     tokens = torch.arange(packing.n_tokens) % 20
     state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(2))
     with torch.no_grad():
-        with native_kernels(False):
+        with with_kernels(False):
             exact, exact_state = model(tokens, packing, state, rows)
         got, got_state = model(tokens, packing, state, rows)
         torch.testing.assert_close(got, exact, rtol=0, atol=2e-5)
         torch.testing.assert_close(got_state, exact_state, rtol=1e-4, atol=2e-5)
         model.bfloat16()
         errors = {}
-        for kernels in (True, False):
-            with native_kernels(kernels):
-                errors[kernels] = distance(model(tokens, packing, state, rows)[0], exact.double())
+        for on in (True, False):
+            with with_kernels(on):
+                errors[on] = distance(model(tokens, packing, state, rows)[0], exact.double())
     assert errors[True] <= 1.25 * errors[False]
 
 
@@ -165,7 +167,7 @@ def test_extreme_activations_are_those_of_pytorch(value: float) -> None:
     x, weight = torch.full((5, 40), value), torch.ones(40, 4)
     packing = Packing.whole([5])
     with torch.no_grad():
-        got = native.causal_conv(x, weight, torch.zeros(40), packing, None, True)
+        got = row_kernels.causal_conv(x, weight, torch.zeros(40), packing, initial_state=None, silu=True)
     want = torch.nn.functional.silu(x * torch.arange(1, 6).clamp(max=4)[:, None])
     torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-5, atol=1e-30)
 
@@ -184,14 +186,18 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
             generator = torch.Generator().manual_seed(0)
             x = torch.randn(343, 4, 32, generator=generator)
             with torch.no_grad():
-                conv = native.causal_conv(x.flatten(1), torch.ones(128, 4), torch.ones(128), packing, None, True)
-                gated = native.silu_multiply_(conv.clone(), x.flatten(1))
+                conv = row_kernels.causal_conv(
+                    x.flatten(1), torch.ones(128, 4), torch.ones(128), packing, initial_state=None, silu=True
+                )
+                gated = row_kernels.silu_multiply(conv.clone(), x.flatten(1))
                 mixers = model.layers[0].mixer(torch.randn(343, 64, generator=generator), packing, state, None)
                 normed = mlstm_kernels.head_norm_gate(x, conv, torch.ones(128), None, 1e-6)
                 unit, rate = torch.nn.functional.normalize(x, dim=2), x.sigmoid()
-                scanned = rwkv7_kernels.wkv7(x, -0.6 * rate, x, x, unit, rate, packing, None, None)
-                mixed = rwkv7_kernels.mix(conv, gated, torch.rand(2, 128, generator=generator), torch.bfloat16)
-            results.append((conv, gated, mixers[0], mixers[1].ssm, normed, *scanned, mixed))
+                scanned = rwkv7_kernels.wkv7(
+                    x, -0.6 * rate, x, x, unit, rate, packing, initial_state=None, rows=None, chunk_size=None
+                )
+                mixed = rwkv7_kernels.token_mix(conv, gated, torch.rand(2, 128, generator=generator), torch.bfloat16)
+            results.append((conv, gated, mixers[0], mixers[1].ssm, normed, *scanned, *mixed))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -213,9 +219,9 @@ def test_ssd_for_every_kind_of_machine(op: Op, dtype: torch.dtype) -> None:
         for chunk_size in (1, 33, 64):
             for wanted in (None, rows):
                 with torch.no_grad():
-                    got, got_final = fused_ssd(
-                        **low, **options, packing=packing, initial_state=state.float(), rows=wanted,
-                        chunk_size=chunk_size, machine=machine,
+                    got, got_final = native_ssd(
+                        **{"D": None, **low}, **options, dt_softplus=True, packing=packing, rows=wanted,
+                        initial_state=state.float(), chunk_size=chunk_size, machine=machine,
                     )  # fmt: skip
                 want = y if wanted is None else y[list(wanted)]
                 if dtype == torch.float32:

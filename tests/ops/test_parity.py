@@ -7,7 +7,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ops.harness import Op, check_gradients, check_parity, check_split, native_kernels, packings
+from tests.ops.harness import (
+    Op,
+    case,
+    check_gradients,
+    check_parity,
+    check_split,
+    kernels_given,
+    packings,
+    parts,
+    rebuild,
+    with_kernels,
+)
 from tests.ops.registry import CASES
 from thalweg.packing import Packing
 
@@ -48,14 +59,30 @@ def test_gradients_of_short_texts_only(op: Op, fast: str) -> None:
     check_gradients(op, fast, Packing.whole([3, 1, 9, 20, 2, 2]))
 
 
-@pytest.mark.parametrize("kernels", [True, False], ids=["native kernels", "PyTorch alone"])
-@every_case
+def takes_kernels(op: Op, fast: str) -> bool:
+    """Whether a kernel does any of the work without gradients."""
+    packing = Packing([3, 40], n_carried=1, wanted=(0,))
+    inputs, state = case(op, packing, 0)
+    low = {name: tensor.float() for name, tensor in inputs.items()}
+    with torch.no_grad(), kernels_given() as given:
+        op.fast[fast](**low, packing=packing, initial_state=rebuild(state, [t.float() for t in parts(state)]))
+    return bool(given)
+
+
+WITHOUT_GRADIENTS = [(op, fast, on) for op, fast in CASES for on in (True, False) if not on or takes_kernels(op, fast)]
+
+
+@pytest.mark.parametrize(
+    ("op", "fast", "on"),
+    WITHOUT_GRADIENTS,
+    ids=[f"{op.name}: {fast}, {'kernels' if on else 'PyTorch alone'}" for op, fast, on in WITHOUT_GRADIENTS],
+)
 @few
 @given(data=st.data())
-def test_without_gradients(op: Op, fast: str, kernels: bool, data: st.DataObject) -> None:
-    """What the engine runs: other code than with gradients where that is faster, with and without native kernels."""
+def test_without_gradients(op: Op, fast: str, on: bool, data: st.DataObject) -> None:
+    """What the engine runs: other code than with gradients where that is faster, and kernels where one takes it."""
     pieces = st.lists(st.integers(1, 80), min_size=1, max_size=4)
     cuts = data.draw(st.lists(pieces, min_size=1, max_size=3))
-    with torch.no_grad(), native_kernels(kernels):
+    with torch.no_grad(), with_kernels(on):
         check_parity(op, fast, data.draw(packings(most_tokens=150)), dtype=torch.float32, tolerance=1e-5)
         check_split(op, fast, [sum(c) for c in cuts], cuts, tolerance=1e-5)

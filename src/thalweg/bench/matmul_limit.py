@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.families import Product, family_of
-from thalweg.kernels import native
 from thalweg.models.layers import dtype_of, linear, widened
 from thalweg.models.quantized import QuantizedLinear
 from thalweg.ops.quantized import ROWS, Int8, quantize_rows
@@ -21,8 +20,7 @@ def inner_chunk(model: Any) -> int:
     given = next(module.chunk_size for module in model.modules() if hasattr(module, "chunk_size"))
     if given is not None:
         return int(given)
-    fused = model.device.type == "cpu" and not native.missing()
-    return family_of(model.config).inner_chunk(model.config, _dtype(model), fused)
+    return family_of(model.config).inner_chunk(model.config, model.device, _dtype(model))
 
 
 def set_inner_chunk(model: nn.Module, q: int | None) -> None:
@@ -46,7 +44,7 @@ def products(model: Any, n: int) -> Callable[[], None]:
     dtype, device, q = _dtype(model), model.device, inner_chunk(model)
     inputs: dict[int, Tensor] = {}
     layers = []
-    for block in model.blocks if hasattr(model, "blocks") else model.layers:
+    for block in model.layers:
         linears = [layer for layer in block.modules() if isinstance(layer, (nn.Linear, QuantizedLinear))]
         widths = [layer.in_features for layer in linears]
         rows = [inputs.setdefault(width, _random(n, width, dtype, device)) for width in widths]

@@ -26,7 +26,7 @@ TENSOR_MAPS = (
     TensorMap("layers.{i}.mixer.D", ("layers.{i}.mixer.D",), keep_float32=True),
     TensorMap("layers.{i}.mixer.out_proj.weight", ("layers.{i}.mixer.out_proj.weight",)),
     TensorMap("layers.{i}.mixer.out_proj.bias", ("layers.{i}.mixer.out_proj.bias",)),
-    TensorMap("norm_f.weight", ("norm_f.weight",)),
+    TensorMap("norm.weight", ("norm_f.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
     TensorMap(None, ("lm_head.weight",)),
 )

@@ -15,8 +15,8 @@ from thalweg.models.xlstm import XLSTM, XLSTMConfig
 def _linear(name: str, stored: str, *, keep_float32: bool = False) -> tuple[TensorMap, TensorMap]:
     """The weight and the bias of one linear map or norm of a block."""
     return (
-        TensorMap(f"blocks.{{i}}.{name}.weight", (f"blocks.{{i}}.{stored}.weight",), keep_float32=keep_float32),
-        TensorMap(f"blocks.{{i}}.{name}.bias", (f"blocks.{{i}}.{stored}.bias",), keep_float32=keep_float32),
+        TensorMap(f"layers.{{i}}.{name}.weight", (f"blocks.{{i}}.{stored}.weight",), keep_float32=keep_float32),
+        TensorMap(f"layers.{{i}}.{name}.bias", (f"blocks.{{i}}.{stored}.bias",), keep_float32=keep_float32),
     )
 
 
@@ -35,7 +35,7 @@ TENSOR_MAPS = (
     *_linear("ffn.gate", "ffn.proj_up_gate"),
     *_linear("ffn.up", "ffn.proj_up"),
     *_linear("ffn.down", "ffn.proj_down"),
-    TensorMap("out_norm.weight", ("out_norm.weight",)),
+    TensorMap("norm.weight", ("out_norm.weight",)),
     # The language-model head: stored or not, tied or not, an embedder has no use for it.
     TensorMap(None, ("lm_head.weight",)),
 )

@@ -40,7 +40,7 @@ def info(
 
 
 def _facts(embedder: Embedder) -> list[tuple[str, str]]:
-    from thalweg.kernels import native
+    from thalweg import kernels
     from thalweg.models.quantized import weight_count
 
     config = embedder.embedding_config
@@ -59,7 +59,7 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in embedder.prompts.items()) or "none"),
         ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
         ("fingerprint", embedder.fingerprint),
-        ("native CPU kernels", native.missing() or "compiled"),
+        *kernels.report(embedder.model.device, embedder.dtype),
         *_quantized(embedder),
     ]
 

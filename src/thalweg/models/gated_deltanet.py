@@ -24,9 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.models.layers import TILE, Conv, Norm, dtype_of, project, write_state
+from thalweg.models.layers import Conv, Norm, dtype_of, project
+from thalweg.models.stack import Stack, pick
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
+from thalweg.ops.norms import rms_norm_gate
 from thalweg.packing import Packing
 
 GATES = ("silu", "sigmoid", None)
@@ -131,8 +133,10 @@ class GatedDeltaNetMixer(nn.Module):
     ) -> tuple[Tensor, GatedDeltaNetLayerState]:
         """(N, D) -> (N or M, D) and the layer's next state."""
         y, new_state = self._scan(x, packing, state, rows)
-        gate = None if self.g_proj is None else project(self.g_proj, x if rows is None else x[list(rows)])
-        return project(self.o_proj, self._gate(y, gate).flatten(1)), new_state
+        gate = None if self.g_proj is None else project(self.g_proj, pick(x, rows))
+        act = F.silu if self.config.output_gate == "silu" else torch.sigmoid
+        gated = rms_norm_gate(y, gate, self.o_norm.weight, self.o_norm.eps, act)
+        return project(self.o_proj, gated.flatten(1)), new_state
 
     def _scan(
         self,
@@ -160,23 +164,6 @@ class GatedDeltaNetMixer(nn.Module):
             chunk_size=self.chunk_size,
         )
         return y, GatedDeltaNetLayerState(q_state, k_state, v_state, memory)
-
-    def _gate(self, y: Tensor, gate: Tensor | None) -> Tensor:
-        """(M, Hv, V) and (M, Hv V) -> (M, Hv, V): the norm, then the gate, rounded once at the end."""
-        gate = None if gate is None else gate.view_as(y)
-        if torch.is_grad_enabled() or y.device.type != "cpu":
-            return self._gate_rows(y, gate)
-        for start in range(0, len(y), TILE):
-            rows = slice(start, start + TILE)
-            y[rows] = self._gate_rows(y[rows], None if gate is None else gate[rows])
-        return y
-
-    def _gate_rows(self, y: Tensor, gate: Tensor | None) -> Tensor:
-        normed: Tensor = self.o_norm(y.float())
-        if gate is not None:
-            act = F.silu if self.config.output_gate == "silu" else torch.sigmoid
-            normed = normed * act(gate.to(normed.dtype))
-        return normed.to(y.dtype)
 
 
 MLP_TILE = 512
@@ -214,7 +201,7 @@ class GatedDeltaNetLayer(nn.Module):
     ) -> tuple[Tensor, GatedDeltaNetLayerState]:
         dtype = dtype_of(self.attn.o_proj)
         mixed, new_state = self.attn(self.attn_norm(u).to(dtype), packing, state, rows)
-        u = _add(u if rows is None else u[list(rows)], mixed)
+        u = _add(pick(u, rows), mixed)
         if torch.is_grad_enabled() or u.device.type != "cpu":
             return u + self.mlp(self.mlp_norm(u).to(dtype)), new_state
         for start in range(0, len(u), MLP_TILE):
@@ -228,55 +215,24 @@ def _add(u: Tensor, branch: Tensor) -> Tensor:
     return u + branch if torch.is_grad_enabled() else u.add_(branch)
 
 
-class GatedDeltaNet(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class GatedDeltaNet(Stack[GatedDeltaNetLayerState]):
+    """The stack."""
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
-        super().__init__()
+        layers = (GatedDeltaNetLayer(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(GatedDeltaNetLayer(config) for _ in range(config.n_layers))
-        self.norm = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[GatedDeltaNetLayerState, ...]:
+    def layer_state(self, n_segments: int) -> GatedDeltaNetLayerState:
         c, weight = self.config, self.embeddings.weight
         wide = torch.promote_types(weight.dtype, torch.float32)
         taps = max(c.d_conv - 1, 0)
-        return tuple(
-            GatedDeltaNetLayerState(
-                q=weight.new_zeros(n_segments, taps, c.key_dim),
-                k=weight.new_zeros(n_segments, taps, c.key_dim),
-                v=weight.new_zeros(n_segments, taps, c.value_dim),
-                memory=weight.new_zeros(n_segments, c.n_value_heads, c.head_dim, c.value_head_dim, dtype=wide),
-            )
-            for _ in self.layers
+        return GatedDeltaNetLayerState(
+            q=weight.new_zeros(n_segments, taps, c.key_dim),
+            k=weight.new_zeros(n_segments, taps, c.key_dim),
+            v=weight.new_zeros(n_segments, taps, c.value_dim),
+            memory=weight.new_zeros(n_segments, c.n_value_heads, c.head_dim, c.value_head_dim, dtype=wide),
         )
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[GatedDeltaNetLayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[GatedDeltaNetLayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[GatedDeltaNetLayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import functools
 import platform
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg.kernels import native
 from thalweg.models.quantized import QuantizedLinear
-
-LayerState = TypeVar("LayerState", bound=tuple[Any, ...])
-
-TILE = 128
-"""Rows treated at a time between two matrix products on the CPU, so that float32 temporaries stay in a core's cache."""
-
+from thalweg.ops import gates
+from thalweg.ops.norms import rms_norm
 
 PRODUCT_ROWS = 2048
 """Rows of a matrix product of half precision on the CPU. The library keeps float32 sums of all rows of a product, and
@@ -101,46 +96,13 @@ def dtype_of(layer: nn.Module) -> torch.dtype:
     return dtype
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
-    """(…, D), any dtype -> (…, D) float32: each of `groups` equal parts by its own root mean square."""
-    parts = x.unflatten(-1, (groups, -1))
-    square = torch.linalg.vector_norm(parts, dim=-1, keepdim=True, dtype=torch.float32).square()
-    scale = torch.rsqrt(square / parts.shape[-1] + eps)
-    return (parts.float() * scale).flatten(-2) * weight
-
-
-def silu_multiply(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, (N, F) each, in float32 and rounded once; without gradients on the CPU gate is overwritten."""
-    if native.usable(gate, up):
-        return native.silu_multiply_(gate, up)
-    if torch.is_grad_enabled() or gate.device.type != "cpu":
-        return (F.silu(gate.float()) * up).to(gate.dtype)
-    for start in range(0, len(gate), TILE):
-        rows = slice(start, start + TILE)
-        if gate.dtype == torch.float32:
-            F.silu(gate[rows], inplace=True).mul_(up[rows])
-        else:
-            gate[rows] = F.silu(gate[rows].float(), inplace=True).mul_(up[rows])
-    return gate
-
-
 def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
     """u + layer(x), (N, D) float32; without gradients the residual stream u is overwritten."""
     if torch.is_grad_enabled() or not u.is_contiguous():
         return u + layer(x)
     if u.dtype == x.dtype and type(layer) is nn.Linear and layer.bias is None:
         return u.addmm_(x, layer.weight.t())
-    added = project(layer, x)
-    return native.add_(u, added) if native.usable(added) and added.is_contiguous() else u.add_(added)
-
-
-def write_state(new: LayerState, out: LayerState | None) -> LayerState:
-    """A layer's new state, in `out` where that is given; whoever calls lets go of `new` before the next layer."""
-    if out is None:
-        return new
-    for kept, tensor in zip(out, new, strict=True):
-        kept.copy_(tensor)
-    return out
+    return gates.add(u, project(layer, x))
 
 
 class Norm(nn.Module):
@@ -154,17 +116,7 @@ class Norm(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        if (
-            self.groups == 1
-            and self.bias is None
-            and x.ndim == 2
-            and x.dtype == torch.float32
-            and dtype in native.DTYPES
-            and native.usable(x)
-        ):
-            return native.rms_norm(x, self.weight, self.eps, dtype)
-        normed = rms_norm(x, self.weight, self.eps, self.groups)
-        return (normed if self.bias is None else normed + self.bias).to(dtype)
+        return rms_norm(x, self.weight, self.eps, groups=self.groups, bias=self.bias, dtype=dtype)
 
 
 class Conv(nn.Module):

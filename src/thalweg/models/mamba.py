@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
 from thalweg.models.layers import (
-    TILE,
     Conv,
     Norm,
     add_projected,
@@ -33,10 +31,12 @@ from thalweg.models.layers import (
     dtype_of,
     project,
     project_part,
-    write_state,
 )
+from thalweg.models.stack import Stack, pick
 from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.selective_scan import default_chunk_size, selective_scan
+from thalweg.ops.gates import silu_gate
+from thalweg.ops.norms import rms_norm_blocks
+from thalweg.ops.selective_scan import selective_scan, selective_scan_blocks
 from thalweg.packing import Packing
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -142,32 +142,22 @@ class MambaMixer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return _gate(y, z), MambaLayerState(conv, ssm)
+        return silu_gate(y, z), MambaLayerState(conv, ssm)
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """x (N, E) and z (N or M, E), of which only the wanted rows are made."""
         if not cuttable(self.in_proj):
             x, z = self.in_proj(u).chunk(2, dim=1)
-            return x, z if rows is None else z[list(rows)]
+            return x, pick(z, rows)
         # Two products, so that x can go after the convolution.
         cut = self.config.d_inner
         x = project_part(self.in_proj, u, 0, cut)
-        return x, project_part(self.in_proj, u if rows is None else u[list(rows)], cut, 2 * cut)
+        return x, project_part(self.in_proj, pick(u, rows), cut, 2 * cut)
 
 
 def _unit_rms(t: Tensor, eps: float) -> Tensor:
     """(N, …) over its root mean square, computed in float32."""
     return F.rms_norm(t.float(), t.shape[-1:], eps=eps).to(t.dtype)
-
-
-def _gate(y: Tensor, z: Tensor) -> Tensor:
-    """(M, E) twice -> (M, E): y * silu(z), rounded once at the end. Without gradients y's memory is used again."""
-    if torch.is_grad_enabled() or y.device.type != "cpu":
-        return (y.float() * F.silu(z.float())).to(y.dtype)
-    for start in range(0, len(y), TILE):
-        rows = slice(start, start + TILE)
-        y[rows] = F.silu(z[rows].float(), inplace=z.dtype != torch.float32).mul_(y[rows])
-    return y
 
 
 class MambaLayer(nn.Module):
@@ -182,66 +172,34 @@ class MambaLayer(nn.Module):
         self, u: Tensor, packing: Packing, state: MambaLayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MambaLayerState]:
         mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
-        return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
+        return add_projected(pick(u, rows), self.mixer.out_proj, mixed), new_state
 
 
-class Mamba(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class Mamba(Stack[MambaLayerState]):
+    """The stack."""
 
     def __init__(self, config: MambaConfig) -> None:
-        super().__init__()
+        layers = (MambaLayer(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(MambaLayer(config) for _ in range(config.n_layers))
-        self.norm_f = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[MambaLayerState, ...]:
+    def layer_state(self, n_segments: int) -> MambaLayerState:
         c, weight = self.config, self.embeddings.weight
-        return tuple(
-            MambaLayerState(
-                conv=weight.new_zeros(n_segments, c.d_conv - 1, c.d_inner),
-                ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=torch.float32),
-            )
-            for _ in self.layers
+        return MambaLayerState(
+            conv=weight.new_zeros(n_segments, c.d_conv - 1, c.d_inner),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=torch.float32),
         )
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[MambaLayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[MambaLayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[MambaLayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm_f(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
         # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
         # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
         wide = 8
         widths = wide * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
         blocks = [n_tokens * width * channels for channels in widths] + [n_tokens * 4 * c.d_model]
-        if width == 2 and native.missing():
-            blocks += 6 * [n_tokens * 4 * c.d_model]  # the norm in several float32 steps
-        state = 4 * c.d_state * c.d_inner
-        return blocks + 2 * [state * default_chunk_size(c.d_state * c.d_inner)] + 6 * [state]
+        blocks += rms_norm_blocks(n_tokens, c.d_model, weight.device, weight.dtype)
+        return blocks + selective_scan_blocks(c.d_inner, c.d_state)

@@ -14,18 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.ssd import Convolution, Gate
 from thalweg.models.layers import (
     PRODUCT_ROWS,
-    TILE,
     Conv,
     Norm,
     add_projected,
@@ -33,10 +29,10 @@ from thalweg.models.layers import (
     dtype_of,
     project,
     project_part,
-    write_state,
 )
-from thalweg.ops.causal_conv import causal_conv, last_columns
-from thalweg.ops.ssd import default_chunk_size, fused_ssd, ssd
+from thalweg.models.stack import Stack, pick
+from thalweg.ops.gated_ssd import gated_ssd, gated_ssd_blocks, is_one_kernel
+from thalweg.ops.norms import rms_norm_blocks
 from thalweg.packing import Packing
 
 
@@ -113,50 +109,27 @@ class Mamba2Mixer(nn.Module):
         """(N, D) -> (N or M, d_inner), what `out_proj` takes, and the layer's next state."""
         c = self.config
         z, xBC, dt = self._project(u, rows)
-        options: dict[str, Any] = {
-            "D": self.D,
-            "dt_bias": self.dt_bias,
-            "dt_limit": c.time_step_limit,
-            "initial_state": state and state.ssm,
-            "rows": rows,
-            "chunk_size": self.chunk_size,
-        }
-        columns = state and state.conv
-        if native.usable(z, xBC):
-            conv = last_columns(xBC, packing, c.d_conv - 1, columns)
-            around: dict[str, Any] = {
-                "convolution": Convolution(self.conv.weight, self.conv.bias, columns),
-                "gate": Gate(z, self.norm.weight, self.norm.groups, self.norm.eps),
-            }
-            x, dt, A, B, C = self._scanned(xBC, dt)
-            gated, ssm = fused_ssd(x, dt, A, B, C, packing, **options, **around)
-            return gated.flatten(1), Mamba2LayerState(conv, ssm)
-        xBC, conv = causal_conv(xBC, self.conv.weight, self.conv.bias, packing, initial_state=columns, silu=True)
-        x, dt, A, B, C = self._scanned(xBC, dt)
-        y, ssm = ssd(x, dt, A, B, C, packing, **options)
-        return self._gate(y.flatten(1), z), Mamba2LayerState(conv, ssm)
-
-    def _scanned(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """x (N, H, P), dt (N, H), A (H,), B and C (N, G, K): the first arguments of the scan."""
-        c = self.config
-        x, B, C = xBC.split([c.d_inner, c.n_groups * c.d_state, c.n_groups * c.d_state], dim=1)
-        B, C = (t.unflatten(1, (c.n_groups, c.d_state)) for t in (B, C))
-        return x.unflatten(1, (c.n_heads, c.head_dim)), dt, -torch.exp(self.A_log), B, C
-
-    def _gate(self, y: Tensor, z: Tensor) -> Tensor:
-        """(M, d_inner) twice -> (M, d_inner): the gate, then the norm, rounded once at the end."""
-        if torch.is_grad_enabled() or y.device.type != "cpu":
-            return self.norm(y.float() * F.silu(z.float())).to(y.dtype)
-        out = torch.empty_like(y)
-        for start in range(0, len(y), TILE):
-            rows = slice(start, start + TILE)
-            gated = F.silu(z[rows].float(), inplace=z.dtype != torch.float32).mul_(y[rows])
-            parts = gated.unflatten(1, (self.norm.groups, -1))
-            square = torch.linalg.vector_norm(parts, dim=2, keepdim=True).square_()
-            parts.mul_(square.div_(parts.shape[2]).add_(self.norm.eps).rsqrt_())
-            torch.mul(gated, self.norm.weight, out=gated)
-            out[rows] = gated
-        return out
+        y, (conv, ssm) = gated_ssd(
+            xBC,
+            z,
+            dt,
+            -torch.exp(self.A_log),
+            packing,
+            head_dim=c.head_dim,
+            n_groups=c.n_groups,
+            conv_weight=self.conv.weight,
+            conv_bias=self.conv.bias,
+            D=self.D,
+            dt_bias=self.dt_bias,
+            dt_limit=c.time_step_limit,
+            norm_weight=self.norm.weight,
+            norm_groups=self.norm.groups,
+            norm_eps=self.norm.eps,
+            initial_state=state,
+            rows=rows,
+            chunk_size=self.chunk_size,
+        )
+        return y, Mamba2LayerState(conv, ssm)
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor]:
         """z (N or M, d_inner), xBC (N, conv_dim), dt (N, H). Where few rows are wanted, z is made for those only."""
@@ -185,54 +158,23 @@ class Mamba2Layer(nn.Module):
         self, u: Tensor, packing: Packing, state: Mamba2LayerState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, Mamba2LayerState]:
         mixed, new_state = self.mixer(self.norm(u, dtype_of(self.mixer.in_proj)), packing, state, rows)
-        return add_projected(u if rows is None else u[list(rows)], self.mixer.out_proj, mixed), new_state
+        return add_projected(pick(u, rows), self.mixer.out_proj, mixed), new_state
 
 
-class Mamba2(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class Mamba2(Stack[Mamba2LayerState]):
+    """The stack."""
 
     def __init__(self, config: Mamba2Config) -> None:
-        super().__init__()
+        layers = (Mamba2Layer(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
-        self.norm_f = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[Mamba2LayerState, ...]:
+    def layer_state(self, n_segments: int) -> Mamba2LayerState:
         c, weight = self.config, self.embeddings.weight
-        return tuple(
-            Mamba2LayerState(
-                conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
-                ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
-            )
-            for _ in self.layers
+        return Mamba2LayerState(
+            conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
         )
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[Mamba2LayerState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[Mamba2LayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[Mamba2LayerState, ...]]:
-        """See `RecurrentModel.forward`. The last layer computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            u, layer_state = layer(u, packing, state[i] if state else None, rows if last else None)
-            layer_state = write_state(layer_state, out[i] if out else None)
-            new_state.append(layer_state)
-        return self.norm_f(u), tuple(new_state)
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
@@ -240,21 +182,13 @@ class Mamba2(nn.Module):
         weight = self.embeddings.weight
         width = weight.element_size()
         projected = 2 * c.d_inner + 2 * c.n_groups * c.d_state + c.n_heads
-        # The residual stream and the steps in float32; the layer's input, z, xBC and dt; the gated y and what a product
-        # takes, for half precision the sums of its rows and not both at once.
-        per_token = [4 * c.d_model, width * c.d_model, width * projected, *[4 * c.n_heads] * 4]
+        # The residual stream; the layer's input, z, xBC and dt; the gated y and what a product takes: the sums of its
+        # rows for half precision, and where all between the products is one kernel not both at once.
+        per_token = [4 * c.d_model, width * c.d_model, width * projected]
         gated = n_tokens * width * c.d_inner
         product = 4 * min(n_tokens, PRODUCT_ROWS) * (c.d_inner if width == 4 else projected)
-        blocks = [product, gated] if width == 4 else [max(product, gated)]
-        if weight.device.type == "cpu" and weight.dtype in native.DTYPES and not native.missing():
-            chunk = default_chunk_size(weight.dtype, fused=True)
-            shared = c.n_groups * (5 * c.d_state + chunk)
-            per_block = [c.d_state * c.d_inner, chunk * (3 * c.d_inner + shared)]
-        else:
-            per_token += [width * c.conv_dim, width * c.d_inner]  # the convolved xBC, y
-            if width == 2:
-                per_token += [4 * c.d_model] * 6  # the norm in several float32 steps
-            chunk = default_chunk_size(weight.dtype)
-            per_block = [c.n_heads * chunk * chunk] * 3 + [c.d_state * c.d_inner, chunk * c.d_inner] * 4
-            blocks = [product, gated]
-        return [n_tokens * size for size in per_token] + blocks + [4 * size for size in per_block]
+        one_kernel = is_one_kernel(weight.device, weight.dtype)
+        blocks = [max(product, gated)] if width == 2 and one_kernel else [product, gated]
+        blocks += gated_ssd_blocks(n_tokens, c.d_inner, c.d_state, c.n_groups, c.n_heads, weight.device, weight.dtype)
+        blocks += rms_norm_blocks(n_tokens, c.d_model, weight.device, weight.dtype)
+        return [n_tokens * size for size in per_token] + blocks

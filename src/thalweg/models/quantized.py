@@ -9,7 +9,7 @@ weights only, with rows as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,8 @@ def replace_linears(
     Yields:
         The layer's name, its new and its old form. Where nothing else holds the old one, its weight goes with it.
     """
-    blocks: Any = model.blocks if hasattr(model, "blocks") else model.layers
-    prefix = "blocks" if hasattr(model, "blocks") else "layers"
-    owners = [(f"{prefix}.{name}", module) for name, module in blocks.named_modules() if name]
+    layers = model.get_submodule("layers")
+    owners = [(f"layers.{name}", module) for name, module in layers.named_modules() if name]
     for path, owner in owners:
         parts = getattr(owner, "output_parts", {})
         for name, layer in list(owner.named_children()):

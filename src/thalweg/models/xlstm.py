@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.mlstm import head_norm_gate
-from thalweg.kernels.native.mlstm_scan import side_by_side
-from thalweg.models.layers import TILE, Norm, add_projected, dtype_of, project, silu_multiply, write_state
-from thalweg.ops.mlstm import DEFAULT_CHUNK_SIZE, MLSTMState, mlstm
+from thalweg.models.layers import Norm, add_projected, dtype_of, project
+from thalweg.models.stack import Stack, pick
+from thalweg.ops.gates import silu_multiply
+from thalweg.ops.mlstm import MLSTMState, mlstm, mlstm_blocks
+from thalweg.ops.norms import head_norm_gate
 from thalweg.packing import Packing
 
 
@@ -63,18 +63,13 @@ class XLSTMConfig:
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm of each head on its own, computed in float32; a weight (and a bias) for every channel."""
+    """Parameters of the LayerNorm of each head on its own: a weight (and a bias) for every channel."""
 
     def __init__(self, n_heads: int, head_dim: int, eps: float, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_heads * head_dim))
         self.bias = nn.Parameter(torch.zeros(n_heads * head_dim)) if bias else None
         self.eps = eps
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(M, H, P) -> (M, H * P) float32."""
-        normed = F.layer_norm(y.float(), y.shape[2:], eps=self.eps).flatten(1)
-        return normed * self.weight if self.bias is None else torch.addcmul(self.bias.float(), normed, self.weight)
 
 
 class MLSTMLayer(nn.Module):
@@ -117,7 +112,8 @@ class MLSTMLayer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return self._gate_output(y, project(self.o, _pick(x, rows))), new_state
+        o = project(self.o, pick(x, rows))
+        return head_norm_gate(y, o, self.norm.weight, self.norm.bias, self.norm.eps), new_state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) float32 -> i, f (N, H) float32: they go through an exponential, so half precision stays out."""
@@ -129,17 +125,6 @@ class MLSTMLayer(nn.Module):
             raw = torch.cat([gate(x.to(dtype_of(gate))).float() for gate in (self.i, self.f)], dim=1)
         i, f = (cap * torch.tanh(raw / cap)).chunk(2, dim=1)
         return i, f
-
-    def _gate_output(self, y: Tensor, o: Tensor) -> Tensor:
-        """(M, H, P) and (M, d_v) -> (M, d_v): head norm times output gate, rounded once at the end."""
-        if native.usable(y, o):
-            return head_norm_gate(y.contiguous(), o, self.norm.weight, self.norm.bias, self.norm.eps)
-        if torch.is_grad_enabled() or y.device.type != "cpu":
-            return (self.norm(y) * torch.sigmoid(o.float())).to(y.dtype)
-        for start in range(0, len(y), TILE):
-            rows = slice(start, start + TILE)
-            o[rows] = self.norm(y[rows]).mul_(o[rows].float().sigmoid_())
-        return o
 
 
 FFN_ROWS = 512
@@ -179,75 +164,38 @@ class XLSTMBlock(nn.Module):
         self, u: Tensor, packing: Packing, state: MLSTMState | None, rows: Sequence[int] | None
     ) -> tuple[Tensor, MLSTMState]:
         gated, new_state = self.mlstm(self.norm_mlstm(u), packing, state, rows)
-        u = add_projected(_pick(u, rows), self.mlstm.out_proj, gated)
+        u = add_projected(pick(u, rows), self.mlstm.out_proj, gated)
         return self.ffn(u, self.norm_ffn(u, gated.dtype)), new_state
 
 
-class XLSTM(nn.Module):
-    """The stack without a language-model head; implements `thalweg.models.protocol.RecurrentModel`."""
+class XLSTM(Stack[MLSTMState]):
+    """The stack."""
 
     def __init__(self, config: XLSTMConfig) -> None:
-        super().__init__()
+        layers = (XLSTMBlock(config) for _ in range(config.n_layers))
+        super().__init__(config.vocab_size, config.d_model, layers, Norm(config.d_model, config.norm_eps))
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(XLSTMBlock(config) for _ in range(config.n_layers))
-        self.out_norm = Norm(config.d_model, config.norm_eps)
 
-    @property
-    def d_model(self) -> int:
-        return self.config.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.weight.device
-
-    def init_state(self, n_segments: int) -> tuple[MLSTMState, ...]:
+    def layer_state(self, n_segments: int) -> MLSTMState:
         c = self.config
         key_width, value_width = c.d_qk // c.n_heads, c.d_v // c.n_heads
 
         def zeros(*shape: int) -> Tensor:
             return self.embeddings.weight.new_zeros(n_segments, c.n_heads, *shape, dtype=torch.float32)
 
-        return tuple(MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros()) for _ in self.blocks)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        packing: Packing,
-        state: tuple[MLSTMState, ...] | None = None,
-        rows: Sequence[int] | None = None,
-        out: tuple[MLSTMState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[MLSTMState, ...]]:
-        """See `RecurrentModel.forward`. The last block computes only the wanted rows."""
-        u = self.embeddings(tokens).float()
-        new_state = []
-        for n, block in enumerate(self.blocks):
-            last = n == len(self.blocks) - 1
-            u, block_state = block(u, packing, state[n] if state else None, rows if last else None)
-            block_state = write_state(block_state, out[n] if out else None)
-            new_state.append(block_state)
-        return self.out_norm(u), tuple(new_state)
+        return MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros())
 
     def activation_blocks(self, n_tokens: int) -> list[int]:
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a block."""
         c = self.config
-        width = self.embeddings.weight.element_size()
+        weight = self.embeddings.weight
+        width = weight.element_size()
         # The residual stream, its norm in float32 and in the weights' dtype, q, k, v, o, y, and what they add to the
         # stream. The output of the feed-forward layer, twice while its rows are joined, takes less.
         copy = 0 if width == 4 else width
         per_token = [4 * c.d_model] * 2 + [copy * c.d_model, width * c.d_model]
         per_token += [width * c.d_qk] * 2 + [width * c.d_v] * 3
         wide = width * c.d_ffn * min(n_tokens, FFN_ROWS)
-        chunk, matrix = DEFAULT_CHUNK_SIZE, c.d_qk * c.d_v // c.n_heads
-        per_block = [4 * c.n_heads * chunk * chunk, 4 * matrix, 4 * chunk * c.d_v] * 4
-        # With native kernels: of some blocks side by side q, k, v by heads, scores, readouts and states.
-        blocks = side_by_side(c.n_heads)
-        by_head = [c.d_qk] * 3 + [c.d_v] * 3 + [c.n_heads * chunk]
-        beside = [width * chunk * blocks * size for size in by_head] + [matrix * 4] * 2 + [2 * width * blocks * matrix]
-        per_block = max(per_block, beside, key=sum)
+        per_block = mlstm_blocks(c.n_heads, c.d_qk, c.d_v, weight.device, weight.dtype)
         per_token += [4 * c.d_model]  # copies inside products: measured, not derived
         return [n_tokens * size for size in per_token] + [wide, wide] + per_block
-
-
-def _pick(x: Tensor, rows: Sequence[int] | None) -> Tensor:
-    return x if rows is None else x[list(rows)]

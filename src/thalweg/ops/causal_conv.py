@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import kernels
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
+from thalweg.ops.tiles import in_tiles, tiles
 from thalweg.packing import Packing
 
 
@@ -45,8 +46,8 @@ def causal_conv(
         InvalidInputError: shapes that do not fit together.
     """
     _check(x, weight, bias, packing, initial_state)
-    if native.usable(x):
-        y = native.causal_conv(x, weight, bias, packing, initial_state, silu)
+    if run := kernels.kernel("causal_conv", x):
+        y = run(x, weight, bias, packing, initial_state=initial_state, silu=silu)
         return y, last_columns(x, packing, weight.shape[1] - 1, initial_state)
     return packed_causal_conv(x, weight, bias, packing, initial_state=initial_state, silu=silu)
 
@@ -124,9 +125,6 @@ def last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | 
     return torch.stack(tails) if tails else x.new_zeros(0, pad, x.shape[1])
 
 
-TILE = 128  # rows: the tile and its float32 sum stay in a core's L2 cache at the widths of public models
-
-
 def _run_taps(x: Tensor, taps: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     """(N, C) convolved with zeros before the first row; sums in float32 (float64 for float64), rounded once."""
     n, pad = len(x), len(taps) - 1
@@ -141,12 +139,11 @@ def _run_taps(x: Tensor, taps: Tensor, bias: Tensor | None, silu: bool) -> Tenso
             y = y.addcmul_(seen[k : k + stop - start], taps[k])
         return F.silu(y, inplace=not y.requires_grad) if silu else y
 
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if not in_tiles(x):
         return rows(0, n).to(x.dtype)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for start in range(0, n, TILE):
-        stop = min(start + TILE, n)
-        y[start:stop] = rows(start, stop)
+    for tile in tiles(n):
+        y[tile] = rows(tile.start, tile.stop)
     return y
 
 

@@ -27,9 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import kernels
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.mlstm_scan import native_mlstm
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 _Memory: TypeAlias = tuple[Tensor, Tensor]
@@ -77,15 +76,9 @@ def mlstm(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(q, k, v, i, f, packing, initial_state, chunk_size)
-    if native.usable(q, k, v):
-        y, *state = native_mlstm(
-            q, k, v, i, f, packing,
-            eps=eps, initial_state=initial_state, rows=rows, chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
-        )  # fmt: skip
-        return y, MLSTMState(*state)
-    return chunkwise_mlstm(
-        q, k, v, i, f, packing, eps=eps, initial_state=initial_state, rows=rows, chunk_size=chunk_size
-    )
+    run = kernels.kernel("mlstm", q, k, v) or chunkwise_mlstm
+    y, state = run(q, k, v, i, f, packing, eps=eps, initial_state=initial_state, rows=rows, chunk_size=chunk_size)
+    return y, MLSTMState(*state)
 
 
 def sequential_mlstm(
@@ -188,6 +181,21 @@ def chunkwise_mlstm(
 
 DEFAULT_CHUNK_SIZE = 128
 """The inner chunk Q that is fastest here, at the head widths of 100 to 500 of public models."""
+
+
+def default_chunk_size(device: torch.device, dtype: torch.dtype) -> int:
+    """The inner chunk Q that `mlstm` takes without gradients."""
+    run = kernels.planned("mlstm", device, dtype)
+    return run.chunk_size or DEFAULT_CHUNK_SIZE if run else DEFAULT_CHUNK_SIZE
+
+
+def mlstm_blocks(heads: int, d_qk: int, d_v: int, device: torch.device, dtype: torch.dtype) -> list[int]:
+    """Bytes of each tensor that lives inside `mlstm` without gradients; widths over all heads."""
+    run = kernels.planned("mlstm", device, dtype)
+    if run and run.workspace:
+        return run.workspace(heads, d_qk, d_v, dtype.itemsize)
+    chunk = DEFAULT_CHUNK_SIZE
+    return [4 * heads * chunk * chunk, 4 * (d_qk * d_v // heads), 4 * chunk * d_v] * 4
 
 
 class _Gates:

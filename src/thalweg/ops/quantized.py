@@ -20,13 +20,13 @@ the CPU has no instructions for it the same numbers are multiplied in float32: t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from thalweg.kernels import native
-from thalweg.kernels.native import quantize as kernels
+from thalweg import kernels
+from thalweg.ops.tiles import tiles
 
 TOP = 127
 """The largest level; -128 is not used, so that levels are symmetric."""
@@ -92,17 +92,17 @@ def quantize_rows_reference(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As the reference, in one pass where there are native kernels."""
+    """As the reference, in one pass where there is a kernel."""
     width = x.shape[1]
-    if native.usable(x):
-        return kernels.quantize_rows(x, signs(width), block_size(width, BLOCK))
+    if run := kernels.kernel("quantize_rows", x):
+        return run(x, signs(width), block_size(width, BLOCK))
     return quantize_rows_reference(x)
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) -> (N, K) int8 levels and (N,) float32 scales of W R."""
     levels, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-    for tile in _tiles(len(weight), OUTPUTS):  # in float32 there is never more than a tile
+    for tile in tiles(len(weight), OUTPUTS):  # in float32 there is never more than a tile
         rotated = rotate(weight[tile])
         scales[tile] = rotated.abs().amax(1) / TOP
         levels[tile] = rotated.div_(scales[tile].clamp_min(1e-30)[:, None]).round_()
@@ -141,8 +141,8 @@ class Int8:
     def multiply(self, q: Tensor, row_scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """(M, K) uint8, at least as many rows as `out` (M, N), and (M,) scales: what the reference says, to `out`."""
         sums = self.sums(q)[: len(out)]
-        if native.usable(out):
-            kernels.scale_rows(sums, row_scales, bias, out)
+        if run := kernels.kernel("scale_rows", out):
+            run(sums, row_scales, bias, out)
             return
         sums = sums.mul_(row_scales[: len(out), None])
         out.copy_(sums if bias is None else sums.add_(bias))
@@ -155,7 +155,7 @@ class Int8:
                 q, 1.0, ZERO_POINT, self.levels, self.scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
         x, out = q.float() - ZERO_POINT, torch.empty(len(q), self.n_outputs)
-        for tile in _tiles(self.n_outputs, OUTPUTS):
+        for tile in tiles(self.n_outputs, OUTPUTS):
             torch.mm(x, self.levels[tile].float().t(), out=out[:, tile])
         return out.mul_(self.scales)
 
@@ -171,7 +171,7 @@ class WeightOnly:
         self.low = torch.empty(self.n_outputs, groups, 1, dtype=torch.bfloat16)
         self.scales = torch.empty_like(self.low)
         self.levels = torch.empty(self.n_outputs, groups, size * bits // 8, dtype=torch.uint8)
-        for tile in _tiles(self.n_outputs, OUTPUTS):
+        for tile in tiles(self.n_outputs, OUTPUTS):
             self._pack(tile, weight[tile].float().unflatten(1, (groups, size)))
 
     def _pack(self, outputs: slice, weight: Tensor) -> None:
@@ -205,7 +205,7 @@ class WeightOnly:
 
     def multiply(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """(M, K) by this, plus bias (N,), to `out` (M, N), whose rows may lie apart."""
-        for tile in _tiles(self.n_outputs, OUTPUTS):
+        for tile in tiles(self.n_outputs, OUTPUTS):
             torch.mm(x, self.unpack(tile).to(x.dtype).t(), out=out[:, tile])
         if bias is not None:
             out += bias
@@ -213,13 +213,9 @@ class WeightOnly:
 
 def int8_linear(x: Tensor, matrices: Sequence[tuple[Int8, Tensor | None, Tensor]]) -> None:
     """x (M, K) by every matrix, plus its bias, to its output (M, N); the rows are quantised once for all of them."""
-    for rows in _tiles(len(x), ROWS):
+    for rows in tiles(len(x), ROWS):
         tile = x[rows]
         short = -len(tile) % STEP
         q, scales = quantize_rows(torch.cat([tile, tile.new_zeros(short, tile.shape[1])]) if short else tile)
         for matrix, bias, out in matrices:
             matrix.multiply(q, scales, bias, out[rows])
-
-
-def _tiles(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))

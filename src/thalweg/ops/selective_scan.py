@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from thalweg import kernels
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
 from thalweg.packing import BlockGroup, Links, Packing
 
 
@@ -64,11 +64,8 @@ def selective_scan(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(x, dt, A, B, C, packing, initial_state, chunk_size)
-    if native.usable(x, dt):
-        rates = A.float().t().contiguous()
-        y, final = native.selective_scan(x, dt, rates, B, C, packing, D, dt_bias, dt_softplus, initial_state)
-        return (y if rows is None else y[list(rows)]), final
-    return chunkwise_selective_scan(
+    run = kernels.kernel("selective_scan", x, dt) or chunkwise_selective_scan
+    return run(
         x,
         dt,
         A,
@@ -166,7 +163,7 @@ WEAK_LOG_DECAY = -(2.0**-12)
 CACHE = 1 << 17
 """Numbers of one (q, K, E): two of them stay in a core's L2 cache."""
 
-TILE = 64, 3 << 14
+TILE_TOKENS, TILE_NUMBERS = 64, 3 << 14
 """Most tokens, and most numbers of one (q, E), that are made at a time for several blocks."""
 
 WORKSPACE = 1 << 26
@@ -181,6 +178,12 @@ def default_chunk_size(state_size: int, in_place: bool = True) -> int:
         in_place: on the CPU without gradients.
     """
     return min(max(CACHE // state_size, 1), 64) if in_place else 32
+
+
+def selective_scan_blocks(channels: int, state_width: int) -> list[int]:
+    """Bytes of each tensor that lives inside the scan on the CPU without gradients."""
+    state = 4 * state_width * channels
+    return 2 * [state * default_chunk_size(state_width * channels)] + 6 * [state]
 
 
 def _needs_gradients(*tensors: Tensor | None) -> bool:
@@ -217,7 +220,7 @@ def _one_after_another(
     begins = {start: segment for segment, start in enumerate(packing.cu_seqlens[:-1])}
     ends = {packing.cu_seqlens[segment + 1] - 1: row for row, segment in enumerate(packing.wanted)}
     chunk_size = min(chunk_size, n)
-    blocks = min(TILE[0] // chunk_size, TILE[1] // (rates.shape[1] * chunk_size))
+    blocks = min(TILE_TOKENS // chunk_size, TILE_NUMBERS // (rates.shape[1] * chunk_size))
     tile_size = min(chunk_size * max(blocks, 1), n)
     decay_buffer, state_buffer = rates.new_empty(2, chunk_size, *rates.shape)
     last_buffer = torch.empty_like(rates)

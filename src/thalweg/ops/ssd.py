@@ -18,19 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thalweg import kernels
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.ssd import Convolution, Gate
-from thalweg.kernels.native.ssd import ssd as native_ssd
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
-def default_chunk_size(dtype: torch.dtype, *, fused: bool = False) -> int:
-    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them.
-
-    fused: of the native kernel, where next to nothing lies between them.
-    """
-    return 64 if fused or dtype.itemsize != 2 else 128
+def default_chunk_size(dtype: torch.dtype) -> int:
+    """The inner chunk Q that is fastest here: half precision makes products cheaper than what lies between them."""
+    return 128 if dtype.itemsize == 2 else 64
 
 
 def ssd(
@@ -72,8 +67,8 @@ def ssd(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(x, dt, A, B, C, packing, initial_state, chunk_size)
-    implementation = fused_ssd if native.usable(x, B, C) else chunkwise_ssd
-    return implementation(
+    run = kernels.kernel("ssd", x, B, C) or chunkwise_ssd
+    return run(
         x,
         dt,
         A,
@@ -198,44 +193,6 @@ def chunkwise_ssd(
     out = torch.cat(y)
     empty = x.new_zeros(0, B.shape[2], *x.shape[1:], dtype=dtype)
     return out if rows is None or blocks_per_group == 1 else out[list(rows)], torch.stack(final) if final else empty
-
-
-def fused_ssd(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    packing: Packing,
-    *,
-    D: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = True,
-    dt_limit: tuple[float, float] = (0.0, float("inf")),
-    initial_state: Tensor | None = None,
-    rows: Sequence[int] | None = None,
-    chunk_size: int | None = None,
-    convolution: Convolution | None = None,
-    gate: Gate | None = None,
-    machine: str = "best",
-) -> tuple[Tensor, Tensor]:
-    """`ssd` as one native kernel, where `native.usable(x, B, C)` only; the last three as in kernels/native/ssd.py."""
-    delta = step_sizes(dt, dt_bias, dt_softplus, dt_limit, torch.float32)
-    return native_ssd(
-        x,
-        delta,
-        (delta * A.float()).clamp_(min=MIN_LOG_DECAY),
-        B,
-        C,
-        packing,
-        D=D,
-        initial_state=initial_state,
-        rows=rows,
-        chunk_size=chunk_size or default_chunk_size(x.dtype, fused=True),
-        convolution=convolution,
-        gate=gate,
-        machine=machine,
-    )
 
 
 MIN_LOG_DECAY = -120.0

@@ -28,9 +28,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thalweg import kernels
 from thalweg.errors import InvalidInputError
-from thalweg.kernels import native
-from thalweg.kernels.native.rwkv7 import wkv7 as native_wkv7
 from thalweg.packing import WORKSPACE, BlockGroup, Links, Packing
 
 MAX_CHUNK = 64
@@ -77,11 +76,8 @@ def wkv7(
         InvalidInputError: shapes that do not fit together, or chunk_size < 1.
     """
     _check(r, log_w, k, v, kk, a, packing, initial_state, rows, chunk_size)
-    if native.usable(r, log_w, k, v, kk, a) and r.dtype == torch.float32:
-        read = r if rows is None or len(r) != packing.n_tokens else r[list(rows)]
-        read, log_w, k, v, kk, a = (t.contiguous() for t in (read, log_w, k, v, kk, a))
-        return native_wkv7(read, log_w, k, v, kk, a, packing, initial_state, rows)
-    return chunkwise_wkv7(r, log_w, k, v, kk, a, packing, initial_state=initial_state, rows=rows, chunk_size=chunk_size)
+    run = kernels.kernel("wkv7", r, log_w, k, v, kk, a) or chunkwise_wkv7
+    return run(r, log_w, k, v, kk, a, packing, initial_state=initial_state, rows=rows, chunk_size=chunk_size)
 
 
 def sequential_wkv7(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native import call
+from thalweg.kernels.native.library import call
 from thalweg.packing import Packing
 
 
@@ -142,5 +142,18 @@ def head_norm_gate(y: Tensor, o: Tensor, weight: Tensor, bias: Tensor | None, ep
     rows, heads, width = y.shape
     out = torch.empty(rows, heads * width, dtype=y.dtype)
     bias = torch.zeros(heads * width) if bias is None else bias.float()
-    call("head_norm_gate", y.dtype, y, o, o.stride(0), weight.float(), bias, out, rows, heads, width, float(eps))
+    call(
+        "head_norm_gate",
+        y.dtype,
+        y.contiguous(),
+        o,
+        o.stride(0),
+        weight.float(),
+        bias,
+        out,
+        rows,
+        heads,
+        width,
+        float(eps),
+    )
     return out

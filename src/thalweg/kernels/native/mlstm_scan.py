@@ -1,4 +1,4 @@
-"""`mlstm` without gradients on the CPU: `chunkwise_mlstm` with native kernels between the matrix products.
+"""The scan of xLSTM: matrix products of blocks, and kernels between them.
 
 The letters are those of mlstm.py. Some blocks are taken side by side, so that the products are worth a call each; the
 state goes through them in one kernel.
@@ -13,14 +13,16 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native import mlstm as native
+from thalweg.kernels.native import mlstm as between
 from thalweg.packing import Block, Packing
 
+CHUNK_SIZE = 128
+"""The inner chunk Q that is fastest here, at the head widths of 100 to 500 of public models."""
 PRODUCTS = 16
 """Small matrices multiplied in one call: with fewer the call costs more than the product, more leave the cache."""
 
 
-def native_mlstm(
+def mlstm(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -31,9 +33,10 @@ def native_mlstm(
     eps: float,
     initial_state: tuple[Tensor, Tensor, Tensor] | None,
     rows: Sequence[int] | None,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `mlstm`; q, k, v as `native.usable` asks. Returns y and the final C, n, m."""
+    chunk_size: int | None,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """`ops.mlstm`."""
+    chunk_size = chunk_size or CHUNK_SIZE
     q, k, v = (t if t.stride(1) == t.shape[2] else t.contiguous() for t in (q, k, v))
     _, heads, key_width = q.shape
     log_scale = -0.5 * math.log(key_width)
@@ -42,35 +45,46 @@ def native_mlstm(
     carried, m0 = None, None
     if initial_state is not None:
         C, n, m0 = (t.float().contiguous() for t in initial_state)
-        carried = native.Memory(C, n)
-    gates = native.gates(i.float().contiguous(), f.float().contiguous(), packing, m0, log_scale, table)
+        carried = between.Memory(C, n)
+    gates = between.gates(i.float().contiguous(), f.float().contiguous(), packing, m0, log_scale, table)
     first = packing.first_seen
     shape = (heads, key_width, v.shape[2])
-    state = native.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
+    state = between.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
     n_final = len(packing.wanted)
-    final = native.Memory(torch.zeros(n_final, *shape), torch.zeros(n_final, *shape[:2]))
+    final = between.Memory(torch.zeros(n_final, *shape), torch.zeros(n_final, *shape[:2]))
     y = torch.empty(v.shape, dtype=v.dtype)
     for group in _groups(blocks, side_by_side(heads)):
         start, stop = blocks[group.start].start, blocks[group.stop - 1].stop
         here, table_here = slice(start, stop), table[group.start : group.stop]
-        parts = native.by_head(q[here], k[here], v[here], gates.out_of[here], len(table_here))
+        parts = between.by_head(q[here], k[here], v[here], gates.out_of[here], len(table_here))
         added = torch.bmm(parts.written.transpose(1, 2), parts.values)
         through = gates.through[group.start : group.stop]
-        entering, entering_n = native.carry(added, parts.sums, through, table_here, carried, state, final)
+        entering, entering_n = between.carry(added, parts.sums, through, table_here, carried, state, final)
         if rows is not None and not any(blocks[b].rows_inside(rows) for b in group):
             continue
         scores = torch.bmm(parts.queries, parts.keys.transpose(1, 2))
-        sums = native.weigh(scores, gates, first, start, log_scale)
+        sums = between.weigh(scores, gates, first, start, log_scale)
         inside = torch.bmm(scores, parts.values)
         past = torch.bmm(parts.queries, entering, out=added.new_empty(inside.shape))
         into, floors = gates.into[here], gates.floors[here]
-        native.readout(inside, past, parts.queries, entering_n, sums, into, floors, eps, y[here])
-    return y if rows is None else y[list(rows)], *final, gates.m
+        between.readout(inside, past, parts.queries, entering_n, sums, into, floors, eps, y[here])
+    return y if rows is None else y[list(rows)], (*final, gates.m)
 
 
 def side_by_side(heads: int) -> int:
     """Blocks of a group."""
     return max(1, PRODUCTS // heads)
+
+
+def workspace(heads: int, d_qk: int, d_v: int, itemsize: int) -> list[int]:
+    """Of the blocks of a group q, k, v by heads, scores, readouts and states. Widths over all heads."""
+    blocks, matrix = side_by_side(heads), d_qk * d_v // heads
+    by_head = [d_qk] * 3 + [d_v] * 3 + [heads * CHUNK_SIZE]
+    return (
+        [itemsize * CHUNK_SIZE * blocks * size for size in by_head]
+        + [matrix * 4] * 2
+        + [2 * itemsize * blocks * matrix]
+    )
 
 
 def _groups(blocks: list[Block], most: int) -> list[range]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native import call
+from thalweg.kernels.native.library import call
 
 
 def quantize_rows(x: Tensor, signs: Tensor, block: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The kernels of rwkv7.cpp: RWKV-7 between its matrix products, and its scan. Letters: models/rwkv7.py, ops/wkv7.py.
+"""The kernels of rwkv7.cpp: RWKV-7 between its matrix products, and its scan. Letters: ops/time_mix.py, ops/wkv7.py.
 
 All tensors are contiguous; "products" are of the dtype of the weights, everything else is float32.
 """
@@ -10,55 +10,56 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native import call
+from thalweg.kernels.native.library import call, row_targets
 from thalweg.packing import Packing
 
 
-def mix(x: Tensor, before: Tensor, mixes: Tensor, dtype: torch.dtype) -> Tensor:
-    """x, before (n, D), mixes (m, D) -> (m, n, D) `dtype`: x + (before - x) * mix."""
+def token_mix(x: Tensor, before: Tensor, mixes: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """`ops.time_mix.token_mix`."""
     out = torch.empty(len(mixes), *x.shape, dtype=dtype)
     call("mix", dtype, x, before, mixes, len(mixes), out, *x.shape)
+    return out.unbind()
+
+
+def scan_inputs(
+    w: Tensor,
+    a: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias_w: Tensor,
+    bias_a: Tensor,
+    k_k: Tensor,
+    k_a: Tensor,
+    blend: tuple[Tensor, Tensor, Tensor] | None,
+    n_heads: int,
+    out: Sequence[Tensor] | None,
+) -> Sequence[Tensor]:
+    """`ops.time_mix.scan_inputs`."""
+    rows, d = k.shape
+    out = out or [torch.empty(rows, width) for width in (d, d, v.shape[1], d, d)]
+    parameters = [p.float() for p in (bias_w, bias_a, k_k, k_a)]
+    lora, bias, first = blend or (None, None, None)
+    call(
+        "rwkv7_written", v.dtype, w, a, k, *parameters, v, lora, None if bias is None else bias.float(), first, *out,
+        rows, n_heads, d // n_heads, v.shape[1],
+    )  # fmt: skip
     return out
 
 
-def written(
-    products: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    v: Tensor,
-    blend: tuple[Tensor, Tensor, Tensor] | None,
-    out: Sequence[Tensor],
-    n_heads: int,
-) -> None:
-    """What the state needs of n tokens, written to out: log w, k, v, kk, a.
-
-    products: of w, a and k, (n, D) each; parameters: bias of w, bias of a, k_k, k_a, (D,) each; v: (n, H V) product;
-    blend: product (n, H V) and bias (H V,) of lora_v, and v_first (n, H V), or None in the first layer.
-    """
-    rows, d = products[0].shape
-    lora, bias, first = blend or (None, None, None)
-    call(
-        "rwkv7_written", v.dtype, *products, *parameters, v, lora, bias, first, *out, rows, n_heads, d // n_heads,
-        v.shape[1],
-    )  # fmt: skip
-
-
-def read(
+def scan_output(
     y: Tensor, r: Tensor, k: Tensor, v: Tensor, r_k: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """(n, H V) products' dtype: y normalised by heads, plus (sum of r k r_k over the head) v, times gate.
-
-    y, v (n, H V), r, k (n, D), r_k (H, K), gate (n, H V) product, weight, bias (H V,).
-    """
+    """`ops.time_mix.scan_output`."""
     heads, width = r_k.shape
     out = torch.empty_like(gate)
     call(
-        "rwkv7_read", gate.dtype, y, r, k, v, r_k, gate, weight, bias, out, len(y), heads, width,
-        y.shape[1] // heads, float(eps),
+        "rwkv7_read", gate.dtype, y, r, k, v, r_k.float(), gate, weight.float(), bias.float(), out, len(y), heads,
+        width, y.shape[1] // heads, float(eps),
     )  # fmt: skip
     return out
 
 
-def relu_square_(x: Tensor) -> Tensor:
+def relu_square(x: Tensor) -> Tensor:
     """relu(x)^2 in place, (n, F) products."""
     call("relu_square", x.dtype, x, *x.shape)
     return x
@@ -72,20 +73,21 @@ def wkv7(
     kk: Tensor,
     a: Tensor,
     packing: Packing,
+    *,
     initial_state: Tensor | None,
     rows: Sequence[int] | None,
+    chunk_size: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """`ops.wkv7` token by token, all float32; r (M, H, K) where rows are given."""
+    """`ops.wkv7` token by token (`chunk_size` has no meaning), all float32."""
+    r = r if rows is None or len(r) != packing.n_tokens else r[list(rows)]
+    r, log_w, k, v, kk, a = (t.contiguous() for t in (r, log_w, k, v, kk, a))
     heads, key_width = k.shape[1:]
     y = torch.empty(len(r), *v.shape[1:])
     final = torch.empty(len(packing.wanted), *v.shape[1:], key_width)
-    y_row = None
-    if rows is not None:
-        y_row = torch.full((packing.n_tokens,), -1)
-        y_row[list(rows)] = torch.arange(len(rows))
     call(
-        "wkv7", None, r, log_w, k, v, kk, a, y_row, packing.bounds, packing.wanted_rows, packing.n_segments,
-        None if initial_state is None else initial_state.contiguous(), packing.n_carried, y, final, heads, key_width,
-        v.shape[2],
+        "wkv7", None, r, log_w, k, v, kk, a, row_targets(packing.n_tokens, rows), packing.bounds,
+        packing.wanted_rows, packing.n_segments,
+        None if initial_state is None else initial_state.float().contiguous(), packing.n_carried, y, final, heads,
+        key_width, v.shape[2],
     )  # fmt: skip
     return y, final

@@ -1,88 +1,118 @@
 """The kernel of ssd.cpp: the scan of Mamba2, matrix products included, alone or with what surrounds it.
 
-Letters: ops/ssd.py.
+Letters: ops/ssd.py. Everything is summed in float32 and rounded once at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from thalweg.kernels.native import call
+from thalweg.kernels.native.library import call, row_targets
 from thalweg.packing import Packing
 
+CHUNK_SIZE = 64
+"""The inner chunk Q that is fastest here: next to nothing lies between the products."""
+
+MIN_LOG_DECAY = -120.0
+"""exp(-120) is 0 in float32: a stronger decay changes nothing, and the bound keeps a block's sums small."""
+
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}
-"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16. Where a machine has no registers
-of 16 it is "narrow" for all of them."""
-
-
-class Convolution(NamedTuple):
-    """weight (E, W), bias (E,) or None, and the columns before the run, (S_in, W - 1, E) or None for zeros."""
-
-    weight: Tensor
-    bias: Tensor | None
-    columns: Tensor | None
-
-
-class Gate(NamedTuple):
-    """z (N or M, H * P), and the norm's weight (H * P,), groups and eps."""
-
-    z: Tensor
-    weight: Tensor
-    groups: int
-    eps: float
+"""What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16, which also rounds what is
+multiplied. Where a machine has no registers of 16 it is "narrow" for all of them."""
 
 
 def ssd(
     x: Tensor,
-    delta: Tensor,
-    log_decay: Tensor,
+    dt: Tensor,
+    A: Tensor,
     B: Tensor,
     C: Tensor,
     packing: Packing,
     *,
     D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
     initial_state: Tensor | None,
     rows: Sequence[int] | None,
-    chunk_size: int,
-    convolution: Convolution | None = None,
-    gate: Gate | None = None,
+    chunk_size: int | None,
     machine: str = "best",
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.ssd`, from delta and log_decay (N, H) float32; x (N, H, P), B, C (N, G, K) as `native.usable` asks.
-
-    With a `convolution` x, B and C are neighbours in one tensor, (N, E), and become silu(causal_conv) of it first. With
-    a `gate` y becomes its norm of y * silu(z). Everything is summed in float32 and rounded once at the end; "paired"
-    also rounds what is multiplied.
-    """
+    """`ops.ssd`."""
     x, B, C = (t if t.stride(1) == t.shape[2] else t.contiguous() for t in (x, B, C))
     n, heads, width = x.shape
     groups, state_width = B.shape[1:]
-    targets = None
-    if rows is not None:
-        targets = torch.full((n,), -1)
-        targets[list(rows)] = torch.arange(len(rows))
-    taps = bias = columns = z = weight = None
-    n_taps = z_stride = norm_groups = 0
-    eps = 0.0
-    if convolution is not None:
-        taps, n_taps = convolution.weight.t().float().contiguous(), convolution.weight.shape[1]
-        bias = None if convolution.bias is None else convolution.bias.float()
-        columns = None if convolution.columns is None else convolution.columns.to(x.dtype).contiguous()
-    if gate is not None:
-        z, weight, norm_groups, eps = gate.z, gate.weight.float(), gate.groups, float(gate.eps)
-        z_stride = z.stride(0)
-    blocks = packing.block_table(chunk_size)
-    final = torch.empty(len(packing.wanted), state_width, heads, width)
     y = torch.empty(n if rows is None else len(rows), heads, width, dtype=x.dtype)
+    final = torch.empty(len(packing.wanted), state_width, heads, width)
+    delta, log_decay = _steps(dt, A, dt_bias, dt_softplus, dt_limit)
+    blocks = packing.block_table(chunk_size or CHUNK_SIZE)
     call(
-        "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), taps, bias, n_taps, columns,
-        delta.contiguous(), log_decay.contiguous(), None if D is None else D.float(), blocks, len(blocks),
-        min(n, chunk_size), packing.segment_ids, packing.first_seen, packing.n_carried, targets,
-        None if initial_state is None else initial_state.contiguous(), z, z_stride, weight, norm_groups, eps,
-        y, final, heads, groups, state_width, width, MACHINES[machine],
+        "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), None, None, 0, None, delta, log_decay,
+        None if D is None else D.float(), blocks, len(blocks), min(n, chunk_size or CHUNK_SIZE), packing.segment_ids,
+        packing.first_seen, packing.n_carried, row_targets(n, rows),
+        None if initial_state is None else initial_state.float().contiguous(), None, 0, None, 0, 0.0, y, final, heads,
+        groups, state_width, width, MACHINES[machine],
     )  # fmt: skip
     return y, final
+
+
+def gated_ssd(
+    xBC: Tensor,
+    z: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    packing: Packing,
+    *,
+    head_dim: int,
+    n_groups: int,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_limit: tuple[float, float],
+    norm_weight: Tensor,
+    norm_groups: int,
+    norm_eps: float,
+    initial_state: tuple[Tensor, Tensor] | None,
+    rows: Sequence[int] | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """`ops.gated_ssd`, of the final states that of the scan: the convolution's is made of xBC alone."""
+    n, heads = xBC.shape[0], len(A)
+    state_width = (xBC.shape[1] - heads * head_dim) // (2 * n_groups)
+    columns, state = initial_state or (None, None)
+    y = torch.empty(len(z), heads * head_dim, dtype=z.dtype)
+    final = torch.empty(len(packing.wanted), state_width, heads, head_dim)
+    delta, log_decay = _steps(dt, A, dt_bias, True, dt_limit)
+    blocks = packing.block_table(chunk_size or CHUNK_SIZE)
+    call(
+        "ssd", z.dtype, xBC, xBC.stride(0), None, 0, None, 0, conv_weight.t().float().contiguous(),
+        None if conv_bias is None else conv_bias.float(), conv_weight.shape[1],
+        None if columns is None else columns.to(xBC.dtype).contiguous(), delta, log_decay,
+        None if D is None else D.float(), blocks, len(blocks), min(n, chunk_size or CHUNK_SIZE), packing.segment_ids,
+        packing.first_seen, packing.n_carried, row_targets(n, rows),
+        None if state is None else state.float().contiguous(), z, z.stride(0), norm_weight.float(), norm_groups,
+        float(norm_eps), y, final, heads, n_groups, state_width, head_dim, MACHINES["best"],
+    )  # fmt: skip
+    return y, final
+
+
+def workspace(d_inner: int, d_state: int, n_groups: int) -> list[int]:
+    """The states of all heads, and what a block is taken into."""
+    shared = n_groups * (5 * d_state + CHUNK_SIZE)
+    return [4 * d_state * d_inner, 4 * CHUNK_SIZE * (3 * d_inner + shared)]
+
+
+def _steps(
+    dt: Tensor, A: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dt_limit: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """delta and the log decay of each token and head, (N, H) float32."""
+    delta = dt.float()
+    delta = delta if dt_bias is None else delta + dt_bias.float()
+    delta = F.softplus(delta) if dt_softplus else delta
+    delta = delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
+    return delta.contiguous(), (delta * A.float()).clamp_(min=MIN_LOG_DECAY).contiguous()
