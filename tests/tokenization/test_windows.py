@@ -1,0 +1,215 @@
+"""Streamed ids and offsets are those of the whole text, whatever the cuts, in bounded memory."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
+
+import thalweg.tokenization.tokenizer
+from tests.tokenization.shapes import (
+    ATOMS,
+    EOS,
+    SHAPES,
+    TEXTS,
+    TRAINING_TEXT,
+    byte_level,
+    drain,
+    from_library,
+    library,
+    ours,
+    pieces,
+    reference,
+    split,
+    train,
+)
+from thalweg.errors import TokenizationError
+from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.windows import WindowEncoder, find_mismatch
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@settings(max_examples=120, deadline=None)
+@given(
+    text=TEXTS,
+    cuts=st.lists(st.integers(0, 10_000), max_size=5),
+    window=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+)
+def test_streamed_is_whole(name: str, text: str, cuts: list[int], window: int, sizes: list[int]) -> None:
+    whole = reference(name).encode(text, add_special_tokens=False)
+    stream = ours(name).stream(pieces(text, cuts), with_offsets=True, window_chars=window)
+    ids, offsets = drain(stream, sizes)
+    assert ids == [*whole.ids, EOS]
+    assert offsets == [*whole.offsets, (len(text), len(text))]
+    assert library(ours(name)).rules.refusal is None  # exact because it was cut well, not because it was not cut
+
+
+@settings(max_examples=100, deadline=None)
+@given(prompt=TEXTS, text=TEXTS, window=st.integers(1, 40))
+def test_prompt_is_text_without_offsets(prompt: str, text: str, window: int) -> None:
+    whole = reference("mistral").encode(prompt + text)
+    stream = ours("mistral").stream(text, prompt, with_offsets=True, window_chars=window)
+    ids, offsets = drain(stream, [7])
+    assert ids == [*whole.ids, EOS]
+    clipped = [(max(start - len(prompt), 0), max(stop - len(prompt), 0)) for start, stop in whole.offsets]
+    assert offsets == [*clipped, (len(text), len(text))]
+    assert ours("mistral").encode_batch([text], prompt)[0].tolist() == ids
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_default_windows_on_a_longer_text(name: str) -> None:
+    draw = random.Random(2)
+    text = "".join(draw.choices([*TRAINING_TEXT, *ATOMS, " "], k=6000))
+    assert len(text) > 40_000
+    whole = reference(name).encode(text)
+    ids, offsets = drain(ours(name).stream(iter(text), with_offsets=True), [1000])
+    assert ids == [*whole.ids, EOS]
+    assert offsets[:-1] == whole.offsets
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("gpt_neox", '{"name":"river","deep":true},'),
+        ("llama3", "https://example.org/a?b=c&d=e,"),
+        ("shipped", "日本語のテキストです。我们在河边走，"),
+        ("llama", "日本語のテキストです。我们在河边走，"),
+        ("mistral", "https://example.org/a?b=c&d=e,"),
+        ("bert", "日本語のテキストです。我们在河边走，"),
+    ],
+)
+def test_long_line_without_a_space(name: str, line: str) -> None:
+    text = line * 500
+    stream = ours(name).stream(text, window_chars=64, max_uncut_chars=256)
+    assert stream.take_all().tolist() == [*reference(name).encode(text).ids, EOS]
+
+
+def test_self_check_is_quick_and_passes_for_every_shape() -> None:
+    for name in SHAPES:
+        backend = reference(name)
+        assert find_mismatch(backend, CutRules(backend)) is None
+
+
+def test_one_word_longer_than_the_bound() -> None:
+    for name in ("gpt_neox", "llama", "unigram"):
+        at_bound = "some words " + "a" * 89
+        stream = ours(name).stream(at_bound, window_chars=16, max_uncut_chars=100)
+        assert stream.take_all().tolist() == [*reference(name).encode(at_bound).ids, EOS]
+        stream = ours(name).stream("some words, " * 50 + "a" * 200, "prompt: ", window_chars=16, max_uncut_chars=100)
+        with pytest.raises(TokenizationError, match=r"from character 5\d\d on .* max_uncut_chars=100"):
+            stream.take_all()
+        with pytest.raises(TokenizationError):  # never taken for the end of the text
+            stream.take(1)
+
+
+def unknown_pattern() -> tokenizers.Tokenizer:
+    return byte_level(
+        split(r" ?[^(\s|[.,!?…。，、।۔،])]+")
+    )  # BLOOM's: where a piece ends may show two characters later
+
+
+def unigram_over_the_whole_text() -> tokenizers.Tokenizer:
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+    tokenizer = train(models.Unigram(), trainer, pre_tokenizers.Metaspace())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    return tokenizer
+
+
+def normalizer_with_a_pattern() -> tokenizers.Tokenizer:
+    return byte_level(pre_tokenizers.ByteLevel(), normalizers.Replace(Regex("a.*b"), "c"))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (unknown_pattern, "Split.*not among the known"),
+        (unigram_over_the_whole_text, "no place whose two sides"),
+        (normalizer_with_a_pattern, "Replace.*across a cut"),
+    ],
+)
+def test_unknown_settings_are_exact_up_to_the_bound_then_refused(
+    make: Callable[[], tokenizers.Tokenizer], reason: str
+) -> None:
+    backend = make()
+    tokenizer = from_library(backend)
+    text = "a word, or two. " * 20
+    assert tokenizer.stream(text, window_chars=16).take_all().tolist() == backend.encode(text).ids
+    with pytest.raises(TokenizationError, match=reason):
+        tokenizer.stream(text, window_chars=16, max_uncut_chars=100).take(1)
+
+
+def test_failed_self_check_refuses_long_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thalweg.tokenization.cuts._is_local", lambda x, y: True)
+    monkeypatch.setattr("thalweg.tokenization.cuts._MergeRule.never_joins", lambda self, x, y: True)
+    backend = reference("mistral")
+    tokenizer = from_library(tokenizers.Tokenizer.from_str(backend.to_str()))
+    text = "the river  and the boats\n" * 8
+    assert tokenizer.stream(text).take_all().tolist() == backend.encode(text).ids
+    with pytest.raises(TokenizationError, match="self-check failed"):
+        tokenizer.stream(text, window_chars=16, max_uncut_chars=100).take(1)
+
+
+def test_wrong_cuts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the rules ever be wrong about a tokenizer, the overlap of the windows turns wrong ids into an error."""
+    monkeypatch.setattr("thalweg.tokenization.cuts._is_local", lambda x, y: True)
+    monkeypatch.setattr("thalweg.tokenization.cuts._MergeRule.never_joins", lambda self, x, y: True)
+    draw = random.Random(4)
+    errors = 0
+    for name in SHAPES:
+        rules = CutRules(reference(name))
+        for _ in range(20):
+            text = "".join(draw.choices([*ATOMS, *TRAINING_TEXT], k=60))
+            windows = WindowEncoder(reference(name), lambda rules=rules: rules, iter(text), window_chars=32)
+            try:
+                ids = np.concatenate([block.ids for block in windows.blocks()])
+            except TokenizationError:
+                errors += 1
+            else:
+                assert ids.tolist() == reference(name).encode(text).ids
+    assert errors > 100
+
+
+# A model of whole words, so that 50 MB take seconds.
+MEMORY_SCRIPT = """
+import resource, sys
+from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+from thalweg.tokenization.library import LibraryBackend
+from thalweg.tokenization.tokenizer import Tokenizer
+backend = Backend(models.WordLevel({"<unk>": 0, "river": 1}, unk_token="<unk>"))
+backend.pre_tokenizer = pre_tokenizers.Whitespace()
+line = (b"river " + b"x" * 93 + b"\\n") * 10_000
+stream = Tokenizer(LibraryBackend(backend), eos_token_id=0).stream(line for _ in range(int(sys.argv[1])))
+ids, last = 0, False
+while not last:
+    block, last = stream.take(1000)
+    ids += len(block)
+print(ids, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+def test_memory_does_not_grow_with_the_text() -> None:
+    def run(megabytes: int) -> tuple[int, int]:
+        command = [sys.executable, "-c", MEMORY_SCRIPT, str(megabytes)]
+        ids, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return int(ids), int(peak) * (1 if sys.platform == "darwin" else 1024)
+
+    (small_ids, small), (large_ids, large) = run(1), run(50)
+    assert (small_ids, large_ids) == (20_001, 1_000_001)
+    assert large - small < 4e6
+
+
+@pytest.mark.parametrize("file", sorted(Path(thalweg.__file__).parent.glob("assets/*/tokenizer.json")))
+def test_models_in_the_package_can_be_streamed(file: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(file))
+    rules = CutRules(backend)
+    assert rules.refusal is None
+    assert find_mismatch(backend, rules) is None
