@@ -70,7 +70,9 @@ def restored(stored: Stored, metadata: Metadata) -> FloatArray:
     return np.asarray(low + (levels + np.float32(0.5)) * (high - low) / 255, np.float32)
 
 
-def _query_vector(embedder: Embedder, metadata: Metadata, query: str, **prompt: str | None) -> FloatArray:
-    vector = embedder.encode_query([query], normalize_embeddings=False, **prompt)
+def _query_vector(
+    embedder: Embedder, metadata: Metadata, query: str, *, prompt: str | None, prompt_name: str | None
+) -> FloatArray:
+    vector = embedder.encode_query([query], normalize_embeddings=False, prompt=prompt, prompt_name=prompt_name)
     # Cut and scaled as the documents were.
     return finish(vector, normalize=metadata.normalized, truncate_dim=metadata.dimension)

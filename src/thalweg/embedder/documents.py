@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.embedder.given import refused
 from thalweg.engine.read_ahead import BlockingSource
 from thalweg.engine.results import Pooled
 from thalweg.engine.sources import Answer, TokenArray
-from thalweg.errors import TokenizationError
+from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
 
 SHORT_TEXT = 8192
@@ -60,6 +61,10 @@ def tokenized(
                 yield from flush()
             continue
         yield from flush()
+        error = refused(document)
+        if error is not None:
+            yield TokenizedText(_NoText(error), 0, eos)
+            continue
         length = len(document) if isinstance(document, str) and max_length is None else None
         located = with_offsets or length is None
         stream = tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
@@ -88,12 +93,22 @@ class _WholeText:
         return ids, not len(self._ids)
 
 
+class _NoText:
+    """What is no document."""
+
+    def __init__(self, error: InvalidInputError) -> None:
+        self._error = error
+
+    def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
+        raise self._error
+
+
 class TokenizedText:
     """A document's tokens on their way to the engine, and the characters they stand for."""
 
     def __init__(
         self,
-        source: _WholeText | TokenStream,
+        source: _WholeText | _NoText | TokenStream,
         length: int | None,
         eos: int | None,
         with_offsets: bool = False,

@@ -6,8 +6,9 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,16 @@ from thalweg.checkpoints import (
     resolve,
 )
 from thalweg.checkpoints.fingerprint import fingerprint
+from thalweg.checks import one_of, text, whole_number
+from thalweg.embedder.cancelling import check_stop
+from thalweg.embedder.devices import check_device
 from thalweg.embedder.documents import TokenizedText, tokenized
 from thalweg.embedder.dtypes import Dtype, dtype_of_products, torch_dtype
+from thalweg.embedder.engines import Engines
 from thalweg.embedder.export import ExportFormat, export
+from thalweg.embedder.given import given_documents, given_texts
 from thalweg.embedder.in_order import ReorderBuffer
+from thalweg.embedder.options import EncodeOptions
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
@@ -36,8 +43,11 @@ from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import Pooling, make_pooling
-from thalweg.pooling.vectors import FloatArray, Precision, finish, to_precision
+from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger("thalweg")
 
@@ -82,11 +92,16 @@ def load(
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
         InvalidInputError: the model has no such head, or there is no such quantisation on this device.
     """
+    if not isinstance(name_or_path, str | PathLike | None):
+        raise InvalidInputError(
+            f"name_or_path must be a folder, a file or a hub id, got {type(name_or_path).__name__}: "
+            f"{name_or_path!r:.80}"
+        )
     if name_or_path in (MODEL_NAME, DEFAULT) and not Path(name_or_path).exists():
         name_or_path = None
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(folder, dtype=torch_dtype(dtype), device=place, quantize=quantize)
     return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)
 
@@ -103,6 +118,7 @@ class Embedder:
         self.embedding_config = checkpoint.embedding
         self.folder = checkpoint.folder
         self.model: Any = checkpoint.model
+        self._engines = Engines()
         self.weights_dtype = checkpoint.weights_dtype
         self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
         eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
@@ -124,6 +140,37 @@ class Embedder:
             )
         if self.notice:
             log.warning("%s", self.notice)
+
+    def __repr__(self) -> str:
+        config = self.embedding_config
+        numbers = f"{self.quantization}, " if self.quantization else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"Embedder({self.name!r}: {self.family}, {self.dimension} dimensions, {config.pooling} pooling, {numbers}"
+            f"{dtype} on {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def to(self, device: str | torch.device) -> Embedder:
+        """Move the model, and return it, as in sentence-transformers.
+
+        Raises:
+            InvalidInputError: the device cannot be used, or not for a quantised model.
+        """
+        place = check_device(device)
+        if self.quantization is not None and place.type != "cpu":
+            raise InvalidInputError(f"a model in {self.quantization} runs on the CPU only, not on {str(place)!r}")
+        self.model.to(place)
+        return self
+
+    def get_embedding_dimension(self) -> int:
+        """`dimension`, by sentence-transformers' name."""
+        return self.dimension
 
     @property
     def dimension(self) -> int:
@@ -152,7 +199,7 @@ class Embedder:
         return tuple(getattr(self.model, "heads", ()))
 
     def _checked_head(self, head: str | None) -> str | None:
-        if head is not None and head not in self.heads:
+        if head is not None and (not isinstance(head, str) or head not in self.heads):
             known = ", ".join(map(repr, self.heads)) or "none"
             raise InvalidInputError(f"{self.name} has no embedding head {head!r}; its heads: {known}")
         return head
@@ -203,11 +250,11 @@ class Embedder:
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
         if prompt is not None:
-            return prompt
+            return text("prompt", prompt)
         name = prompt_name if prompt_name is not None else self.default_prompt_name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if text("prompt_name", name) not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
         return self.prompts[name]
@@ -255,7 +302,7 @@ class Embedder:
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -267,11 +314,14 @@ class Embedder:
         vertical_chunk_size: int | None = None,
         max_tokens_per_step: int | None = None,
         max_in_flight: int | None = None,
-    ) -> npt.NDArray[Any]:
+        batch_size: int | None = None,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+    ) -> Any:
         """Vectors of texts of any length.
 
         Args:
-            texts: one text, or a sequence of them.
+            texts: one text, or any iterable of them: a list, a Series, an array, a column, a generator.
             prompt: put before every text; prompt_name: the model's prompt of that name instead.
             show_progress_bar: on stderr, with tokens per second.
             precision: "float32", "int8", "uint8", "binary", "ubinary" (see `thalweg.pooling.vectors.to_precision`).
@@ -281,20 +331,28 @@ class Embedder:
                 were cut.
             vertical_chunk_size, max_tokens_per_step, max_in_flight: the bounds of the run (`Schedule`); they change
                 speed and memory, not the vectors.
+            batch_size: taken as in sentence-transformers and without effect: texts are packed by tokens
+                (`max_tokens_per_step`), however many there are.
+            convert_to_tensor: return a torch.Tensor on the model's device instead of an array.
+            device: move the model there first.
 
         Returns:
-            (n, d) in input order, or (d,) for a single text.
+            An array (n, d) in input order, or (d,) for a single text.
 
         Raises:
-            InvalidInputError: a text that is no str, an unknown prompt name, precision or bound.
+            InvalidInputError: a text that is no str, an unknown prompt name, precision, bound or device.
             TokenizationError: a text that cannot be tokenised exactly in bounded memory.
+            NumericalError: the model's numbers became inf or NaN.
         """
+        if batch_size is not None:
+            log.info("batch_size=%s has no effect: max_tokens_per_step bounds a step, of any texts", batch_size)
+        if device is not None:
+            self.to(device)
         single = isinstance(texts, str)
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        for i, text in enumerate(batch):
-            if not isinstance(text, str):
-                raise InvalidInputError(f"texts[{i}] must be a str, got {type(text).__name__}: {text!r:.80}")
-        width = self.dimension if truncate_dim is None else truncate_dim
+        batch = given_texts(texts)
+        most = self.dimension
+        width = most if truncate_dim is None else whole_number("truncate_dim", truncate_dim, 1, most)
+        one_of("precision", precision, PRECISIONS)
         vectors = np.zeros((len(batch), width), dtype=np.float32)
         cut = 0
         with progress_bar(len(batch), show_progress_bar) as report:
@@ -311,19 +369,18 @@ class Embedder:
                 max_in_flight=max_in_flight,
                 progress=report,
             ):
-                assert isinstance(embedding, Embedding)  # failures are raised
                 vectors[embedding.index] = embedding.vector
                 cut += embedding.truncated
         if cut:
             log.warning("max_length=%s cut %d of %d texts", max_length, cut, len(batch))
-        result = to_precision(vectors, precision)
-        return result[0] if single else result
+        result = to_precision(vectors, precision)[0 if single else slice(None)]
+        return torch.as_tensor(result, device=self.device) if convert_to_tensor else result
 
-    def encode_query(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
+    def encode_query(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Any:
         """`encode` with the model's prompt "query", if it has one."""
         return self.encode(texts, **self._with_prompt("query", options))
 
-    def encode_document(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:
+    def encode_document(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Any:
         """`encode` with the model's prompt "document" (or "passage", "corpus"), if it has one."""
         return self.encode(texts, **self._with_prompt("document", options))
 
@@ -331,7 +388,7 @@ class Embedder:
         """The name of the model's prompt for queries or documents, as its author calls it; None if it has none."""
         return next((name for name in PROMPT_NAMES[side] if name in self.prompts), None)
 
-    def _with_prompt(self, side: Side, options: dict[str, Any]) -> dict[str, Any]:
+    def _with_prompt(self, side: Side, options: EncodeOptions) -> EncodeOptions:
         if options.get("prompt") is None and options.get("prompt_name") is None:
             return {**options, "prompt_name": self.prompt_name_of(side)}
         return options
@@ -340,8 +397,16 @@ class Embedder:
         """(n, m) float32: how alike each of a (n, d) is to each of b (m, d), by the model's own measure.
 
         Cosine or dot product; for euclidean and manhattan the negative distance, so that larger is always closer.
+
+        Raises:
+            InvalidInputError: no vectors of numbers, or vectors of different widths.
         """
-        a, b = (np.atleast_2d(np.asarray(v, dtype=np.float32)) for v in (a, b))
+        a, b = (_matrix(v) for v in (a, b))
+        if a.shape[1] != b.shape[1]:
+            raise InvalidInputError(
+                f"vectors of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared; they must come from the same "
+                "model with the same truncate_dim"
+            )
         kind = self.embedding_config.similarity
         if kind == "cosine":
             a, b = finish(a, normalize=True), finish(b, normalize=True)
@@ -378,18 +443,56 @@ class Embedder:
             max_in_flight=max_in_flight,
         )
         rows = list(ids)
-        engine = self._engine(schedule)
         vectors = np.zeros((len(rows), self.dimension), dtype=np.float32)
-        for result in engine.run(Ids(row) for row in rows):
-            if isinstance(result, Failure):
-                raise result.error
-            vectors[result.key] = self._after_pooling(result.vector)
+        with self._engines.use(schedule, self.pooling, self._new_engine) as engine:
+            for result in engine.run([Ids(row) for row in rows]):
+                if isinstance(result, Failure):
+                    raise result.error
+                vectors[result.key] = self._after_pooling(result.vector)
         return vectors
 
-    def _engine(self, schedule: Schedule) -> Engine:
-        return Engine(self.model, self.pooling, schedule, probe_id=self._probe_id)
+    def _new_engine(self, schedule: Schedule, pooling: Pooling) -> Engine:
+        return Engine(self.model, pooling, schedule, probe_id=self._probe_id)
 
     # -- documents as they come --------------------------------------------------------------------------------------
+
+    @overload
+    def encode_stream(
+        self,
+        documents: Iterable[TextSource],
+        *,
+        prompt: str | None = ...,
+        prompt_name: str | None = ...,
+        section_size: int | None = ...,
+        ordered: bool = ...,
+        normalize_embeddings: bool | None = ...,
+        truncate_dim: int | None = ...,
+        max_length: int | None = ...,
+        vertical_chunk_size: int | None = ...,
+        max_tokens_per_step: int | None = ...,
+        max_in_flight: int | None = ...,
+        on_error: Literal["raise"] = ...,
+        progress: Callable[[Progress], None] | None = ...,
+    ) -> Iterator[Embedding]: ...
+
+    @overload
+    def encode_stream(
+        self,
+        documents: Iterable[TextSource],
+        *,
+        prompt: str | None = ...,
+        prompt_name: str | None = ...,
+        section_size: int | None = ...,
+        ordered: bool = ...,
+        normalize_embeddings: bool | None = ...,
+        truncate_dim: int | None = ...,
+        max_length: int | None = ...,
+        vertical_chunk_size: int | None = ...,
+        max_tokens_per_step: int | None = ...,
+        max_in_flight: int | None = ...,
+        on_error: Literal["yield"],
+        progress: Callable[[Progress], None] | None = ...,
+    ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
         self,
@@ -423,29 +526,38 @@ class Embedder:
             progress: called after every step.
 
         The other arguments are those of `encode`.
+
+        Raises:
+            InvalidInputError: what is no iterable of documents, or an argument that cannot be. A document that is none
+                is handled as `on_error` says.
         """
-        text = self.prompt(prompt, prompt_name)
-        if text and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
+        documents = given_documents(documents)
+        one_of("on_error", on_error, ("raise", "yield"))
+        before = self.prompt(prompt, prompt_name)
+        if before and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
             raise InvalidInputError(
                 f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
                 "use it without a prompt"
             )
-        if truncate_dim is not None and not 1 <= truncate_dim <= self.dimension:
-            raise InvalidInputError(f"truncate_dim must be in 1..{self.dimension}, got {truncate_dim}")
+        if truncate_dim is not None:
+            whole_number("truncate_dim", truncate_dim, 1, self.dimension)
+        if max_length is not None:
+            whole_number("max_length", max_length, 1)
+        if section_size is not None:
+            whole_number("section_size", section_size, 1)
         schedule = self.schedule(
             vertical_chunk_size=vertical_chunk_size,
             max_tokens_per_step=max_tokens_per_step,
             max_in_flight=max_in_flight,
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
-        engine = self._engine(schedule)
         return self._run(
-            engine, documents, text, section_size, ordered, normalize, truncate_dim, max_length, on_error, progress
+            schedule, documents, before, section_size, ordered, normalize, truncate_dim, max_length, on_error, progress
         )
 
     def _run(
         self,
-        engine: Engine,
+        schedule: Schedule,
         documents: Iterable[TextSource],
         prompt: str,
         section_size: int | None,
@@ -458,6 +570,11 @@ class Embedder:
     ) -> Iterator[Embedding | Failure]:
         texts: dict[int, TokenizedText] = {}
 
+        def on_step(done: Progress) -> None:
+            check_stop()
+            if progress is not None:
+                progress(done)
+
         def sources() -> Iterator[TokenSource]:
             for index, text in enumerate(
                 tokenized(documents, self.tokenizer, prompt, max_length, section_size is not None, self._probe_id)
@@ -466,36 +583,37 @@ class Embedder:
                 yield text
 
         queue = ReorderBuffer() if ordered else None
-        results = engine.run(
-            sources(),
-            section_size=section_size,
-            may_start=queue.has_room if queue else None,
-            on_step=progress,
-            blocking=not isinstance(documents, Sequence),
-        )
-        for result in queue.release(results) if queue else results:
-            text = texts[result.key]
-            if isinstance(result, Failure):
-                del texts[result.key]
-                if on_error == "raise":
-                    raise result.error
-                yield result
-                continue
-            start, end = text.characters(result)
-            pooled = self._after_pooling(result.vector)
-            vector = finish(pooled[None], normalize=normalize, truncate_dim=truncate_dim)[0]
-            if result.last:
-                del texts[result.key]
-            yield Embedding(
-                result.key,
-                result.section,
-                result.stop - result.start,
-                start,
-                end,
-                vector,
-                result.last,
-                text.truncated,
+        with self._engines.use(schedule, self.pooling, self._new_engine) as engine:
+            results = engine.run(
+                sources(),
+                section_size=section_size,
+                may_start=queue.has_room if queue else None,
+                on_step=on_step,
+                blocking=not isinstance(documents, Sequence),
             )
+            for result in queue.release(results) if queue else results:
+                text = texts[result.key]
+                if isinstance(result, Failure):
+                    del texts[result.key]
+                    if on_error == "raise":
+                        raise result.error
+                    yield result
+                    continue
+                start, end = text.characters(result)
+                pooled = self._after_pooling(result.vector)
+                vector = finish(pooled[None], normalize=normalize, truncate_dim=truncate_dim)[0]
+                if result.last:
+                    del texts[result.key]
+                yield Embedding(
+                    result.key,
+                    result.section,
+                    result.stop - result.start,
+                    start,
+                    end,
+                    vector,
+                    result.last,
+                    text.truncated,
+                )
 
     @torch.inference_mode()
     def _after_pooling(self, vector: FloatArray) -> FloatArray:
@@ -504,3 +622,16 @@ class Embedder:
         if self.head is None:
             return joined.numpy()
         return self.model.heads[self.head](joined.to(self.model.device)).cpu().numpy()
+
+
+def _matrix(vectors: Any) -> FloatArray:
+    """Vectors (n, d) or one (d,), as an array (n, d) of float32."""
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().cpu()
+    try:
+        matrix = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"vectors must be numbers (n, d), got {vectors!r:.80}") from error
+    if matrix.ndim != 2:
+        raise InvalidInputError(f"vectors must be (n, d) or (d,), got {matrix.shape}")
+    return matrix

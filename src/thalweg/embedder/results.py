@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from thalweg.pooling.vectors import FloatArray
 
@@ -24,3 +24,8 @@ class Embedding:
     vector: FloatArray
     last: bool
     truncated: bool
+
+    def __repr__(self) -> str:
+        shown = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "vector")
+        return f"Embedding({values}, vector={self.vector.shape} {self.vector.dtype})"

@@ -13,8 +13,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+from thalweg.checks import whole_number
 from thalweg.engine.document import Document
-from thalweg.engine.policy import Pending, shares
+from thalweg.engine.policy import COMPANY_TOKENS, PATIENCE, Pending, shares
 from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.runs import Runs
 from thalweg.engine.schedule import Schedule
@@ -66,6 +67,7 @@ class Engine:
         self._n_parked = 0
         self._tokens = self._ended = self._steps = self._last_tokens = 0
         self._stuck = True
+        self._company = -PATIENCE  # the last step at which there were several clients
         self._lock = threading.Lock()
         self._inbox: list[tuple[str, Document]] = []
         self._signal = threading.Event()
@@ -342,7 +344,12 @@ class Engine:
         for_short = min(self._pending.short_tokens(budget // 2), budget // 2)
         candidates = [*going, *begin]
         caps = [document.piece(bounds.vertical_chunk_size) for document in candidates]
-        parts = shares(candidates, caps, budget - for_short)
+        for_long = budget - for_short
+        if len({document.client for document in self._documents.values()}) > 1:
+            self._company = self._steps
+        if self._steps - self._company < PATIENCE:
+            for_long = min(for_long, max(COMPANY_TOKENS, for_short, len(candidates)))
+        parts = shares(candidates, caps, for_long)
         chosen = {document: n for document, n in zip(candidates, parts, strict=True) if n}
         short = self._pending.take_short(budget - sum(parts))
         for document in reversed(begin):
@@ -432,8 +439,7 @@ class Engine:
         return results
 
     def _check_sections(self, section_size: int) -> None:
-        if section_size < 1:
-            raise InvalidInputError(f"section_size must be at least 1, got {section_size}")
+        whole_number("section_size", section_size, least=1)
         if not self.pooling.needs_eos:
             return
         if self.probe_id is None:

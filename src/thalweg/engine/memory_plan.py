@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import nn
 
@@ -27,6 +27,10 @@ class MemoryPlan:
     states: int
     activations: int
     room: int
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{field.name} {getattr(self, field.name) / 2**20:.1f}" for field in fields(self))
+        return f"MemoryPlan({self.total / 2**20:.1f} MiB in total: {parts})"
 
     @property
     def total(self) -> int:

@@ -47,6 +47,9 @@ class _Key(NamedTuple):
     run: int
     number: int
 
+    def __repr__(self) -> str:
+        return str(self.number)
+
 
 class _Run:
     """One caller's documents."""

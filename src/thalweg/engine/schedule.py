@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from numbers import Integral
 
+from thalweg.checks import whole_number
 from thalweg.errors import InvalidInputError
 
 
@@ -30,11 +30,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, least = getattr(self, field.name), int(field.name != "max_parked")
-            if isinstance(value, bool) or not isinstance(value, Integral):
-                raise InvalidInputError(f"{field.name} must be a whole number, got {value!r}")
-            if value < least:
-                raise InvalidInputError(f"{field.name} must be at least {least}, got {value}")
+            whole_number(field.name, getattr(self, field.name), least=int(field.name != "max_parked"))
         slots = 2 * self.max_in_flight + 1
         if self.max_tokens_per_step < slots:
             raise InvalidInputError(

@@ -1,8 +1,9 @@
 """What the embedders for LangChain, LlamaIndex and Haystack have in common.
 
-A model is loaded once per process for the same arguments, and used by one thread at a time: two runs side by side would
-take twice the memory that was planned, and on the same cores neither would be faster. Coroutines hand their texts to a
-thread of the model's own, so that they block neither the event loop nor the threads that others share.
+A model is loaded once per process for the same arguments. Calls that run at the same time, from any threads, share one
+engine, and so the memory that was planned: a query leaves with the next step, however long a text is beside it.
+Coroutines hand their texts to threads of the model's own, so that they block neither the event loop nor the threads
+that others share; a call that is cancelled stops at the next step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from thalweg.errors import InvalidInputError, MissingExtraError
@@ -24,6 +25,12 @@ from thalweg.errors import InvalidInputError, MissingExtraError
 WITHOUT_EFFECT = ("batch_size", "trust_remote_code")
 """Options of sentence-transformers that are taken and do nothing: texts are packed by tokens, and no code of a model's
 repository is ever run."""
+
+
+WORKERS = 64
+"""Calls of coroutines that are under way at the same time; others wait for one of them to end."""
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -89,36 +96,44 @@ class SharedModel:
         from thalweg.embedder.embedder import load
 
         self._arguments = name, options
-        self._lock = threading.Lock()
         self.embedder = load(name, **options)
 
     def embed_query(self, text: str, options: Mapping[str, Any]) -> list[float]:
         """The vector of a query, with the model's prompt for queries unless `options` (of `encode`) name another."""
         if not isinstance(text, str):
             raise InvalidInputError(f"a query must be a str, not {type(text).__name__}: {text!r:.80}")
-        with self._lock:
-            vector: list[float] = self.embedder.encode_query(text, **_effective(options)).tolist()
+        vector: list[float] = self.embedder.encode_query(text, **_effective(options)).tolist()
         return vector
 
     def embed_documents(self, texts: Iterable[str], options: Mapping[str, Any]) -> list[list[float]]:
         """The vectors of documents, with the model's prompt for documents unless `options` name another."""
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise InvalidInputError(f"texts must be a list of str, not {type(texts).__name__}: {texts!r:.80}")
-        with self._lock:
-            vectors: list[list[float]] = self.embedder.encode_document(list(texts), **_effective(options)).tolist()
+        vectors: list[list[float]] = self.embedder.encode_document(list(texts), **_effective(options)).tolist()
         return vectors
 
     async def aembed_query(self, text: str, options: Mapping[str, Any]) -> list[float]:
-        """`embed_query` in the model's thread; cancelled calls that have not begun are never run."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self.embed_query, text, options)
+        """`embed_query` in a thread of the model's; a call that is cancelled stops at the next step."""
+        return await self._in_thread(self.embed_query, text, options)
 
     async def aembed_documents(self, texts: Iterable[str], options: Mapping[str, Any]) -> list[list[float]]:
-        """`embed_documents` in the model's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self.embed_documents, texts, options)
+        """`embed_documents` in a thread of the model's; a call that is cancelled stops at the next step."""
+        return await self._in_thread(self.embed_documents, texts, options)
+
+    async def _in_thread(self, function: Callable[..., Result], given: Any, options: Mapping[str, Any]) -> Result:
+        from thalweg.embedder.cancelling import stoppable
+
+        cancelled = threading.Event()
+        call = functools.partial(stoppable, cancelled, function, given, options)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, call)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
     @functools.cached_property
-    def _worker(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="thalweg")
+    def _workers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="thalweg")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedModel:
         return self

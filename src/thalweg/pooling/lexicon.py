@@ -60,6 +60,9 @@ class Lexicon:
                 f"columns must be in 0..{self.d_lexicon - 1}, got {self.columns.min()} to {self.columns.max()}"
             )
 
+    def __repr__(self) -> str:
+        return f"Lexicon({self.d_lexicon} dimensions, {self.vocab_size} ids)"
+
     @property
     def vocab_size(self) -> int:
         return len(self.columns)

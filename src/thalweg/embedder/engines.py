@@ -1,0 +1,46 @@
+"""The engines of an embedder: calls that run at the same time share one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from thalweg.engine.engine import Engine
+from thalweg.engine.schedule import Schedule
+from thalweg.pooling import Pooling
+
+
+class Engines:
+    """One engine for every schedule in use; it goes with the last call that uses it, and its states with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: dict[tuple[Schedule, Pooling], Engine] = {}
+        self._users: dict[tuple[Schedule, Pooling], int] = {}
+
+    @contextmanager
+    def use(
+        self, schedule: Schedule, pooling: Pooling, make: Callable[[Schedule, Pooling], Engine]
+    ) -> Iterator[Engine]:
+        """The engine of a schedule, made by `make` where there is none."""
+        key = (schedule, pooling)
+        with self._lock:
+            if key not in self._engines:
+                self._engines[key] = make(schedule, pooling)
+            self._users[key] = self._users.get(key, 0) + 1
+            engine = self._engines[key]
+        try:
+            yield engine
+        finally:
+            with self._lock:
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key], self._engines[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engines:
+        return Engines()
+
+    def __reduce__(self) -> tuple[type[Engines], tuple[()]]:
+        return Engines, ()

@@ -1,0 +1,27 @@
+"""The options of `Embedder.encode`, for functions that pass them on."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+
+from thalweg.pooling.vectors import Precision
+
+
+class EncodeOptions(TypedDict, total=False):
+    """See `Embedder.encode`."""
+
+    prompt: str | None
+    prompt_name: str | None
+    show_progress_bar: bool
+    precision: Precision
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    max_length: int | None
+    vertical_chunk_size: int | None
+    max_tokens_per_step: int | None
+    max_in_flight: int | None
+    batch_size: int | None
+    convert_to_tensor: bool
+    device: str | torch.device | None
