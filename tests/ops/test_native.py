@@ -30,6 +30,7 @@ def test_they_were_compiled() -> None:
     assert native.missing() in ("", "switched off by THALWEG_NATIVE=0")
 
 
+@pytest.mark.subprocess
 def test_they_can_be_switched_off() -> None:
     code = "from thalweg import native; import torch; torch.set_grad_enabled(False); "
     code += "print(native.missing(), native.usable(torch.ones(2)))"
@@ -149,6 +150,7 @@ def test_wkv7_neither_drifts_nor_overflows() -> None:
     assert relative_error(state, exact_state) < 1e-5
 
 
+@pytest.mark.subprocess
 def test_no_kernel_reads_or_writes_outside_its_tensors() -> None:
     """All of them at odd sizes under AddressSanitizer."""
     script = Path(__file__).parents[2] / "scripts" / "check_kernels.py"

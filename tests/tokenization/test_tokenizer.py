@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 
 import thalweg.tokenization.tokenizer
+from tests.examples import examples
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError, TokenizationError
 from thalweg.tokenization.cuts import KNOWN_PATTERNS, CutRules
 from thalweg.tokenization.library import LibraryBackend
@@ -258,7 +259,7 @@ def drain(stream: TokenStream, sizes: list[int]) -> tuple[list[int], list[tuple[
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(
     text=TEXTS,
     cuts=st.lists(st.integers(0, 10_000), max_size=5),
@@ -274,14 +275,14 @@ def test_streamed_is_whole(name: str, text: str, cuts: list[int], window: int, s
     assert library(ours(name)).rules.refusal is None  # exact because it was cut well, not because it was not cut
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 10_000), max_size=30), window=st.integers(1, 40))
 def test_bytes_may_be_cut_inside_a_character(text: str, cuts: list[int], window: int) -> None:
     stream = ours("shipped").stream(pieces(text.encode(), cuts), window_chars=window)
     assert stream.take_all().tolist() == [*reference("shipped").encode(text).ids, EOS]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(prompt=TEXTS, text=TEXTS, window=st.integers(1, 40))
 def test_prompt_is_text_without_offsets(prompt: str, text: str, window: int) -> None:
     whole = reference("mistral").encode(prompt + text)
@@ -678,6 +679,8 @@ print(ids, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.memory
+@pytest.mark.subprocess
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_memory_does_not_grow_with_the_text() -> None:
     def run(megabytes: int) -> tuple[int, int]:
