@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo quick test check bench clean
 
 help:
 	@echo "make demo    install, embed a shipped book and show the passages nearest to a question"
+	@echo "make quick   the fast tests, in two minutes; installs only what is missing altogether"
 	@echo "make test    install what the tests need, check style and types, run all tests"
 	@echo "make check   style and types only"
 	@echo "make bench   the benchmarks of benchmarks/ (slow; results in benchmarks/results)"
@@ -43,8 +44,17 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Two at a time, a thread each: threads of two processes on two cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: check $(VENV)/sentence-transformers-5
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) --durations=30
+
+# The inner loop: starts at once where there is an environment, also one older than what it was installed from.
+SLOW := subprocess or kill or wheel or memory or training or slow
+quick:
+	@test -e $(VENV)/.dev || $(MAKE) --no-print-directory $(VENV)/.dev
+	@$(MAKE) -q $(VENV)/.dev || echo "== note: $(VENV) is older than what it is installed from; make test renews it"
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not ($(SLOW))"
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py

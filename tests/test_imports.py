@@ -42,6 +42,7 @@ def run(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     "statement", ["import thalweg", "import thalweg, thalweg.integrations, thalweg.errors", "import thalweg.cli.app"]
 )
@@ -50,6 +51,7 @@ def test_importing_thalweg_imports_nothing_heavy(statement: str) -> None:
     assert run(f"{statement}\nimport sys\nprint({heavy!r} & set(sys.modules))") == "set()\n"
 
 
+@pytest.mark.subprocess
 def test_embedding_imports_nothing_optional() -> None:
     program = (
         "import sys, thalweg, thalweg.integrations.transformers\n"
@@ -59,6 +61,7 @@ def test_embedding_imports_nothing_optional() -> None:
     assert run(program) == "set()\n"
 
 
+@pytest.mark.subprocess
 def test_the_embedder_is_hardly_slower_to_import_than_torch() -> None:
     """Under 1.5 times `import torch`, in seconds of the processor: other work on the machine counts less in these than
     in seconds of the clock. Processes take turns, and the best of each are compared, until that is decided."""
@@ -129,6 +132,7 @@ def messages() -> dict[str, str]:
     return json.loads(run(program))
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("name", USES)
 def test_a_missing_extra_is_named_with_its_command(name: str, messages: dict[str, str]) -> None:
     extra = USES[name][1]

@@ -114,6 +114,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.subprocess
 def test_settings_of_one_model(models: tuple[Path, Path], texts: Path) -> None:
     a = Side(str(models[0]), {"threads": 1})
     b = Side(str(models[0]), {"threads": 1, "vertical_chunk_size": 16, "inner_chunk": 8})
@@ -128,6 +129,7 @@ def test_settings_of_one_model(models: tuple[Path, Path], texts: Path) -> None:
     json.dumps(found.to_json(), allow_nan=False)
 
 
+@pytest.mark.subprocess
 def test_two_models_by_sections(models: tuple[Path, Path], texts: Path) -> None:
     a, b = (Side(str(folder), {"threads": 1}) for folder in models)
     found = compare(a, b, Task(a, (str(texts),), section_size=20, repeat=1), ROOMY)
@@ -140,6 +142,7 @@ def test_two_models_by_sections(models: tuple[Path, Path], texts: Path) -> None:
     assert found.b["dimension"] == 7
 
 
+@pytest.mark.subprocess
 def test_a_side_that_fails(models: tuple[Path, Path], texts: Path) -> None:
     a, b = Side(str(models[0])), Side("/no/such/model")
     with pytest.raises(MeasurementError, match=r"B .*/no/such/model"):

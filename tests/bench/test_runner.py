@@ -22,6 +22,7 @@ from .points import tiny
 ROOMY = Limits(memory=8 << 30, seconds=100)
 
 
+@pytest.mark.subprocess
 def test_a_study(tmp_path: Path) -> None:
     """One that works, one that cannot; then again: only what failed by error is run."""
     points = [tiny(32, vertical_chunk_size=16), tiny(8, shape=None, model="/no/such/folder", layers=None)]
@@ -40,6 +41,8 @@ def test_a_study(tmp_path: Path) -> None:
     assert (tmp_path / LINES).read_bytes() == before
 
 
+@pytest.mark.subprocess
+@pytest.mark.kill
 def test_limits() -> None:
     """A point that takes too much is ended, and that is its result."""
     point = tiny(200_000, vertical_chunk_size=64, repeat=50)
@@ -50,6 +53,8 @@ def test_limits() -> None:
     assert large["memory"]["peak_rss"] > 60 << 20
 
 
+@pytest.mark.subprocess
+@pytest.mark.kill
 @pytest.mark.parametrize(("go_beyond", "expected"), [(False, "not run"), (True, "out of memory")])
 def test_longer_texts_are_not_tried(tmp_path: Path, go_beyond: bool, expected: str) -> None:
     small = Limits(memory=60 << 20, seconds=60)
@@ -60,6 +65,7 @@ def test_longer_texts_are_not_tried(tmp_path: Path, go_beyond: bool, expected: s
         assert rows[1]["message"] == "out of memory at 32 tokens"
 
 
+@pytest.mark.subprocess
 def test_a_process_that_dies() -> None:
     """No result, no traceback that is lost: the last line says why."""
     result = result_of(dying, {"last": "no bits left"}, ROOMY)
@@ -70,6 +76,7 @@ def dying(task: dict[str, str]) -> dict[str, str]:
     sys.exit(task["last"])
 
 
+@pytest.mark.subprocess
 def test_a_process_is_where_its_parent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Now, not when the first one was started."""
     result_of(place, {}, ROOMY)
@@ -95,6 +102,8 @@ with Results(Path(sys.argv[2])) as results:
 """
 
 
+@pytest.mark.kill
+@pytest.mark.subprocess
 def test_kill_and_resume(tmp_path: Path) -> None:
     """kill -9 in the middle of the second point: the child goes too, the first result stays, the rest is run later."""
     points = [tiny(16), tiny(500_000, vertical_chunk_size=64), tiny(24)]

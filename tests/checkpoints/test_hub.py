@@ -152,6 +152,7 @@ def test_a_cached_snapshot_without_weights(cache: Path) -> None:
         resolve("org/model", cache_dir=cache)
 
 
+@pytest.mark.subprocess
 def test_offline_by_the_environment(cache: Path, tmp_path: Path) -> None:
     """The variable is read when huggingface_hub is imported, hence a process of its own."""
     shutil.copytree(cache, tmp_path / "home" / "hub")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from thalweg import checkpoints
 
 
@@ -13,6 +15,7 @@ def test_public_names() -> None:
     assert checkpoints.__all__ == sorted(checkpoints.__all__)
 
 
+@pytest.mark.subprocess
 def test_import_cost() -> None:
     """Neither the oracles of these tests nor, until a hub id is resolved, huggingface_hub."""
     program = (

@@ -14,6 +14,7 @@ from .conftest import Command
 SMALL = ("--layers", 1, "--vocabulary", 64, "--threads", 1, "--repeat", 2)
 
 
+@pytest.mark.subprocess
 def test_a_study_and_its_report(thalweg_command: Command, tmp_path: Path) -> None:
     out, report = tmp_path / "bench", tmp_path / "results.md"
     arguments = ["bench", "--shape", "mamba2-130m", "--length", "32,64", "-V", 16, *SMALL, "--device", "cpu", "-o", out]
@@ -37,6 +38,8 @@ def test_a_study_and_its_report(thalweg_command: Command, tmp_path: Path) -> Non
     assert (out / "results.jsonl").read_bytes() == before
 
 
+@pytest.mark.subprocess
+@pytest.mark.kill
 def test_a_failing_point(thalweg_command: Command, tmp_path: Path) -> None:
     done = thalweg_command(
         "bench", "--shape", "mamba2-130m", "--length", "64", *SMALL, "--memory-limit", 0.1, "-o", tmp_path / "bench"
@@ -52,6 +55,7 @@ def test_a_failing_point(thalweg_command: Command, tmp_path: Path) -> None:
     assert {row["status"] for row in read_rows(tmp_path / "bench")} == {"ok"}
 
 
+@pytest.mark.subprocess
 def test_an_error_is_shown_and_does_not_last(thalweg_command: Command, tmp_path: Path) -> None:
     """Only the points of this command decide about its exit code."""
     broken = ("--shape", "mistral-130m", "--attention", "flash_attention_2")
@@ -94,6 +98,7 @@ def test_wrong_usage(
     assert message in " ".join(done.output.replace("│", " ").split())
 
 
+@pytest.mark.subprocess
 def test_compare(thalweg_command: Command, model_folder: Path, docs: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     settings = ("--a", "threads=1", "--b", "threads=1,dtype=bfloat16", "--repeat", 1)

@@ -183,6 +183,8 @@ def test_a_relative_model_is_found_from_elsewhere(
     assert thalweg_command("search", "out.npy", "words").exit_code == 0
 
 
+@pytest.mark.kill
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_saves_and_points_to_resume(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()

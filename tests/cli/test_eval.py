@@ -201,6 +201,8 @@ def command(arguments: list[str]) -> None:
     app(arguments)
 
 
+@pytest.mark.kill
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize(("kind", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_run_that_is_broken_off_goes_on_where_it_was(

@@ -45,6 +45,7 @@ def test_version(thalweg_command: Command) -> None:
     assert (result.exit_code, result.output) == (0, f"thalweg {thalweg.__version__}\n")
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["--version"]])
 def test_help_loads_neither_torch_nor_pyarrow(arguments: list[str]) -> None:
     code = (

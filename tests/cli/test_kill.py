@@ -46,6 +46,7 @@ def start(context: multiprocessing.context.ForkServerContext, arguments: list[ob
     return process
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize(
     ("long_words", "sections"),
     [(140_000, ["--sections", 100]), (30_000, [])],  # 200,000 and 40,000 tokens

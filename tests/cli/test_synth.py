@@ -238,6 +238,7 @@ def slow(request: Request) -> Answer:
     return answer
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
     forked: multiprocessing.context.ForkServerContext, tmp_path: Path
@@ -265,6 +266,7 @@ def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
         assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes(), path
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_an_interrupted_run_ends_with_130(forked: multiprocessing.context.ForkServerContext, tmp_path: Path) -> None:
     with endpoint(slow) as server:

@@ -31,6 +31,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.training
 def test_a_run_and_what_it_leaves(thalweg_command: Command, files: dict[str, Path]) -> None:
     out = files["out"]
     arguments = ["train", files["model"], files["pairs"], "-o", out, "--recipe", "tiny", *QUICK]
@@ -83,6 +84,7 @@ def test_a_run_and_what_it_leaves(thalweg_command: Command, files: dict[str, Pat
     ]
 
 
+@pytest.mark.training
 def test_the_instruction_stands_before_queries_only(thalweg_command: Command, files: dict[str, Path]) -> None:
     """And the trained model puts it before queries from then on."""
     rows = [json.loads(line) for line in files["pairs"].read_text().splitlines()]
@@ -103,6 +105,7 @@ def test_the_instruction_stands_before_queries_only(thalweg_command: Command, fi
     assert abs((tokens["true"] - tokens["false"]) - 32 * per_query) <= 32  # a token may reach over the border
 
 
+@pytest.mark.training
 def test_adapters_are_merged(thalweg_command: Command, files: dict[str, Path]) -> None:
     done = thalweg_command(
         *["train", files["model"], files["pairs"], "-o", files["out"], "--recipe", "e5-mistral", *QUICK],

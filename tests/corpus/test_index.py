@@ -6,9 +6,10 @@ import random
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from thalweg.corpus.index import Done
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.rows import Row, part_schema
@@ -19,7 +20,7 @@ def row(file: int, number: int, section: int, last: bool) -> Row:
     return Row(file, number, last, False, f"{file}:{number}", "p", number, section, 0, 1, 1, f"{section}", vector)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     documents=st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 200), st.integers(1, 6), st.booleans()),

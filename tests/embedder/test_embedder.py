@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import thalweg
 from tests.corpus.tiny import make_text, write_model
+from tests.examples import examples
 from thalweg import Embedder, Embedding, Failure, InvalidInputError
 from thalweg.assets import MODEL_NAME, book, model_folder
 
@@ -30,7 +31,7 @@ def alone(model: Embedder, texts: list[str]) -> np.ndarray:
     return np.stack([model.encode(text, max_tokens_per_step=20_000, vertical_chunk_size=10_000) for text in texts])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20)
 @given(data=st.data())
 def test_batch_order_and_bounds_do_not_matter(model: Embedder, data: st.DataObject) -> None:
     words = st.integers(0, 120).map(make_text)
@@ -197,6 +198,7 @@ def test_the_shipped_model_is_small_and_knows_related_from_unrelated(shipped: Em
     assert a @ b > a @ c + 0.2
 
 
+@pytest.mark.slow
 def test_stock_modules_of_sentence_transformers_give_the_shipped_model_the_same_vectors(tmp_path: Path) -> None:
     """But for the dimensions of its lexicon, of which they know nothing (tests/pooling/test_lexicon.py)."""
     from sentence_transformers import SentenceTransformer

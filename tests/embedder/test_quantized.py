@@ -99,6 +99,7 @@ print(status("VmHWM") - before, weight_bytes(model))
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_loading_quantises_layer_by_layer(tmp_path: Path) -> None:
     """A checkpoint of 100 MB in float16, 200 in float32: the peak is what is kept, the file's pages in use, and what
@@ -113,6 +114,7 @@ def test_loading_quantises_layer_by_layer(tmp_path: Path) -> None:
     assert grown <= weights + 90e6
 
 
+@pytest.mark.slow
 def test_the_command_line(thalweg_command: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811 - a fixture
     docs, out = write_corpus(tmp_path / "docs", long_words=300), tmp_path / "out.parquet"
     assert thalweg_command("embed", docs, "-o", out, "--quantize", "int8", "-q").exit_code == 3

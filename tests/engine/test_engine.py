@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.toy import Toy, expected, ids_of
+from tests.examples import examples
 from thalweg.engine.engine import Engine
 from thalweg.engine.results import Failure, Pooled
 from thalweg.engine.schedule import Schedule
@@ -25,7 +26,7 @@ schedules = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     lengths=st.lists(st.one_of(st.integers(1, 40), st.integers(100, 900)), max_size=25),
     schedule=schedules,
@@ -46,7 +47,7 @@ def test_every_document_once_and_right_within_the_bounds(lengths: list[int], sch
     assert toy.most_states <= schedule.max_in_flight
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=8),
     schedule=schedules,
@@ -78,7 +79,7 @@ def test_sections_tile_each_document_in_order(lengths: list[int], schedule: Sche
             np.testing.assert_allclose(r.vector, want, rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9), schedule=schedules, n_last=st.integers(2, 7))
 def test_the_mean_over_the_last_tokens_wherever_steps_cut(lengths: list[int], schedule: Schedule, n_last: int) -> None:
     documents = [ids_of(n + n_last, i) for i, n in enumerate(lengths)]

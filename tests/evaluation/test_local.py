@@ -83,6 +83,7 @@ def ndcg(similar: Any) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.slow
 def test_minilm_scores_as_in_mteb_with_hand_written_tasks(data: Path, minilm: Any, tmp_path: Path) -> None:
     """sentence-transformers' own object, given to mteb, with tasks that know nothing of the local suite."""
     hay = {kind: Haystacks(kind, 200, [BOOK * 20], 12, 6) for kind in ("needle", "passkey")}  # type: ignore[arg-type]
@@ -97,6 +98,7 @@ def test_minilm_scores_as_in_mteb_with_hand_written_tasks(data: Path, minilm: An
         assert measured[contestant.label, name] == pytest.approx(result.get_score(), abs=1e-3), name
 
 
+@pytest.mark.slow
 def test_the_mean_of_chunks_sees_what_a_cut_text_hides(tmp_path: Path, minilm: Any) -> None:
     cut, chunks = other_models(["all-MiniLM-L6-v2"])
     tasks = needle_tasks([BOOK * 20], [1024], 6, 6)

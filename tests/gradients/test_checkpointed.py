@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.examples import examples
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.errors import InvalidInputError
 from thalweg.gradients.batch import flatten
@@ -144,7 +145,7 @@ def test_truncation_spares_the_steps_that_no_gradient_reaches() -> None:
     assert all(step.live for step in plan_steps([80], Checkpointing(16, detach_every=2)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 20), st.integers(0, 30))
 def test_steps_cover_every_token_in_order(lengths: list[int], chunk: int, more: int) -> None:
     steps = plan_steps(lengths, Checkpointing(chunk, chunk + more))

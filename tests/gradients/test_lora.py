@@ -38,6 +38,7 @@ def _vectors(model: Any, batch: Tensor) -> Tensor:
     return embed_checkpointed(model, batch.flatten(), lengths, pooling="last", checkpointing=CHECKPOINTING).vectors
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("family", ["mamba2", "rwkv7", "xlstm"])
 def test_training_reaches_a_loss_and_merging_changes_nothing(family: str) -> None:
     torch.manual_seed(0)

@@ -61,6 +61,7 @@ def test_the_exported_folder(folder: Path, model_class: Any) -> None:
         assert abs(vectors.numpy() - embedder.encode(TEXTS)).max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", [transformers.AutoModel, Mamba2Model], ids=["transformers", "thalweg"])
 def test_fifty_thousand_tokens(folder: Path, model_class: Any) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")

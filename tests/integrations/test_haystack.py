@@ -143,6 +143,7 @@ async def test_pipelines_run_async() -> None:
     assert found["retriever"]["documents"][0].content == PASSAGES[2]
 
 
+@pytest.mark.subprocess
 def test_a_new_process_reads_the_yaml(tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text(querying(InMemoryDocumentStore()).dumps())
     program = """

@@ -69,6 +69,7 @@ def test_an_index_is_built_and_queried() -> None:
     assert retriever.retrieve("a bakery")[0].text == "The oven bakes bread at dawn."
 
 
+@pytest.mark.slow
 def test_a_long_document_is_one_node_with_one_vector() -> None:
     texts = [make_text(6000), "Bond prices fell a little."]
     embedding = ThalwegEmbedding()

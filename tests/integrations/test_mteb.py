@@ -59,6 +59,7 @@ def encode(encoder: ThalwegEncoder, texts: list[str], task: Any = None, **kwargs
 TEXTS = ["", "a swan", make_text(40_000), "the river", make_text(300, 1), "a"]
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_the_embedder(encoder: ThalwegEncoder, embedder: thalweg.Embedder) -> None:
     """Short, mixed, empty, and one of more than 50,000 tokens."""
     assert len(embedder.tokenizer.encode_batch([TEXTS[2]])[0]) > 50_000
@@ -239,6 +240,7 @@ def test_the_meta_loads_the_model_again(tmp_path: Path) -> None:
         first.mteb_model_meta.load_model()
 
 
+@pytest.mark.slow
 def test_mteb_evaluates_tasks_of_four_kinds(encoder: ThalwegEncoder, tmp_path: Path) -> None:
     """The vertical chunk changes no score, and a second run finds the results of the first."""
     cache = mteb.ResultCache(tmp_path)
@@ -259,6 +261,7 @@ def test_mteb_evaluates_tasks_of_four_kinds(encoder: ThalwegEncoder, tmp_path: P
     assert {result.task_name: result.get_score() for result in stored.task_results} == pytest.approx(scores[0])
 
 
+@pytest.mark.subprocess
 def test_without_mteb_the_pip_command_is_told() -> None:
     import subprocess
     import sys

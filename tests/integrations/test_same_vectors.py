@@ -176,7 +176,9 @@ def test_the_long_text_is_long() -> None:
     assert len(model().tokenizer.encode_batch([long_text()])[0]) >= 50_000
 
 
-@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if "50,000" in kind else ()) for kind in TEXTS]
+)
 @pytest.mark.parametrize("route", ROUTES)
 def test_every_route_gives_the_same_vectors(route: str, kind: str) -> None:
     """A loop over hidden vectors gives those without the lexicon: the first dimensions, of length 1 again."""

@@ -78,6 +78,7 @@ def test_the_vectors_of_the_embedder(
     assert close(vectors, embedder.encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_long_text_beside_short_ones_is_neither_cut_nor_padded(
     model: SentenceTransformer, embedder: thalweg.Embedder
 ) -> None:
@@ -150,6 +151,7 @@ def test_token_vectors_are_made_when_asked_for(model: SentenceTransformer, embed
     assert [close(item["sentence_embedding"], vector) for item, vector in zip(whole, raw, strict=False)]
 
 
+@pytest.mark.subprocess
 def test_several_processes(folder: Path, model: SentenceTransformer, embedder: thalweg.Embedder) -> None:
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     try:
@@ -297,6 +299,7 @@ def test_stock_modules_give_the_same_vectors(family: str, pooling: Any, tmp_path
     assert close(stock.encode(texts), thalweg.load(tmp_path / "saved").encode(texts))
 
 
+@pytest.mark.subprocess
 def test_without_thalweg_the_stock_modules_open_the_same_folder(
     folder: Path, embedder: thalweg.Embedder, tmp_path: Path
 ) -> None:
@@ -309,6 +312,7 @@ def test_without_thalweg_the_stock_modules_open_the_same_folder(
     assert close(again.encode(FEW), embedder.encode(FEW))
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(
     not (RELEASE_5 / "sentence_transformers").is_dir(),
     reason="sentence-transformers 5 is not in .venv: `make test` puts it there",
@@ -329,6 +333,7 @@ def test_the_flag_is_asked_for(folder: Path) -> None:
         SentenceTransformer(str(folder), device="cpu")
 
 
+@pytest.mark.subprocess
 def test_without_the_extra_the_pip_command_is_named() -> None:
     code = (
         "import sys; sys.modules['sentence_transformers'] = None\n"

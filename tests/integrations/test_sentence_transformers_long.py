@@ -85,6 +85,7 @@ def test_both_passes_of_grad_cache_drop_the_same(model: SentenceTransformer, che
     assert abs(calm.numpy() - model.encode(POSITIVES)).max() <= 1e-5
 
 
+@pytest.mark.training
 def test_states_are_passed_on_after_each_optimiser_step(model: SentenceTransformer, tmp_path: Path) -> None:
     passing = StatePassing(probability=1.0, size=5)
     _first(model).state_passing = passing

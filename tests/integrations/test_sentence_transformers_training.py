@@ -59,6 +59,7 @@ def _train(model: SentenceTransformer, loss: Any, out: Path, **arguments: Any) -
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.training
 def test_the_loss_falls_and_the_checkpoint_comes_back(folder: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     before = model.encode(WORDS)
@@ -98,6 +99,7 @@ def test_gradients_are_those_of_each_text_alone(tmp_path: Path, pooling: Any) ->
         assert (model(model.preprocess(batch))["sentence_embedding"] - vectors).abs().max() <= 1e-5
 
 
+@pytest.mark.training
 def test_matryoshka_over_the_cached_loss_and_several_batches(folder: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     loss = MatryoshkaLoss(model, CachedMultipleNegativesRankingLoss(model, mini_batch_size=3), [32, 8])

@@ -301,6 +301,7 @@ def test_missing_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         chunked_forward(model, torch.ones((1, 2), dtype=torch.int64))
 
 
+@pytest.mark.subprocess
 def test_importing_does_not_import_transformers() -> None:
     code = "import sys, thalweg, thalweg.integrations.transformers; print('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -243,6 +243,7 @@ def test_register_adds_what_lacks_and_leaves_the_rest(folders: dict[str, Path]) 
             assert type(AutoModel.from_pretrained(folders["mamba2"])) is Mamba2Model
 
 
+@pytest.mark.subprocess
 def test_a_folder_names_its_classes(folders: dict[str, Path], tmp_path: Path) -> None:
     """With trust_remote_code alone, in a process that has not heard of thalweg; its own code is not copied."""
     code = (

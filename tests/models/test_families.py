@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.models.registry import FAMILIES, VOCABULARY
 from thalweg.engine.states import nbytes
 from thalweg.packing import Packing
@@ -23,7 +24,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 pieces = st.lists(st.integers(1, 300), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(cuts=st.lists(pieces, min_size=1, max_size=4))
 def test_any_split_and_packing_gives_the_same_vectors(model: Any, cuts: list[list[int]]) -> None:
     """Documents in pieces, packed with others, against each document alone and whole."""

@@ -43,6 +43,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).abs().max() / want.double().abs().max()).item()
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("layer_0_v", [False, True])
 def test_equals_pypi_rwkv_in_float32(layer_0_v: bool, tmp_path: Path) -> None:
     """Hidden vectors: a head that is the identity makes the peer's logits the output of ln_out.
@@ -58,6 +59,7 @@ def test_equals_pypi_rwkv_in_float32(layer_0_v: bool, tmp_path: Path) -> None:
     assert relative_error(got, want) <= 2e-5
 
 
+@pytest.mark.subprocess
 def test_logits_equal_pypi_rwkv(tmp_path: Path) -> None:
     """The usual head, 64 channels a head as in all published models, bfloat16 in the file."""
     tensors = tiny_tensors(d_model=128, head_dim=64, d_ffn=256, n_layers=2)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.ops.harness import (
     Op,
     case,
@@ -23,7 +24,7 @@ from tests.ops.registry import CASES
 from thalweg.packing import Packing
 
 every_case = pytest.mark.parametrize(("op", "fast"), CASES, ids=[f"{op.name}: {fast}" for op, fast in CASES])
-few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = examples(6)
 
 
 @every_case

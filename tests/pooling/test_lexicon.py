@@ -131,6 +131,7 @@ def test_words_count_more_in_longer_texts(model: Embedder) -> None:
     assert words[-1] == pytest.approx(2, rel=0.2)
 
 
+@pytest.mark.subprocess
 def test_every_way_in_gives_the_same(folder: Path, model: Embedder, tmp_path: Path) -> None:
     """sentence-transformers with thalweg, trained a little and saved again there, and without it."""
     done = subprocess.run(

@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from thalweg.errors import CorpusError
 from thalweg.storage.lines import Lines, read_lines
 
 RECORDS = [{"n": i, "text": 'é\n"' * i, "odd": "\ud800"} for i in range(6)]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kept=st.integers(1, 10**6), long=st.integers(0, 200_000))
 def test_a_torn_line_is_skipped_and_cut_off(tmp_path_factory: pytest.TempPathFactory, kept: int, long: int) -> None:
     path = tmp_path_factory.mktemp("lines") / "log.jsonl"

@@ -83,6 +83,7 @@ def test_graded_similarities_are_pairs_as_well(tmp_path: Path) -> None:
     assert all("similarities" not in row for row in data(tmp_path / "out") if row["task_type"] == "short-short")
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_data_set(tmp_path: Path) -> None:
     with endpoint() as server:
         for name, seed, concurrency in [("a", 0, 16), ("b", 0, 1), ("c", 1, 16)]:
@@ -241,6 +242,7 @@ def test_a_run_whose_endpoint_talked_nonsense_goes_on_once_it_is_mended(
     assert sum(status.rejected.values()) == n_replies - status.accepted - (step == "tasks")
 
 
+@pytest.mark.slow
 def test_seeds_are_sent_if_asked_for(tmp_path: Path) -> None:
     with endpoint() as server:
         run(server, tmp_path / "without")
@@ -276,6 +278,7 @@ def assert_same(a: Path, b: Path) -> None:
     assert json.loads((a / "report.json").read_text()) == json.loads((b / "report.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 3, 17, 40])
 def test_a_run_that_loses_its_endpoint_goes_on_later(after: int, undisturbed: Path, tmp_path: Path) -> None:
     def behave(request: Request) -> Answer:
@@ -290,6 +293,7 @@ def test_a_run_that_loses_its_endpoint_goes_on_later(after: int, undisturbed: Pa
     assert_same(undisturbed, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_outage_costs_no_attempts(undisturbed: Path, tmp_path: Path) -> None:
     with endpoint(lambda request: Answer(status=500)) as server:
         with pytest.raises(EndpointError, match="30 tries in a row failed"):

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.tokenization.shapes import EOS, TEXTS, ours, pieces, reference
 from thalweg.errors import TokenizationError
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 10_000), max_size=30), window=st.integers(1, 40))
 def test_bytes_may_be_cut_inside_a_character(text: str, cuts: list[int], window: int) -> None:
     stream = ours("shipped").stream(pieces(text.encode(), cuts), window_chars=window)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
 import thalweg.tokenization.tokenizer
+from tests.examples import examples
 from tests.tokenization.shapes import (
     ATOMS,
     EOS,
@@ -36,7 +37,7 @@ from thalweg.tokenization.windows import WindowEncoder, find_mismatch
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(
     text=TEXTS,
     cuts=st.lists(st.integers(0, 10_000), max_size=5),
@@ -52,7 +53,7 @@ def test_streamed_is_whole(name: str, text: str, cuts: list[int], window: int, s
     assert library(ours(name)).rules.refusal is None  # exact because it was cut well, not because it was not cut
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(prompt=TEXTS, text=TEXTS, window=st.integers(1, 40))
 def test_prompt_is_text_without_offsets(prompt: str, text: str, window: int) -> None:
     whole = reference("mistral").encode(prompt + text)

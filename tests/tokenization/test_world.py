@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rwkv
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
+from tests.examples import examples
 from thalweg.errors import CheckpointError, InvalidInputError, TokenizationError
 from thalweg.tokenization.tokenizer import Tokenizer
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
@@ -58,6 +59,7 @@ def spans(text: str, ids: list[int]) -> list[tuple[int, int]]:
     return [(chars[start], chars[end - 1] + 1) for start, end in zip([0, *ends], ends, strict=False)]
 
 
+@pytest.mark.slow
 def test_the_published_vocabulary() -> None:
     vocabulary = read_vocabulary(FILE)
     assert vocabulary == theirs().token2idx
@@ -79,7 +81,7 @@ def test_each_entry_alone_and_among_others() -> None:
     assert ours(None).encode_batch([joined])[0].tolist() == theirs().encode(joined)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(text=TEXTS, prompt=TEXTS, cuts=st.lists(st.integers(0, 10_000), max_size=8), window=st.integers(1, 300))
 def test_streamed_is_whole(text: str, prompt: str, cuts: list[int], window: int) -> None:
     expected = theirs().encode(prompt + text)
@@ -130,6 +132,7 @@ def test_entries_that_are_no_text_cannot_join_two_texts() -> None:
     assert [ids.tolist() for ids in tokenizer.encode_batch(["a", "b"])] == [[98], [99]]
 
 
+@pytest.mark.slow
 def test_one_line_of_five_megabytes_without_a_space() -> None:
     draw = random.Random(1)
     words = [atom.strip() for atom in ATOMS if atom.strip() and not set(atom) & set(" \n")]
@@ -188,6 +191,7 @@ def test_what_is_not_text() -> None:
         ours().stream("a").take_with_offsets(1)
 
 
+@pytest.mark.slow
 def test_from_folder_by_the_file_alone(tmp_path: Path) -> None:
     """As in the transformers repositories of RWKV-7: settings that name Python code, which is never run."""
     shutil.copy(FILE, tmp_path)

@@ -30,6 +30,7 @@ ADAPTERS = [
 TAUGHT = ["--recipe", "distill", "--teacher", "thalweg:thalweg-small-en", "--set", "matryoshka=8"]
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize(
     ("recipe", "kill_after"), [(ADAPTERS, [4, 7]), (TAUGHT, [6])], ids=["adapters", "all weights, with a teacher"]
 )

@@ -243,6 +243,7 @@ def test_what_a_killed_reading_left_does_not_count(tmp_path: Path, cache: Path) 
     assert sorted(entry.name for entry in folder.iterdir()) == ["part-0.arrow", "part-0.hashes", "summary.json"]
 
 
+@pytest.mark.memory
 def test_large_files_do_not_go_through_memory(tmp_path: Path) -> None:
     """No more of a file is held than a batch of rows."""
     rows = [{"query": f"question {i}", "positive": f"{i} " * 500} for i in range(600)]

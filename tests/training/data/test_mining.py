@@ -317,6 +317,7 @@ mine_hard_negatives(data, out, thalweg.load(model), mode="resume", on_status=on_
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_kill_9_and_resume(tmp_path: Path, model_folder: Path, model: Any) -> None:
     data = str(write_rows(tmp_path / "pairs.jsonl", some_pairs(45)))
