@@ -76,6 +76,7 @@ class Meter:
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self.cuda = self.device.type == "cuda"
+        self._before = 0
         if self.cuda:
             torch.cuda.set_device(self.device)
             torch.cuda.init()
@@ -106,7 +107,8 @@ class Meter:
         """Forget earlier peaks; the bytes that are in use now."""
         self.synchronize()
         forget_peak()
-        now = {"rss_before": resident()}
+        self._before = resident()
+        now = {"rss_before": self._before}
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -115,7 +117,8 @@ class Meter:
 
     def peak(self) -> dict[str, int]:
         """The most bytes since `reset`."""
-        found = {"peak_rss": peak_rss()}
+        # The kernel counts pages by thread and adds these up late, for the peak later than for what is resident now.
+        found = {"peak_rss": max(peak_rss(), self._before)}
         if self.cuda:
             found["cuda_allocated"] = torch.cuda.max_memory_allocated(self.device)
             found["cuda_reserved"] = torch.cuda.max_memory_reserved(self.device)
