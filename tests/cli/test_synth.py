@@ -96,7 +96,7 @@ def test_examples_that_are_given_up_are_told_by_the_exit_code(thalweg_command: C
     n = len(lines(tmp_path / "out" / "rejected.jsonl"))
     assert 0 < n < 9
     assert f"{n} rejected (refusal {n})" in result.stderr
-    assert f"{n} examples of 9 given up after 1 attempts" in result.stderr
+    assert f"{n} examples of 9 given up after 1 attempt:" in result.stderr
 
 
 def test_a_dry_run_prints_prompts_and_calls_nothing(thalweg_command: Command, tmp_path: Path) -> None:

@@ -267,10 +267,79 @@ def test_waiting_is_no_busy_loop() -> None:
     assert time.process_time() - began < 0.5
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "ftp://host/v1", "", "http://", "http://host:port/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("127.0.0.1:8000/v1", "ftp://host/v1", "", "http://", "http://host:port/v1", "http://host:99999/v1"),
+        *("http://host:-5/v1", "http://xn--/v1", "http://[::1/v1", "http://\ud800/v1", "http://host\n/v1"),
+    ],
+)
 def test_a_wrong_url_is_quoted(url: str) -> None:
     with pytest.raises(InvalidInputError, match="is no base URL"):
         Address(url, "model")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"body": {"a": float("nan")}},
+        {"body": {"a": [float("inf")]}},
+        {"body": {"a": "\ud800"}},
+        {"model": "\ud800"},
+    ],
+)
+def test_what_json_cannot_hold_is_refused_before_anything_is_asked(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be sent as JSON"):
+        Address("http://host/v1", **{"model": "m", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": float("nan")}, "timeout has to be above 0 seconds, not nan"),
+        ({"timeout": 0.0}, "timeout has to be above 0 seconds, not 0"),
+        ({"top_p": float("nan")}, "top_p has to be a number from 0 to 1, not nan"),
+        ({"top_p": 1.5}, "top_p has to be a number from 0 to 1, not 1.5"),
+    ],
+)
+def test_numbers_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Address("http://host/v1", "m", **options)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_pace_of_nothing_is_refused(value: float) -> None:
+    for options in ({"requests": value}, {"tokens": value}):
+        with pytest.raises(InvalidInputError, match=f"{next(iter(options))} a minute have to be above 0"):
+            Pace(**options)
+
+
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://host:1")
+    with pytest.raises(InvalidInputError, match="the proxy that the environment names cannot be used"):
+        ChatClient(Address("http://host/v1", "m"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(body="[" * 100_000),
+        Answer(body='{"choices": ' + "[" * 100_000),
+        Answer(status=400, body='{"error": {"message": ' + "[" * 100_000),
+        Answer(body="{}", headers={"Content-Type": "application/json; charset=rot13"}),
+        Answer(body="{}", headers={"Content-Type": "application/json; charset=idna"}),
+        Answer(body="{}", headers={"Content-Encoding": "gzip"}),
+        Answer(status=429, body="{}", headers={"Retry-After": "nan"}),
+        Answer(status=429, body="{}", headers={"Retry-After": "inf"}),
+        Answer(status=429, body="{}", headers={"Retry-After": "Wed, 21 Oct 99999 07:28:00 GMT"}),
+        Answer(status=301, body="", headers={"Location": "http://xn--/"}),
+    ],
+)
+def test_whatever_a_server_sends_it_is_a_reply_with_a_problem(answer: Answer) -> None:
+    with endpoint(lambda request: answer) as server:
+        (reply,) = ask(server, "a", retries=1)
+    assert reply.problem is not None
+    assert reply.problem[0] in (REQUEST_FAILED, "no choices")
 
 
 @pytest.mark.parametrize("key", ["", "two\nlines", "schlüssel"])

@@ -79,6 +79,8 @@ def test_counts_are_read_in_a_fixed_order() -> None:
         ("long=3", "unknown task type 'long'"),
         ("sts", "'sts' gives no number"),
         ("sts=0", "'sts=0' gives no number"),
+        ("sts=²", "'sts=²' gives no number"),
+        (f"sts={'9' * 5000}", "gives no number"),
         ("sts=1,sts=2", "sts stands twice"),
         ("", "unknown task type ''"),
     ],
@@ -99,6 +101,8 @@ def test_languages_are_read_with_their_weights() -> None:
         (["German", "german=2"], "German was given twice"),
         (["German=0"], "'German=0' has to be a number above zero"),
         (["German=many"], "'German=many' has to be a number above zero"),
+        (["German=inf"], "'German=inf' has to be a number above zero"),
+        (["German=1e308", "Greek=1e308"], "weights of the languages are too large"),
     ],
 )
 def test_wrong_languages_are_quoted(values: list[str], message: str) -> None:
@@ -114,6 +118,11 @@ def test_wrong_languages_are_quoted(values: list[str], message: str) -> None:
         ({"counts": {"bitext": 1}, "languages": {"English": 1.0}}, "bitext needs two languages"),
         ({"counts": {"sts": 1}, "languages": {}}, "no language"),
         ({"counts": {"sts": 1}, "attempts": 0}, "attempts has to be at least 1"),
+        ({"counts": {"sts": 10**8}}, "100,000,000 examples are wanted, more than the 10,000,000 of one run"),
+        ({"counts": {"sts": 1}, "temperature": float("nan")}, "temperature has to be a number from 0 on, not nan"),
+        ({"counts": {"sts": 1}, "temperature": -1.0}, "temperature has to be a number from 0 on, not -1"),
+        ({"counts": {"sts": 1}, "brainstorm_temperature": float("inf")}, "brainstorm_temperature has to be a number"),
+        ({"counts": {"sts": 1}, "price": (1.0, float("nan"))}, "prices have to be numbers from 0 on, not 1.0 and nan"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(settings: dict, message: str) -> None:

@@ -313,10 +313,10 @@ def _object(text: str | None) -> dict[str, Any]:
 
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InvalidInputError(f"--body takes a JSON object, but got {text!r}")
+        raise InvalidInputError(f"--body takes a JSON object, but got {text!r:.200}")
     return value
 
 

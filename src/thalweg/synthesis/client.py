@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,12 +60,18 @@ class Endpoint:
     body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx.URL(self.base_url)
-        except httpx.InvalidURL:
-            url = httpx.URL("")
-        if url.scheme not in ("http", "https") or not url.host:
+        if not _is_url(self.base_url):
             raise InvalidInputError(f"{self.base_url!r} is no base URL: write one such as http://127.0.0.1:8000/v1")
+        if not self.timeout > 0:
+            raise InvalidInputError(f"timeout has to be above 0 seconds, not {self.timeout}")
+        if not 0 <= self.top_p <= 1:
+            raise InvalidInputError(f"top_p has to be a number from 0 to 1, not {self.top_p}")
+        try:
+            json.dumps([self.model, dict(self.body)], ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(
+                f"the model's name {self.model!r} or the body {dict(self.body)!s:.80} cannot be sent as JSON: {error}"
+            ) from error
         if self.key is not None and not (self.key.isascii() and self.key.isprintable() and self.key):
             raise InvalidInputError(f"the key in {self.key_name} is empty or has characters that no header can hold")
 
@@ -122,7 +129,10 @@ class ChatClient:
         self.retried = 0
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)  # the caller bounds its tasks
-        self._http = httpx.AsyncClient(headers=headers, timeout=endpoint.timeout, limits=unlimited)
+        try:
+            self._http = httpx.AsyncClient(headers=headers, timeout=endpoint.timeout, limits=unlimited)
+        except (ValueError, ImportError) as error:  # of HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
+            raise InvalidInputError(f"the proxy that the environment names cannot be used: {error}") from error
 
     async def __aenter__(self) -> ChatClient:
         return self
@@ -145,7 +155,7 @@ class ChatClient:
                 reply = await asyncio.wait_for(self._post(body, text), self._endpoint.timeout)
             except (TimeoutError, asyncio.TimeoutError):  # two classes up to Python 3.10
                 failed = _Failed(f"no reply within {self._endpoint.timeout:g} s")
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the latter of a redirect to nonsense
                 failed = _Failed(f"{type(error).__name__}: {error}".rstrip(": "))
             except _Failed as error:
                 failed = error
@@ -182,10 +192,11 @@ class ChatClient:
 
     async def _post(self, body: Mapping[str, Any], text: str) -> Reply:
         response = await self._http.post(f"{self._endpoint.base_url.rstrip('/')}/chat/completions", json=body)
+        content = response.content.decode("utf-8", "replace")  # JSON is UTF-8, whatever charset a server names
         if response.status_code == 200:
-            return _read_reply(response.text, text)
-        what = f"HTTP {response.status_code}: {_error_message(response.text)}"
-        if response.status_code in _HOPELESS or "insufficient_quota" in response.text:
+            return _read_reply(content, text)
+        what = f"HTTP {response.status_code}: {_error_message(content)}"
+        if response.status_code in _HOPELESS or "insufficient_quota" in content:
             raise self._refused(response.status_code, what)
         if response.status_code in _AGAIN or response.status_code >= 500:
             raise _Failed(what, pause=_retry_after(response.headers.get("Retry-After")))
@@ -218,6 +229,14 @@ class ChatClient:
         return len(text) // _CHARACTERS_PER_TOKEN + self._endpoint.max_tokens
 
 
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+        return url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 80) < 2**16
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+
+
 def _read_reply(content: str, asked: str) -> Reply:
     """A body of status 200.
 
@@ -226,7 +245,7 @@ def _read_reply(content: str, asked: str) -> Reply:
     """
     try:
         whole = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Failed(f"the body is no JSON: {content[:80]!r}") from None
     whole = whole if isinstance(whole, dict) else {}
     choice = _first(whole.get("choices"))
@@ -262,7 +281,7 @@ def _error_message(content: str) -> str:
     try:
         error = json.loads(content)["error"]
         message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = content
     return " ".join(str(message).split())[:200] or "no message"
 
@@ -272,12 +291,13 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=timezone.utc)

@@ -86,6 +86,8 @@ def parse_languages(values: Iterable[str]) -> dict[str, float]:
         if not 0 < weight < float("inf"):
             raise InvalidInputError(f"the weight of {value!r} has to be a number above zero, as in {name}=2")
         weights[name] = weight
+    if sum(weights.values()) == float("inf"):
+        raise InvalidInputError("the weights of the languages are too large: only their ratio matters, as in English=3")
     return weights
 
 

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from thalweg.errors import InvalidInputError
+
 
 class Pace:
     """Says when the next request may go out. For the tasks of one event loop.
@@ -21,6 +23,9 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        for name, value in (("requests", requests), ("tokens", tokens)):
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"{name} a minute have to be above 0, not {value}")
         self._per_request = 60.0 / requests if requests else 0.0
         self._per_token = 60.0 / tokens if tokens else 0.0
         self._clock = clock

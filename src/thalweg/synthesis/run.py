@@ -355,13 +355,14 @@ class _Run:
 
     async def _each(self, jobs: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
         """All jobs, so many at a time; the first error ends the others."""
+        jobs = list(jobs)
         queue = iter(jobs)
 
         async def worker() -> None:
             for job in queue:
                 await work(job)
 
-        workers = [asyncio.create_task(worker()) for _ in range(self._settings.concurrency)]
+        workers = [asyncio.create_task(worker()) for _ in range(min(self._settings.concurrency, len(jobs)))]
         try:
             await asyncio.gather(*workers)
         finally:

@@ -73,9 +73,7 @@ def check_tasks(reply: str) -> tuple[list[str], list[str]]:
         usable = TASK_WORDS[0] <= count_words(text) <= TASK_WORDS[1] and _is_text(text) and not _REFUSAL.match(text)
         (good if usable else bad).append(text if usable else json.dumps(item, ensure_ascii=False))
     if len(good) < len(bad) or not good:
-        raise Rejected(
-            "wrong type", f"{len(bad)} of {counted(len(value), 'item')} cannot be used as a task, such as {bad[0][:80]}"
-        )
+        raise Rejected("wrong type", f"{len(bad)} of {counted(len(value), 'item')} are no tasks, such as {bad[0][:80]}")
     return good, bad
 
 

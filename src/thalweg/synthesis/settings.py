@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,13 @@ from thalweg.synthesis.languages import default_languages
 from thalweg.synthesis.prompts import PROMPTS_VERSION
 from thalweg.synthesis.tasks import TASK_TYPES, TaskType
 
+MOST_EXAMPLES = 10_000_000
+"""The numbers of a run's examples are held in memory."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a run.
+    """The settings of a run.
 
     counts: examples wanted of each type; languages: weights; attempts: at one example, before it is given up;
     examples_per_task: a task of the first step is used so often; price: of a million tokens of prompts and of replies.
@@ -36,11 +40,21 @@ class Settings:
         for name in ("concurrency", "attempts", "tasks_per_call", "examples_per_task"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} has to be at least 1, not {getattr(self, name)}")
+        for name in ("brainstorm_temperature", "temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidInputError(f"{name} has to be a number from 0 on, not {getattr(self, name)}")
+        if self.price is not None and not all(0 <= each < math.inf for each in self.price):
+            raise InvalidInputError(f"prices have to be numbers from 0 on, not {self.price[0]} and {self.price[1]}")
         if not self.counts:
             raise InvalidInputError("no examples are wanted: give --counts or --total")
         for task_type, count in self.counts.items():
             if task_type not in TASK_TYPES or count < 1:
                 raise InvalidInputError(f"{task_type}={count} is no number of examples of {', '.join(TASK_TYPES)}")
+        if sum(self.counts.values()) > MOST_EXAMPLES:
+            raise InvalidInputError(
+                f"{sum(self.counts.values()):,} examples are wanted, more than the {MOST_EXAMPLES:,} of one run; start "
+                "several, each with another --seed and folder"
+            )
         if not self.languages:
             raise InvalidInputError("no language is left to write in")
         if "bitext" in self.counts and len(self.languages) < 2:

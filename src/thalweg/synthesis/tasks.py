@@ -153,7 +153,7 @@ def parse_counts(text: str) -> dict[TaskType, int]:
             raise InvalidInputError(f"unknown task type {name!r} in {text!r}: choose from {', '.join(TASK_TYPES)}")
         if name in counts:
             raise InvalidInputError(f"{name} stands twice in {text!r}")
-        if not number.isdecimal() or int(number) < 1:
+        if not number.isdecimal() or len(number) > 18 or int(number) < 1:
             raise InvalidInputError(f"{part.strip()!r} gives no number of examples: write {name}=1000")
         counts[name] = int(number)
     return {name: counts[name] for name in TASK_TYPES if name in counts}
