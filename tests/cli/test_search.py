@@ -37,7 +37,7 @@ def test_json_has_everything(thalweg_command: Command, embedded: Path) -> None:
     found = json.loads(result.stdout)
     assert [hit["rank"] for hit in found] == [1, 2]
     assert set(found[0]) == {
-        *("rank", "score", "id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text")
+        *("rank", "score", "key", "id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text")
     }
 
 

@@ -34,9 +34,11 @@ def write_corpus(root: Path, long_words: int = 3000, broken_words: int = 300) ->
 def run(
     embedder: thalweg.Embedder, root: Path, out: Path, mode: Mode = "new", on_status: Any = None, **settings: Any
 ) -> Summary:
-    files, unreadable = discover([str(root)])
+    files, unreadable, left_out = discover([str(root)])
     follow = {} if on_status is None else {"on_status": on_status}
-    return embed_corpus(embedder, files, out, Settings(**settings), unreadable=unreadable, mode=mode, **follow)
+    return embed_corpus(
+        embedder, files, out, Settings(**settings), unreadable=unreadable, left_out=left_out, mode=mode, **follow
+    )
 
 
 def rows_of(out: Path) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:

@@ -37,7 +37,7 @@ def read(
     *paths: Path | str, columns: Columns | None = None, lines: bool = False
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """((id, text) of documents, (id, reason) of failures)."""
-    files, _ = discover([str(path) for path in paths], lines=lines)
+    files, *_ = discover([str(path) for path in paths], lines=lines)
     meter = Meter()
     documents, failures = [], []
     for item in read_documents(files, columns or Columns(), NothingDone(), meter):
@@ -65,7 +65,7 @@ def test_text_arrives_unchanged_in_pieces(tmp_path: Path) -> None:
     text = make_text(50_000) + "\r\nlast line\r"
     path = write(tmp_path / "a.txt", text)
     assert read(path) == ([("a.txt", text)], [])
-    files, _ = discover([str(path)])
+    files, *_ = discover([str(path)])
     (document,) = read_documents(files, Columns(), NothingDone(), Meter())
     assert isinstance(document, Document)
     assert not isinstance(document.text, str)
@@ -133,7 +133,7 @@ def test_damaged_gzip_is_reported(tmp_path: Path) -> None:
 
 def test_a_file_that_vanishes_is_reported(tmp_path: Path) -> None:
     gone, stays = write(tmp_path / "a.txt", "a"), write(tmp_path / "b.txt", "b")
-    files, _ = discover([str(gone), str(stays)])
+    files, *_ = discover([str(gone), str(stays)])
     gone.unlink()
     failure, document = read_documents(files, Columns(), NothingDone(), Meter())
     assert isinstance(failure, ReadFailure)
@@ -158,7 +158,7 @@ def test_stdin_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_document_that_is_not_read_to_its_end_can_be_closed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", make_text(50_000))
-    files, _ = discover([str(path)])
+    files, *_ = discover([str(path)])
     meter = Meter()
     (document,) = read_documents(files, Columns(), NothingDone(), meter)
     assert isinstance(document, Document)
@@ -169,7 +169,7 @@ def test_a_document_that_is_not_read_to_its_end_can_be_closed(tmp_path: Path) ->
 def test_finished_documents_are_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "abc")
     write(tmp_path / "t.jsonl", '{"text": "x"}\n')
-    files, _ = discover([str(tmp_path)])
+    files, *_ = discover([str(tmp_path)])
     meter = Meter()
     assert not list(read_documents(files, Columns(), AllDone(), meter))
     assert (meter.read, meter.passed) == (14, 3)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -173,8 +176,9 @@ def test_failed_documents_are_tried_again(
 def test_two_runs_cannot_share_an_output(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     other = Parts(tmp_path / "out.parquet.parts", part_schema(32, with_text=True), 5)
-    with pytest.raises(CorpusError, match="another run is writing"):
-        run(embedder, corpus, out)
+    for mode in ("new", "resume", "overwrite"):
+        with pytest.raises(CorpusError, match=rf"another run is writing to .* now \(process {os.getpid()}\); wait"):
+            run(embedder, corpus, out, mode)
     other.close()
     run(embedder, corpus, out)
 
@@ -203,12 +207,97 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
 def test_damaged_work_folders_are_errors(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     broken_off(embedder, corpus, out, 3)
-    part = min((tmp_path / "out.parquet.parts").glob("part-*"))
-    part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(CorpusError, match="is damaged"):
+    manifest, inputs = (tmp_path / "out.parquet.parts" / name for name in ("manifest.json", "inputs.jsonl"))
+    whole = json.loads(manifest.read_text())
+    lines = inputs.read_text()
+    for content, told in (
+        (json.dumps({**whole, "format": 99}), "another version"),
+        (json.dumps({**whole, "settings": 5}), r"manifest of .* is damaged"),
+        ("[]", r"manifest\.json is damaged"),
+        ("{", r"manifest\.json is damaged"),
+    ):
+        manifest.write_text(content)
+        with pytest.raises(CorpusError, match=f"{told}.*--overwrite"):
+            run(embedder, corpus, out, "resume")
+    manifest.write_text(json.dumps(whole))
+    for content in ("{", "5", "[]", "[" * 100_000, lines[:-9]):
+        inputs.write_text(content)
+        with pytest.raises(CorpusError, match=r"inputs\.jsonl is damaged.*--overwrite"):
+            run(embedder, corpus, out, "resume")
+    inputs.write_bytes(b"\xff")
+    with pytest.raises(CorpusError, match=r"inputs\.jsonl is damaged"):
         run(embedder, corpus, out, "resume")
-    manifest = tmp_path / "out.parquet.parts" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
-    with pytest.raises(CorpusError, match="another version"):
-        run(embedder, corpus, out, "resume")
+    inputs.write_text(lines)
     run(embedder, corpus, out, "overwrite")
+
+
+@pytest.mark.parametrize("settings", [{"section_size": 64}, {}], ids=["sections", "whole"])
+def test_a_part_that_the_disk_has_changed_is_made_again_and_named(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """One bit of a vector, of an id, or a part cut short: every part in turn, alone and with the others."""
+    whole = tmp_path / "whole.parquet"
+    run(embedder, corpus, whole, **settings)
+    schedule = {"vertical_chunk_size": 256, "max_tokens_per_step": 512}
+    for number in range(4):
+        out = tmp_path / f"{number}.parquet"
+        with pytest.raises(Crash):
+            run(embedder, corpus, out, on_status=crash_after(9), save_every=0, schedule=schedule, **settings)
+        parts = sorted(out.with_name(f"{out.name}.parts").glob("part-*.arrow"))
+        damaged = parts[number :: 2 + number]
+        for path in damaged:
+            content = bytearray(path.read_bytes())
+            content[len(content) * (number + 1) // 6] ^= 1 << number
+            path.write_bytes(content[: 100 if number == 3 else None])
+        summary = run(embedder, corpus, out, "resume", **settings)
+        assert summary.remade == tuple(path.name for path in damaged)
+        assert damaged
+        assert_same_output(out, whole)
+
+
+FULL = """
+import json, resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import thalweg
+from thalweg.corpus import Settings, discover, embed_corpus
+model, docs, folder = sys.argv[1:]
+embedder = thalweg.load(model, device="cpu")
+settings = Settings(section_size=64, save_every=0.1, schedule={"max_tokens_per_step": 512})
+told = []
+for name, limit, after in (("nothing", 100, 0), ("parts", 100, 5), ("output", 60_000, 0)):
+    steps = [0]
+    def follow(status):
+        steps[0] += 1
+        if steps[0] == after:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit if after == 0 else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        embed_corpus(embedder, discover([docs]).files, Path(folder) / f"{name}.jsonl", settings, on_status=follow)
+    except thalweg.CorpusError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits")
+def test_a_disk_without_room_is_named_and_costs_nothing_that_was_saved(
+    corpus: Path, embedder: thalweg.Embedder, model_folder: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files ends a write halfway, as a full disk does: at once, in the middle, at the end."""
+    arguments = [str(each) for each in (model_folder, corpus, tmp_path)]
+    done = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    nothing, parts, output = json.loads(done.stdout)
+    assert nothing.startswith(f"{tmp_path / 'nothing.jsonl'}.parts/")
+    assert nothing.endswith(": File too large; nothing was saved yet: mend that, then start again")
+    saved = r": File too large; [1-9]\d* vectors are saved in .*: mend that, then go on with --resume"
+    assert re.fullmatch(rf"{tmp_path}/parts\.jsonl\.parts/part-\d+-\w+\.arrow{saved}", parts)
+    assert re.fullmatch(rf"{tmp_path}/output\.jsonl{saved}", output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output.jsonl.parts", "parts.jsonl.parts"]
+    assert not list(tmp_path.rglob("*.tmp")), "what was half written takes no room"
+    run(embedder, corpus, tmp_path / "whole.jsonl", section_size=64)
+    for name in ("parts", "output"):
+        run(embedder, corpus, tmp_path / f"{name}.jsonl", "resume", section_size=64)
+        assert_same_output(tmp_path / f"{name}.jsonl", tmp_path / "whole.jsonl")

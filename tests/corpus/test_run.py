@@ -19,7 +19,7 @@ from thalweg.pooling.vectors import to_precision
 from .corpora import rows_of, run, write_corpus
 from .tiny import make_text, write_model
 
-COLUMNS = ["id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text"]
+COLUMNS = ["key", "id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text"]
 
 
 @pytest.fixture(scope="module")

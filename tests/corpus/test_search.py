@@ -12,7 +12,7 @@ import pytest
 
 import thalweg
 from thalweg.corpus import Settings, discover, embed_corpus, read_metadata, search
-from thalweg.corpus.results import open_results
+from thalweg.corpus.results import read_batches
 from thalweg.corpus.search import restored
 from thalweg.errors import CorpusError, InvalidInputError
 
@@ -33,7 +33,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embed(embedder: thalweg.Embedder, corpus: Path, out: Path, **settings: Any) -> Path:
-    files, _ = discover([str(corpus)], lines=True)
+    files, *_ = discover([str(corpus)], lines=True)
     embed_corpus(embedder, files, out, Settings(**settings))
     return out
 
@@ -65,7 +65,7 @@ def test_stored_numbers_are_restored(
     exact = rows_of(embed(embedder, corpus, tmp_path / "exact.parquet"))[1]
     out = embed(embedder, corpus, tmp_path / "out.parquet", precision=precision)
     metadata = read_metadata(out)
-    found = np.concatenate([restored(stored, metadata) for stored in open_results(out, metadata).vectors()])
+    found = np.concatenate([restored(batch.vectors, metadata) for batch in read_batches(out, metadata)])
     assert np.abs(found - exact).max() <= error
 
 
@@ -77,7 +77,7 @@ def test_bits_are_restored_as_signs(
     exact = rows_of(embed(embedder, corpus, tmp_path / "exact.parquet", truncate_dim=dimension))[1]
     out = embed(embedder, corpus, tmp_path / "out.npy", precision=precision, truncate_dim=dimension)
     metadata = read_metadata(out)
-    found = np.concatenate([restored(stored, metadata) for stored in open_results(out, metadata).vectors()])
+    found = np.concatenate([restored(batch.vectors, metadata) for batch in read_batches(out, metadata)])
     assert np.array_equal(found, np.where(exact > 0, 1, -1))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from thalweg.errors import CorpusError
-from thalweg.inputs.discover import discover
+from thalweg.inputs.discover import Reading, discover
+from thalweg.inputs.globs import expand
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def ids(*inputs: object, **options: object) -> list[str]:
-    files, unreadable = discover([str(path) for path in inputs], **options)  # type: ignore[arg-type]
+    files, unreadable, _ = discover([str(path) for path in inputs], **options)  # type: ignore[arg-type]
     assert not unreadable
     return [file.id for file in files]
 
@@ -31,7 +32,7 @@ def test_a_folder_gives_text_and_tables_sorted_with_paths_below_it(root: Path) -
 
 
 def test_kinds_sizes_and_times_are_noted(root: Path) -> None:
-    files, _ = discover([str(root)])
+    files, *_ = discover([str(root)])
     assert [(file.kind, file.gz) for file in files] == [
         ("text", False),
         ("text", False),
@@ -69,7 +70,7 @@ def test_a_name_that_exists_is_no_pattern(root: Path) -> None:
 
 
 def test_lines_concern_text_only(root: Path) -> None:
-    files, _ = discover([str(root), "-"], lines=True)
+    files, *_ = discover([str(root), "-"], lines=True)
     assert [file.kind for file in files] == ["lines", "lines", "lines", "jsonl", "csv", "lines"]
 
 
@@ -97,6 +98,101 @@ def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_closed_folder_is_reported_and_the_rest_found(root: Path) -> None:
     closed = root / "closed"
     closed.mkdir(mode=0)
-    files, unreadable = discover([str(root)])
+    files, unreadable, _ = discover([str(root)])
     assert len(files) == 5
     assert [folder.path for folder in unreadable] == [str(closed)]
+
+
+def test_suffixes_in_capitals_are_found(tmp_path: Path) -> None:
+    for name in ("NOTES.TXT", "D.CSV", "t.Jsonl.GZ", "a.Md", "x.PY"):
+        (tmp_path / name).write_text("x")
+    files, _, left_out = discover([str(tmp_path)])
+    kinds = {file.id: (file.kind, file.gz) for file in files}
+    assert kinds == {
+        "D.CSV": ("csv", False),
+        "NOTES.TXT": ("text", False),
+        "a.Md": ("text", False),
+        "t.Jsonl.GZ": ("jsonl", True),
+    }
+    assert left_out == {".py": 1}
+
+
+def test_what_is_left_out_is_counted_by_kind(root: Path) -> None:
+    for name in ("y.py", "a.PDF", "Makefile", "z.tar.gz"):
+        (root / name).write_text("x")
+    (root / "again.txt").symlink_to(root / "b.txt")
+    (root / "folder").symlink_to(root / "sub")
+    os.mkfifo(root / "pipe.txt")
+    files, _, left_out = discover([str(root)], exclude=[root / "t.csv"])
+    assert [file.id for file in files] == ["a.md", "again.txt", "sub/c.txt.gz", "sub/t.jsonl"]
+    assert left_out == {
+        ".py": 2,
+        ".pdf": 1,
+        ".tar": 1,
+        "without suffix": 1,
+        "hidden": 2,
+        "links to folders": 1,
+        "pipes, sockets or devices": 1,
+        "the same file again": 1,
+        "outputs of thalweg": 1,
+    }
+    _, _, left_out = discover([str(root)], globs=["*.py", "sub/*"])
+    assert left_out[".md"] == left_out[".csv"] == 1
+    assert (left_out[".py"], left_out[".gz"]) == (0, 0)
+
+
+def test_links_that_lead_to_themselves(root: Path) -> None:
+    """Named, in a folder, or met by a pattern: each is a file that cannot be opened."""
+    loop, a, b = root / "loop.txt", root / "a-loop.txt", root / "b-loop.txt"
+    loop.symlink_to(loop)
+    a.symlink_to(b)
+    b.symlink_to(a)
+    assert ids(loop, a) == [loop.as_posix(), a.as_posix()]
+    assert {"loop.txt", "a-loop.txt", "b-loop.txt"} <= set(ids(root))
+    assert loop.as_posix() in ids(root / "*.txt")
+    assert ids(root / "a.md", exclude=[loop]) == [(root / "a.md").as_posix()]
+
+
+@pytest.mark.timeout(60)
+def test_a_pattern_over_links_to_its_own_folder_ends(root: Path) -> None:
+    """Two of them: a search that follows links doubles with every level."""
+    for name in ("x", "y"):
+        (root / name).symlink_to(".")
+    (root / "sub" / "up").symlink_to("..")
+    expected = [(root / name).as_posix() for name in ("sub/t.jsonl",)]
+    assert ids(root / "**" / "*.jsonl") == expected
+    assert ids(str(root) + "/**/t.*") == [(root / name).as_posix() for name in ("sub/t.jsonl", "t.csv")]
+
+
+def test_patterns_match_as_in_glob(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no links."""
+    import glob
+
+    monkeypatch.chdir(root)
+    (root / "sub" / "deep").mkdir()
+    (root / "sub" / "deep" / "e.txt").write_text("x")
+    for pattern in (
+        *("*", "*.txt", "s*/*", "**", "**/", "**/*", "**/*.txt", "sub/**", "s*/**/*.txt", "**/deep", "**/deep/*"),
+        *(".*", "**/.*", "[ab].*", "no*", "sub/**/**/*.txt", "*/", "**/s*/", f"{root}/**/*.txt", "./**/*.md"),
+    ):
+        expected = {os.path.normpath(path) for path in glob.glob(pattern, recursive=True)}
+        assert {os.path.normpath(path) for path in expand(pattern)} == expected, pattern
+
+
+def test_what_is_said_of_all_files_is_with_each(root: Path) -> None:
+    files, *_ = discover([str(root), "-"], reading=Reading("csv", "latin-1", ";"))
+    assert {(file.kind, file.encoding, file.delimiter) for file in files} == {("csv", "latin-1", ";")}
+    assert [file.gz for file in files] == [False, False, True, False, False, False]
+
+
+def test_only_files_that_are_named_or_asked_for_are_meant(root: Path) -> None:
+    assert [file.asked for file in discover([str(root / "b.txt"), str(root / "a*"), "-"]).files] == [True] * 3
+    assert not any(file.asked for file in discover([str(root)]).files)
+    assert all(file.asked for file in discover([str(root)], globs=["*.txt"]).files)
+
+
+def test_the_error_says_what_there_is_instead(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", ".x"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(CorpusError, match=r"no files in .*, which has 2 \.py, 1 hidden; folders give \*\.txt"):
+        discover([str(tmp_path)])

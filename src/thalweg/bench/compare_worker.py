@@ -18,12 +18,12 @@ from thalweg.bench.machine import machine
 from thalweg.bench.matmul_limit import set_inner_chunk
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY
-from thalweg.corpus.documents import Document, read_documents
+from thalweg.corpus.documents import Document, ReadFailure, read_documents
+from thalweg.corpus.outputs import discover
 from thalweg.corpus.records import Columns
 from thalweg.embedder.embedder import Embedder
 from thalweg.engine.results import Failure
 from thalweg.errors import ThalwegError
-from thalweg.inputs.discover import discover
 from thalweg.inputs.streams import Meter as BytesRead
 
 LOAD = ("device", "dtype", "quantize", "revision", "head")
@@ -132,15 +132,15 @@ def _rows(
 
 
 def _documents(task: Task, unread: list[dict[str, str]]) -> Iterator[Document]:
-    files, folders = discover(list(task.texts), lines=task.lines)
-    unread += [{"id": each.path, "reason": str(each.error)} for each in folders]
-    documents = read_documents(files, Columns(), _Unfinished(), BytesRead())
+    found = discover(list(task.texts), lines=task.lines)
+    unread += [{"id": each.path, "reason": str(each.error)} for each in found.unreadable]
+    documents = read_documents(found.files, Columns(), _Unfinished(), BytesRead())
     for n_read, document in enumerate(documents):
         if n_read == task.most:
             return
         if isinstance(document, Document):
             yield document
-        else:
+        elif isinstance(document, ReadFailure):
             unread.append({"id": document.id, "reason": str(document.error)})
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.bench.point import NOT_RUN, OK, OUT_OF_MEMORY, TIME_LIMIT, Point
-from thalweg.errors import InvalidInputError
-from thalweg.storage.durable import write_durably
+from thalweg.errors import CorpusError, InvalidInputError
+from thalweg.storage.durable import in_words, write_durably
 from thalweg.storage.lines import Lines, read_lines
 from thalweg.storage.lock import hold
 
@@ -76,10 +76,16 @@ class Results:
 
         Raises:
             InvalidInputError: it is of another machine or another version than the rows before.
+            CorpusError: it cannot be written.
         """
         row = {"point": point.to_json(), **result}
         self._check_machine(row)
-        self._lines.append(row)
+        try:
+            self._lines.append(row)
+        except OSError as error:
+            raise CorpusError(
+                f"{in_words(error)}; what was measured before is kept: mend that, and the same command goes on"
+            ) from error
         self._by_key[point.key] = row
         return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -56,6 +57,7 @@ def main() -> None:
     # Threads that spin while they wait starve each other when the machine has other work: 20 times slower was seen on
     # two busy cores. It has to be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is saved, as after Ctrl-C
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(
             errors="backslashreplace"

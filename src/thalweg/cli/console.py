@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -77,8 +78,9 @@ def print_json(value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as it is written into files and shown."""
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    """JSON as it is written into files and shown; all characters escaped where stdout does not take every one."""
+    takes_all = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    return json.dumps(value, ensure_ascii=not takes_all, indent=2, allow_nan=False)
 
 
 def text(content: str, style: str = "") -> Text:

@@ -32,11 +32,11 @@ def demo(
 
         embedder = load_model(model, None, None, None)
         stderr().print(f"Embedding {book()} with {embedder.name} …")
-        files, _ = corpus.discover([str(book())])
+        found = corpus.discover([str(book())])
         settings = corpus.Settings(model=model, section_size=SECTION_TOKENS)
         with tempfile.TemporaryDirectory() as folder, progress_line(stderr(), shown=True) as follow:
             out = Path(folder) / "book.parquet"
-            summary = corpus.embed_corpus(embedder, files, out, settings, on_status=follow)
+            summary = corpus.embed_corpus(embedder, found.files, out, settings, on_status=follow)
             hits = corpus.search(out, corpus.read_metadata(out), embedder, question, k)
         console = stdout()
         console.print(

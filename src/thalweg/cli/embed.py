@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, table, text
+from thalweg.cli.embed_summary import input_lines
 from thalweg.cli.options import (
     Debug,
     Device,
@@ -22,7 +26,10 @@ from thalweg.cli.options import (
     load_model,
 )
 from thalweg.cli.progress import duration, progress_line
-from thalweg.inputs.formats import TABLE_SUFFIXES, TEXT_SUFFIXES
+from thalweg.inputs.delimited_rows import check_delimiter
+from thalweg.inputs.discover import Reading
+from thalweg.inputs.encodings import check_encoding
+from thalweg.inputs.formats import LINES, NAMES, TABLE_SUFFIXES, TEXT_SUFFIXES
 from thalweg.system.words import counted
 
 if TYPE_CHECKING:
@@ -61,6 +68,34 @@ def embed(
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of text is a document.", rich_help_panel=INPUT_PANEL)
     ] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            show_default="by the suffix; stdin is text",
+            help=f"Format of all inputs: {', '.join(NAMES)}.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="UTF-8; recognised in .csv and .tsv",
+            help="Encoding of all inputs but Parquet, such as latin-1 or utf-16.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHARACTER",
+            show_default="recognised; a tab in .tsv",
+            help="What separates the columns of CSV and TSV, such as ; or tab.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None,
     globs: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,7 +153,11 @@ def embed(
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Stop at the first document that cannot be read.", rich_help_panel=RUN_PANEL),
+        typer.Option(
+            "--strict",
+            help="Stop at the first document that cannot be read, and refuse ids that repeat.",
+            rich_help_panel=RUN_PANEL,
+        ),
     ] = False,
     vertical_chunk_size: Annotated[
         int | None,
@@ -149,9 +188,18 @@ def embed(
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     if prompt is not None and prompt_name is not None:
         raise typer.BadParameter("--prompt and --prompt-name exclude each other")
-    with errors_told(debug):
+    if format_ is not None and format_ not in NAMES:
+        raise typer.BadParameter(f"--format {format_} is none of {', '.join(NAMES)}")
+    if lines and format_ not in (None, LINES):
+        raise typer.BadParameter("--lines and --format exclude each other")
+    with errors_told(debug), unforeseen_shown(debug):
         from thalweg.corpus import Columns, Settings
 
+        reading = Reading(
+            format_,
+            None if encoding is None else check_encoding(encoding),
+            None if delimiter is None else check_delimiter(delimiter),
+        )
         settings = Settings(
             model=lasting_name(model),
             revision=revision,
@@ -173,7 +221,7 @@ def embed(
             strict=strict,
         )
         mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
-        failed = _run(inputs, out, settings, mode, device, dtype, quantize, globs or [], lines, quiet)
+        failed = _run(inputs, out, settings, mode, device, dtype, quantize, globs or [], reading, lines, quiet)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -187,6 +235,7 @@ def _run(
     dtype: DtypeName | None,
     quantize: QuantizeName | None,
     globs: list[str],
+    reading: Reading,
     lines: bool,
     quiet: bool,
 ) -> int:
@@ -194,12 +243,21 @@ def _run(
     from thalweg.corpus import STDIN, check_free, companions, discover, embed_corpus, parts_path
 
     check_free(out, mode)
-    files, unreadable = discover(inputs, globs=globs, lines=lines, exclude=[out, *companions(out)])
+    found = discover(inputs, globs=globs, reading=reading, lines=lines, exclude=[out, *companions(out)])
     console = stderr()
     embedder = load_model(settings.model, settings.revision, device, dtype, quantize)
     try:
         with progress_line(console, shown=not quiet) as follow:
-            summary = embed_corpus(embedder, files, out, settings, unreadable=unreadable, mode=mode, on_status=follow)
+            summary = embed_corpus(
+                embedder,
+                found.files,
+                out,
+                settings,
+                unreadable=found.unreadable,
+                left_out=found.left_out,
+                mode=mode,
+                on_status=follow,
+            )
     except KeyboardInterrupt:
         if parts_path(out).exists() and STDIN not in inputs:
             console.print(f"interrupted; what is done is saved in {parts_path(out)}: go on with --resume")
@@ -212,7 +270,7 @@ def _run(
 
 
 def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> None:
-    """Failures in a table, then one line on what came of the run."""
+    """Failures in a table, what became of the input, then one line on what came of the run."""
     documents, vectors = counted(summary.documents, "document"), counted(summary.rows, "vector")
     if summary.nothing_to_do:
         console.print(f"{out} is complete: {documents}, {vectors}; nothing to do")
@@ -228,6 +286,8 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
             + (f", {more:,} of them not shown" if more else "")
             + f"; all are listed in {out}.failures.jsonl"
         )
+    for line in input_lines(summary):
+        console.print(line)
     if summary.cut:
         console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {documents}")
     rate = summary.new_tokens / max(summary.seconds, 1e-9)
@@ -236,3 +296,18 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
         + (f" ({counted(summary.saved, 'document')} from the earlier run)" if summary.saved else "")
         + f" in {duration(summary.seconds)}, {rate:,.0f} tokens/s → {out}"
     )
+
+
+@contextmanager
+def unforeseen_shown(debug: bool) -> Iterator[None]:
+    """With --debug, where in thalweg it was that a file could not be read for a reason that nobody has thought of."""
+    log, handler = logging.getLogger("thalweg"), logging.StreamHandler()
+    before = log.level
+    if debug:
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)

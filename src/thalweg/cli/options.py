@@ -67,6 +67,8 @@ def load_model(
     device: str | None,
     dtype: DtypeName | None,
     quantize: QuantizeName | None = None,
+    *,
+    local_files_only: bool | None = None,
 ) -> Embedder:
     """`thalweg.load` with what the command line gave."""
     import thalweg
@@ -80,6 +82,7 @@ def load_model(
         device=device,
         dtype=cast("Dtype", dtype.value if dtype else None),
         quantize=quantize.value if quantize else None,
+        local_files_only=local_files_only,
     )
 
 

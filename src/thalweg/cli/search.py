@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from thalweg.cli.console import errors_told, print_json, stdout
+from thalweg.assets import MODEL_NAME
+from thalweg.cli.console import errors_told, print_json, stderr, stdout
 from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
 from thalweg.cli.show_hits import show_hits
+from thalweg.errors import CheckpointError
 
 
 def search(
@@ -40,9 +42,17 @@ def search(
         from thalweg import corpus
 
         metadata = corpus.read_metadata(vectors)
-        if model is None:
+        named = metadata.model not in (None, MODEL_NAME)
+        if model is None and named:
+            # A file that somebody else may have written: its model is told before it is loaded, and never fetched.
             model, revision = metadata.model, revision or metadata.revision
-        embedder = load_model(model, revision, device, dtype, quantize)
+            stderr().print(f"model: {model}, named by {vectors}")
+            try:
+                embedder = load_model(model, revision, device, dtype, quantize, local_files_only=True)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; pass --model {model} to fetch it, if you trust it") from error
+        else:
+            embedder = load_model(model, revision, device, dtype, quantize)
         hits = corpus.search(vectors, metadata, embedder, query, k, prompt=prompt, prompt_name=prompt_name)
         if as_json:
             found = [{"rank": rank, "score": hit.score, **hit.row} for rank, hit in enumerate(hits, 1)]

@@ -8,10 +8,12 @@ Files, each with one reason:
     settings.py   what a user can say                 index.py      where they lie; what is done
     run.py        all of it in order                  manifest.py   what a resumed run must agree in
     report.py     how far it is, what went wrong      assemble.py   parts → output
+    outputs.py    what earlier runs have written      keys.py       a key for each row
 
 Input files are found and read by `thalweg.inputs`.
 """
 
+from thalweg.corpus.outputs import discover
 from thalweg.corpus.records import Columns
 from thalweg.corpus.report import Status, Summary
 from thalweg.corpus.results import read_metadata
@@ -20,16 +22,18 @@ from thalweg.corpus.run import embed_corpus
 from thalweg.corpus.search import Hit, search
 from thalweg.corpus.settings import Mode, Settings, check_free
 from thalweg.corpus.writers import companions, parts_path
-from thalweg.inputs.discover import Unreadable, discover
+from thalweg.inputs.discover import Found, Reading, Unreadable
 from thalweg.inputs.files import STDIN, InputFile
 
 __all__ = [
     "STDIN",
     "Columns",
+    "Found",
     "Hit",
     "InputFile",
     "Metadata",
     "Mode",
+    "Reading",
     "Settings",
     "Status",
     "Summary",

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from thalweg.corpus.index import Index
+from thalweg.corpus.keys import Keys
 from thalweg.corpus.manifest import Manifest
-from thalweg.corpus.parts import Parts
-from thalweg.corpus.report import ReportedFailure, Status, Summary
-from thalweg.corpus.rows import COLUMNS, Metadata, vectors_of
+from thalweg.corpus.parts import Parts, Slice
+from thalweg.corpus.report import SHOWN, ReportedFailure, Status, Summary
+from thalweg.corpus.rows import COLUMNS, KEY, Metadata, vectors_of
 from thalweg.corpus.settings import Settings
 from thalweg.corpus.writers import write_output
 from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError
 from thalweg.version import __version__
-
-OUTPUT_ROWS = 1024
-"""Rows put together at a time."""
 
 
 def assemble(
@@ -36,18 +36,23 @@ def assemble(
     """Write the output from the parts and drop them. Documents that failed midway leave no rows.
 
     Raises:
-        CorpusError: there is nothing to write.
+        CorpusError: there is nothing to write; or ids repeat, if strict.
     """
     index = parts.index()
-    with_ranges = settings.precision in ("int8", "uint8")
-    totals = _Totals.of(parts.batches(index, ["n_tokens", "key_cut", "vector"], OUTPUT_ROWS), with_ranges)
-    if not totals.rows:
+    rows = _Rows(parts, index, settings)
+    if not rows.n:
         parts.remove()
         reasons = "; ".join(f"{told.id}: {told.reason}" for told in shown[:3])
         raise CorpusError(f"no document could be embedded, so {out} is not written ({reasons})")
+    if rows.repeated and settings.strict:
+        raise CorpusError(
+            f"{rows.repeated:,} documents have the id of an earlier one ({', '.join(map(repr, rows.repeated_ids))}), "
+            "and --strict refuses that; give them ids of their own, or --resume without --strict: keys tell them apart"
+        )
+    model, revision = settings.model_named(embedder)
     metadata = Metadata(
-        model=settings.model,
-        revision=settings.revision,
+        model=model,
+        revision=revision,
         fingerprint=embedder.fingerprint,
         dimension=settings.dimension(embedder),
         precision=settings.precision,
@@ -56,16 +61,14 @@ def assemble(
         prompt=settings.document_prompt(embedder),
         section_size=settings.section_size,
         version=__version__,
-        rows=totals.rows,
+        rows=rows.n,
         documents=int(index.complete[index.documents()].sum()),
-        tokens=totals.tokens,
+        tokens=rows.tokens,
         failed=status.failed,
-        ranges=totals.ranges,
+        ranges=rows.ranges,
         run=manifest.summary(),
     )
-    columns = [name for name in COLUMNS if settings.with_text or name != "text"]
-    batches = parts.batches(index, [*columns, "vector"], OUTPUT_ROWS)
-    write_output(out, parts.folder, metadata, batches, with_text=settings.with_text)
+    write_output(out, parts.folder, metadata, rows.batches(), with_text=settings.with_text)
     parts.remove()
     return Summary(
         documents=metadata.documents,
@@ -73,35 +76,72 @@ def assemble(
         tokens=metadata.tokens,
         failed=status.failed,
         skipped=status.skipped,
-        cut=totals.cut,
+        cut=rows.cut,
         saved=status.saved,
         new_tokens=status.tokens,
         seconds=time.monotonic() - began,
         shown=shown,
+        files=status.files,
+        table_rows=status.meter.rows,
+        table_rows_failed=status.table_rows_failed,
+        notes=tuple(status.notes),
+        n_notes=status.n_notes,
+        repeated=rows.repeated,
+        repeated_ids=rows.repeated_ids,
+        remade=status.remade,
     )
 
 
-class _Totals(NamedTuple):
-    """What has to be known of all rows before the first is written."""
+class _Rows:
+    """The rows of the output.
 
-    rows: int
-    tokens: int
-    cut: int
-    ranges: list[list[float]] | None
+    n, tokens, cut, ranges: what has to be known of all of them before the first is written; repeated, repeated_ids:
+    documents with the id of an earlier one, and the first few of these ids.
+    """
 
-    @classmethod
-    def of(cls, batches: Iterable[Any], with_ranges: bool) -> _Totals:
-        rows = tokens = cut = 0
+    def __init__(self, parts: Parts, index: Index, settings: Settings) -> None:
+        self._parts, self._index, self._settings = parts, index, settings
+        self.n = int(index.complete.sum())
+        self.tokens = self.cut = 0
         ranges = None
-        for batch in batches:
-            rows += batch.num_rows
-            tokens += int(batch.column("n_tokens").to_numpy().sum())
-            cut += batch.column("key_cut").true_count
-            if with_ranges:
+        starts = np.zeros(len(index.row), bool)
+        starts[index.documents()] = True
+        starts &= index.complete
+        self._document = np.cumsum(starts) - 1  # of each row of a complete document
+        self._keys = Keys(int(starts.sum()))
+        for numbers, batch in parts.slices(index, ["id", "n_tokens", "key_cut", "vector"]):
+            self.tokens += int(batch.column("n_tokens").to_numpy().sum())
+            self.cut += batch.column("key_cut").true_count
+            if settings.precision in ("int8", "uint8"):
                 vectors = vectors_of(batch.column("vector"))
                 extremes = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
                 ranges = extremes if ranges is None else _widest(ranges, extremes)
-        return cls(rows, tokens, cut, None if ranges is None else ranges.tolist())
+            first = np.flatnonzero(starts[numbers])
+            if len(first):
+                ids = batch.column("id").take(pa.array(first)).to_pylist()
+                self._keys.learn(int(self._document[numbers[first[0]]]), ids)
+        self.ranges: list[list[float]] | None = None if ranges is None else ranges.tolist()
+        repeated = self._keys.finish()
+        self.repeated = len(repeated)
+        self.repeated_ids: tuple[str, ...] = ()
+        if self.repeated:
+            named = parts.take(index, np.flatnonzero(starts)[repeated[:SHOWN]], ["id"]).column("id").to_pylist()
+            self.repeated_ids = tuple(dict.fromkeys(named))
+
+    def batches(self) -> Iterator[Any]:
+        """All of them, with the output's columns and float32 vectors."""
+        columns = [name for name in COLUMNS if name != KEY and (self._settings.with_text or name != "text")]
+        for numbers, batch in self._parts.slices(self._index, [*columns, "vector"]):
+            keys = pa.array(self._keys_of(Slice(numbers, batch)), COLUMNS[KEY])
+            yield pa.record_batch([keys, *batch.columns], names=[KEY, *batch.schema.names])
+
+    def _keys_of(self, rows: Slice) -> list[str]:
+        sections = rows.batch.column("section").to_pylist()
+        if self._settings.section_size is None:
+            sections = [None] * len(sections)
+        ids = rows.batch.column("id").to_pylist()
+        documents = self._document[rows.numbers].tolist()
+        return [self._keys.key(*each) for each in zip(documents, ids, sections, strict=True)]
 
 
 def _widest(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

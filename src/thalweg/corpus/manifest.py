@@ -13,7 +13,7 @@ from thalweg.errors import CorpusError
 from thalweg.inputs.files import STDIN, InputFile
 from thalweg.storage.durable import write_durably
 
-FORMAT = 1
+FORMAT = 2
 """Of the work folder; runs of another format cannot be resumed."""
 
 _SHOWN = 5
@@ -36,7 +36,7 @@ class Manifest:
     def input_lines(self) -> Iterator[str]:
         """The inputs as JSON lines."""
         for file in self.files:
-            yield json.dumps([file.path, file.id, file.kind, file.size, file.modified_ns]) + "\n"
+            yield json.dumps(_entry(file)) + "\n"
 
     def write_inputs(self, path: Path) -> None:
         """The inputs to a file."""
@@ -79,9 +79,19 @@ class Manifest:
             told = ", ".join(sorted(changes)[:_SHOWN]) + more
             raise CorpusError(f"the inputs are not those of {earlier.parent}: {told}; start over with --overwrite")
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether all inputs can be read a second time."""
+        return all(file.path != STDIN for file in self.files)
+
     def check_repeatable(self) -> None:
         """Raises:
         CorpusError: an input that cannot be read a second time.
         """
-        if any(file.path == STDIN for file in self.files):
+        if not self.repeatable:
             raise CorpusError("stdin cannot be read again, so --resume is not possible; put the text into a file")
+
+
+def _entry(file: InputFile) -> list[Any]:
+    """A file as it was, and how it is read."""
+    return [file.path, file.id, file.kind, file.size, file.modified_ns, file.encoding, file.delimiter]

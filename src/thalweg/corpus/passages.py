@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from thalweg.corpus.documents import Document
 from thalweg.corpus.rows import EXCERPT
+from thalweg.errors import CorpusError
+
+STORED = 1 << 28
+"""Characters of the longest text that is stored with a vector: as UTF-8 it fits into a value of Arrow and Parquet."""
 
 
 class Passage:
@@ -13,13 +17,15 @@ class Passage:
 
     Args:
         document: its text is read by who iterates over `text`.
-        sections: keep the text of sections as they come, instead of the document's beginning.
+        saved: the sections that an earlier run has stored.
+        in_sections: keep the text of sections as they come, instead of the document's beginning.
         with_text: False keeps nothing.
     """
 
-    def __init__(self, document: Document, *, sections: bool, with_text: bool) -> None:
+    def __init__(self, document: Document, saved: frozenset[int], *, in_sections: bool, with_text: bool) -> None:
         self.document = document
-        self._sections = sections
+        self.saved = saved
+        self._sections = in_sections
         self._with_text = with_text
         self._whole = isinstance(document.text, str)
         self._kept = ""
@@ -53,5 +59,10 @@ class Passage:
             return
         if self._sections:
             self._kept += piece
+            if not self._whole and len(self._kept) > STORED:
+                raise CorpusError(
+                    f"a section has more than {STORED:,} characters, which is too much to store; use smaller sections, "
+                    "or --no-text"
+                )
         elif len(self._kept) < EXCERPT:
             self._kept += piece[: EXCERPT - len(self._kept)]

@@ -18,7 +18,10 @@ METADATA_KEY = b"thalweg"
 EXCERPT = 1000
 """Characters of a whole document that are stored as its text."""
 
+KEY = "key"
+
 COLUMNS = {
+    KEY: pa.string(),  # unique, see `keys.py`
     "id": pa.string(),
     "path": pa.string(),
     "row": pa.int64(),  # null where the whole file is the document
@@ -34,8 +37,19 @@ KEYS = {"key_file": pa.int32(), "key_row": pa.int64(), "key_last": pa.bool_(), "
 """What parts hold besides: where a row belongs, whether its document ends with it, and whether it was cut short."""
 
 
+VECTOR_TYPES: dict[str, type] = {
+    "float32": np.float32,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+"""Of the stored numbers, by precision."""
+
+
 class Row(NamedTuple):
-    """One vector before it is written: the columns of `KEYS`, those of `COLUMNS`, and the vector (d,) float32."""
+    """One vector before it is written: the columns of `KEYS`, those of `COLUMNS` but its key, and the vector (d,)
+    float32."""
 
     key_file: int
     key_row: int
@@ -57,8 +71,8 @@ class Metadata:
     """What an output says about itself, so that `search` needs nothing else.
 
     Args:
-        model: name, absolute folder, or None for the model that thalweg ships.
-        revision: of a model on the hub.
+        model: name or absolute folder; None, in files of earlier versions, for the model that thalweg ships.
+        revision: of a model on the hub; of the one that thalweg ships, the version of thalweg.
         fingerprint: identifies its weights.
         dimension: numbers of a vector before its precision was reduced.
         normalized: whether vectors have length 1.
@@ -88,7 +102,8 @@ class Metadata:
     run: dict[str, Any]
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """As JSON, in ASCII: names of folders may hold bytes that are no UTF-8."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def loads(cls, text: str | bytes, source: str) -> Metadata:
@@ -99,16 +114,51 @@ class Metadata:
         """
         try:
             values = json.loads(text)
-            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError) as error:
+            found = {name: _checked(name, values[name]) for name in cls.__dataclass_fields__}
+            metadata = cls(**found)
+            _check_together(metadata)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorpusError(
                 f"{source}: its thalweg metadata cannot be read ({error}); embed the corpus again"
             ) from error
+        return metadata
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "model": (str, type(None)),
+    "revision": (str, type(None)),
+    "normalized": (bool,),
+    "section_size": (int, type(None)),
+    "ranges": (list, type(None)),
+    "run": (dict,),
+    **dict.fromkeys(("dimension", "rows", "documents", "tokens", "failed"), (int,)),
+    **dict.fromkeys(("fingerprint", "precision", "similarity", "prompt", "version"), (str,)),
+}
+
+
+def _checked(name: str, value: Any) -> Any:
+    if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and name != "normalized"):
+        raise TypeError(f"{name} is {value!r:.60}")
+    if isinstance(value, int) and not 0 <= value < 2**53:
+        raise ValueError(f"{name} is {value!r:.60}")
+    return value
+
+
+def _check_together(metadata: Metadata) -> None:
+    if metadata.precision not in VECTOR_TYPES:
+        raise ValueError(f"precision is {metadata.precision!r:.60}; it must be one of {', '.join(VECTOR_TYPES)}")
+    if metadata.dimension < 1:
+        raise ValueError(f"dimension is {metadata.dimension}")
+    if metadata.precision in ("int8", "uint8"):
+        ranges = np.array(metadata.ranges, np.float32)
+        if ranges.shape != (2, metadata.dimension) or not np.isfinite(ranges).all():
+            raise ValueError(f"ranges are not (2, {metadata.dimension}) finite numbers")
 
 
 def part_schema(dimension: int, *, with_text: bool) -> pa.Schema:
     """Of parts: keys, columns and float32 vectors."""
-    return pa.schema([*KEYS.items(), *_columns(with_text), ("vector", pa.list_(pa.float32(), dimension))])
+    columns = [(name, type_) for name, type_ in _columns(with_text) if name != KEY]
+    return pa.schema([*KEYS.items(), *columns, ("vector", pa.list_(pa.float32(), dimension))])
 
 
 def output_schema(metadata: Metadata, *, with_text: bool) -> pa.Schema:
@@ -119,8 +169,7 @@ def output_schema(metadata: Metadata, *, with_text: bool) -> pa.Schema:
 
 def vector_dtype(precision: Precision) -> np.dtype[Any]:
     """Of the stored numbers."""
-    types = {"float32": np.float32, "int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
-    return np.dtype(types[precision])
+    return np.dtype(VECTOR_TYPES[precision])
 
 
 def vector_width(metadata: Metadata) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 from thalweg.corpus.assemble import assemble
-from thalweg.corpus.documents import Document, ReadFailure, read_documents
+from thalweg.corpus.documents import Document, LeftOut, ReadFailure, read_documents
 from thalweg.corpus.index import Done
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.parts import Parts
@@ -24,6 +25,9 @@ from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
 from thalweg.inputs.discover import Unreadable
 from thalweg.inputs.files import InputFile
+from thalweg.storage.durable import in_words
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 def _ignore(status: Status) -> None:
@@ -37,6 +41,7 @@ def embed_corpus(
     settings: Settings,
     *,
     unreadable: Sequence[Unreadable] = (),
+    left_out: Mapping[str, int] = _NOTHING,
     mode: Mode = "new",
     on_status: Callable[[Status], None] = _ignore,
 ) -> Summary:
@@ -47,7 +52,7 @@ def embed_corpus(
     (1e-5; documents are packed anew). A document that was under way is read again from its start.
 
     Args:
-        files, unreadable: from `discover`.
+        files, unreadable, left_out: from `discover`.
         out: .parquet, .jsonl or .npy; appears, or is replaced, when all is done.
         on_status: called after every step.
 
@@ -64,19 +69,35 @@ def embed_corpus(
             return _completed(out, manifest)
     schema = part_schema(settings.dimension(embedder), with_text=settings.with_text)
     with closing(Parts(parts_path(out), schema, settings.save_every)) as parts:
-        if mode == "resume" and Parts.exist(parts.folder):
-            parts.resume(manifest)
-        else:
-            parts.begin(manifest)
-        run = _Run(embedder, settings, parts, files, on_status)
+        goes_on = mode == "resume" and Parts.exist(parts.folder)
+        damaged = parts.resume(manifest) if goes_on else []
         try:
+            if not goes_on:
+                parts.begin(manifest)
+            run = _Run(embedder, settings, parts, files, on_status)
+            run.status.remade = tuple(damaged)
+            run.status.files.left_out.update(left_out)
+            run.status.files.seen += sum(left_out.values())
             shown = run.embed(unreadable)
-        except BaseException:
+            run.status.writing = True
+            on_status(run.status)
+            return assemble(out, parts, settings, embedder, manifest, run.status, shown, began)
+        except BaseException as error:
             parts.remove_if_empty()  # nothing to resume
+            # One of the output, as what is wrong with an input is a failure of its own.
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                raise _unwritable(error, parts, repeatable=manifest.repeatable) from error
             raise
-        run.status.writing = True
-        on_status(run.status)
-        return assemble(out, parts, settings, embedder, manifest, run.status, shown, began)
+
+
+def _unwritable(error: OSError, parts: Parts, *, repeatable: bool) -> CorpusError:
+    if not parts.n_saved:
+        saved = "nothing was saved yet: mend that, then start again"
+    elif repeatable:
+        saved = f"{parts.n_saved:,} vectors are saved in {parts.folder}: mend that, then go on with --resume"
+    else:
+        saved = f"{parts.n_saved:,} vectors are in {parts.folder}, but stdin cannot be read again to go on"
+    return CorpusError(f"{in_words(error)}; {saved}")
 
 
 def _completed(out: Path, manifest: Manifest) -> Summary:
@@ -112,6 +133,7 @@ class _Run:
             documents=self._done.n_documents,
             saved=self._done.n_documents,
         )
+        self.status.files.seen = len(files)
 
     def embed(self, unreadable: Iterable[Unreadable]) -> tuple[ReportedFailure, ...]:
         """Bring every document into the parts; the first failures come back."""
@@ -119,7 +141,7 @@ class _Run:
         try:
             with log:
                 for folder in unreadable:
-                    log.add(ReadFailure(folder.path, folder.error))
+                    log.add(ReadFailure(folder.path, folder.error, concerns="folder"))
                 with closing(self._results(log)) as results:
                     for result in results:
                         self._store(result, log)
@@ -148,12 +170,19 @@ class _Run:
     def _texts(self, log: FailureLog) -> Iterator[str | Iterator[str]]:
         """What the embedder pulls. Every document is remembered by its number until nothing more of it comes."""
         number = 0
-        for item in read_documents(self._files, self._settings.columns, self._done, self.status.meter):
+        status, settings = self.status, self._settings
+        for item in read_documents(self._files, settings.columns, self._done, status.meter, status.note):
             if isinstance(item, ReadFailure):
                 log.add(item)
                 continue
+            if isinstance(item, LeftOut):
+                status.files.left_out[item.kind] += 1
+                continue
             passage = Passage(
-                item, sections=self._settings.section_size is not None, with_text=self._settings.with_text
+                item,
+                self._done.sections(item.file, item.row),
+                in_sections=settings.section_size is not None,
+                with_text=settings.with_text,
             )
             self._passages[number] = passage
             number += 1
@@ -164,11 +193,10 @@ class _Run:
         document = passage.document
         if isinstance(result, Failure):
             self._end(result.index)
-            log.add(ReadFailure(document.id, result.error))
+            log.add(ReadFailure(document.id, result.error, concerns="row" if document.is_row else "file"))
             return
-        # Of a document that was under way when an earlier run ended, the first sections are there already.
         text = passage.cut(result.char_start, result.char_end)
-        if result.section >= self._done.sections(document.file, document.row):
+        if result.section not in passage.saved:
             self._parts.append(_row(document, result, text))
         if result.last:
             self._end(result.index)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from thalweg.corpus.results import Stored, open_results
+from thalweg.corpus.results import Batch, Stored, read_batches
 from thalweg.corpus.rows import Metadata
 from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError, InvalidInputError
@@ -22,7 +23,7 @@ class Hit(NamedTuple):
 
 
 def search(path: Path, metadata: Metadata, embedder: Embedder, query: str, k: int, **prompt: str | None) -> list[Hit]:
-    """The `k` rows nearest to a query, nearest first; equal ones in their order.
+    """The `k` rows nearest to a query, nearest first; equal ones in their order, and none that has no text.
 
     The query stays float32 whatever the precision of the rows: int8 and uint8 are set back to numbers, binary to ±1.
 
@@ -32,7 +33,7 @@ def search(path: Path, metadata: Metadata, embedder: Embedder, query: str, k: in
         prompt: `prompt` or `prompt_name` as for `Embedder.encode_query`.
 
     Raises:
-        CorpusError: the vectors are another model's.
+        CorpusError: the vectors are another model's, or the file is damaged.
     """
     if k < 1:
         raise InvalidInputError(f"k must be at least 1, got {k}")
@@ -41,20 +42,39 @@ def search(path: Path, metadata: Metadata, embedder: Embedder, query: str, k: in
             f"{path} holds vectors of {metadata.model or 'the shipped model'} (fingerprint {metadata.fingerprint}), "
             f"but {embedder.name} has fingerprint {embedder.fingerprint}: pass the right --model, or embed again"
         )
-    results = open_results(path, metadata)
     vector = _query_vector(embedder, metadata, query, **prompt)
-    scores = np.empty(0, np.float32)
-    numbers = np.empty(0, np.int64)
-    at = 0
-    for stored in results.vectors():
-        found = embedder.similarity(vector, restored(stored, metadata))[0]
-        scores = np.concatenate([scores, found])
-        numbers = np.concatenate([numbers, np.arange(at, at + len(found))])
-        best = np.argsort(-scores, kind="stable")[:k]
-        scores, numbers = scores[best], numbers[best]
-        at += len(found)
-    rows = results.rows(numbers.tolist())
-    return [Hit(float(score), row) for score, row in zip(scores, rows, strict=True)]
+    best: list[Hit] = []
+    for batch in read_batches(path, metadata):
+        scores = embedder.similarity(vector, restored(batch.vectors, metadata))[0]
+        if not np.isfinite(scores).all():
+            raise CorpusError(f"{path} is damaged: its numbers are too large to compare; embed the corpus again")
+        best = _merged(best, batch, scores, k)
+    return best
+
+
+def _merged(best: list[Hit], batch: Batch, scores: FloatArray, k: int) -> list[Hit]:
+    """The k best of those before and of a batch, without rows that have no text."""
+    found = list(best)
+    for number in np.argsort(-scores, kind="stable").tolist():
+        score = float(scores[number])
+        if len(best) == k and score <= best[-1].score:
+            break  # nothing that follows can be among the k
+        (row,) = batch.rows([number])
+        if not _blank(row):
+            found.append(Hit(score, row))
+            if len(found) - len(best) == k:
+                break
+    return sorted(found, key=lambda hit: -hit.score)[:k]
+
+
+def _blank(row: Mapping[str, Any]) -> bool:
+    """Whether there is nothing to read in a row: white space, or nothing at all.
+
+    Without a stored text it is known of empty ones only; of a long document only the beginning is stored.
+    """
+    n_characters = row["char_end"] - row["char_start"]
+    text = row.get("text")
+    return n_characters == 0 or (text is not None and len(text) >= n_characters and not text.strip())
 
 
 def restored(stored: Stored, metadata: Metadata) -> FloatArray:

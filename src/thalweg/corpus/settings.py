@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from thalweg.assets import MODEL_NAME, model_folder
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.records import Columns
 from thalweg.corpus.writers import check_output, parts_path
 from thalweg.embedder.embedder import Embedder
 from thalweg.errors import CorpusError
 from thalweg.pooling.vectors import Precision
+from thalweg.storage.durable import check_no_link
+from thalweg.storage.lock import check_not_held
+from thalweg.version import __version__
 
 Mode: TypeAlias = Literal["new", "resume", "overwrite"]
 """What to do about an output or an unfinished run that is already there."""
@@ -49,6 +53,13 @@ class Settings:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     save_every: float = 5.0
     strict: bool = False
+
+    def model_named(self, embedder: Embedder) -> tuple[str, str | None]:
+        """A name by which the model is found from anywhere, and its revision; for the shipped one, of which thalweg."""
+        name = embedder.name if self.model is None else self.model
+        if embedder.folder == model_folder():
+            return MODEL_NAME, f"thalweg {__version__}"
+        return (str(Path(name).resolve()), None) if Path(name).exists() else (name, self.revision)
 
     def document_prompt(self, embedder: Embedder) -> str:
         """The text that is put before every document."""
@@ -87,9 +98,12 @@ def check_free(out: Path, mode: Mode) -> None:
     """Look before anything is loaded whether a run may write to `out`.
 
     Raises:
-        CorpusError: no known format, or something is there and neither resuming nor overwriting was asked for.
+        CorpusError: no known format; a link; another run writes to it now; or something is there and neither resuming
+            nor overwriting was asked for.
     """
     check_output(out)
+    check_no_link(out)
+    check_not_held(parts_path(out))
     if mode != "new":
         return
     if Parts.exist(parts_path(out)):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from thalweg.corpus.rows import Metadata, list_column, output_schema, vector_dtype, vector_width, vectors_of
 from thalweg.errors import CorpusError
 from thalweg.pooling.vectors import to_precision
-from thalweg.storage.durable import move_durably, sync_file
+from thalweg.storage.durable import errors_named, move_durably, sync_file
 
 Batches: TypeAlias = Iterable[Any]
 """Record batches with the output's columns, their vectors still float32 in the last one."""
@@ -54,7 +54,7 @@ def check_output(out: Path) -> None:
     """Raises:
     CorpusError: a name whose suffix says no format, or a folder that does not exist.
     """
-    if out.suffix not in _WRITERS:
+    if out.suffix.lower() not in _WRITERS:
         raise CorpusError(f"cannot tell the format of {str(out)!r}; it must end in {', '.join(_WRITERS)}")
     if not out.parent.is_dir():
         raise CorpusError(f"the folder {str(out.parent)!r} of the output does not exist; create it first")
@@ -69,9 +69,24 @@ def write_output(out: Path, work: Path, metadata: Metadata, batches: Batches, *,
         out: replaced at once when everything is written; what stands beside it is replaced just before.
         work: a folder on the same file system for what is being written; a list of failures in it goes along.
         batches: in the order of the output; read once.
+
+    Raises:
+        CorpusError: not as many rows were written as the metadata says, so nothing was replaced.
     """
     schema = output_schema(metadata, with_text=with_text)
-    _WRITERS[out.suffix](work, metadata, (_quantized(batch, schema, metadata) for batch in batches), schema)
+    quantized = (_quantized(batch, schema, metadata) for batch in batches)
+    try:
+        with errors_named(out):
+            written = _WRITERS[out.suffix.lower()](work, metadata, quantized, schema)
+    except BaseException:
+        for name in (_OUTPUT, _IDS, _METADATA):
+            (work / name).unlink(missing_ok=True)  # half of them helps nobody, least of all on a full disk
+        raise
+    if written != metadata.rows:
+        raise CorpusError(
+            f"{written:,} of {metadata.rows:,} rows were written, so {out} is left as it was and {work} is kept; "
+            "this is a bug of thalweg, please report it"
+        )
     failures_path(out).unlink(missing_ok=True)  # of an output that stood here before
     for name, target in (
         (FAILURES, failures_path(out)),
@@ -91,41 +106,54 @@ def _quantized(batch: Any, schema: pa.Schema, metadata: Metadata) -> Any:
     return pa.record_batch([*batch.columns[:-1], column], schema=schema)
 
 
-def _write_parquet(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> None:
+def _write_parquet(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> int:
     # A row group each batch, so that a reader needs no more memory than this writer.
-    with pq.ParquetWriter(work / _OUTPUT, schema, compression="zstd", use_dictionary=["path"]) as writer:
+    # By Python's file, as pyarrow takes no name that is not UTF-8.
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
+    with open(work / _OUTPUT, "wb") as stream, pq.ParquetWriter(stream, schema, **options) as writer:
         for batch in batches:
             writer.write_batch(batch)
+    with open(work / _OUTPUT, "rb") as written:
+        return int(pq.read_metadata(written).num_rows)
 
 
-def _write_jsonl(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> None:
+def _write_jsonl(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> int:
+    rows = 0
     with open(work / _OUTPUT, "wb") as stream:
         for batch in batches:
             vectors = vectors_of(batch.column("vector"))
             for row, vector in zip(_without_vector(batch), vectors, strict=True):
                 stream.write(_json_line({**row, "vector": _numbers(vector)}))
+                rows += 1
     (work / _METADATA).write_text(metadata.dumps(), encoding="utf-8")
+    return rows
 
 
-def _write_npy(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> None:
+def _write_npy(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> int:
     header = {
         "descr": np.lib.format.dtype_to_descr(vector_dtype(metadata.precision)),
         "fortran_order": False,
         "shape": (metadata.rows, vector_width(metadata)),
     }
+    rows = 0
     with open(work / _OUTPUT, "wb") as stream, open(work / _IDS, "wb") as ids:
         np.lib.format.write_array_header_1_0(stream, header)
         for batch in batches:
             stream.write(vectors_of(batch.column("vector")).tobytes())
             ids.writelines(map(_json_line, _without_vector(batch)))
+            rows += batch.num_rows
     (work / _METADATA).write_text(metadata.dumps(), encoding="utf-8")
+    return rows
 
 
-_WRITERS: dict[str, Callable[[Path, Metadata, Batches, pa.Schema], None]] = {
+_WRITERS: dict[str, Callable[[Path, Metadata, Batches, pa.Schema], int]] = {
     ".parquet": _write_parquet,
     ".jsonl": _write_jsonl,
     ".npy": _write_npy,
 }
+
+
+OUTPUT_SUFFIXES = tuple(_WRITERS)
 
 
 def _without_vector(batch: Any) -> list[dict[str, Any]]:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from thalweg.errors import CorpusError
-from thalweg.inputs.files import STDIN, TEXT, InputFile, printable
+from thalweg.inputs.files import STDIN, TEXT, InputFile, as_text, printable
 from thalweg.inputs.formats import LINES, SUFFIXES, kind_of, split_suffix
+from thalweg.inputs.globs import expand
+
+HIDDEN = "hidden"
+LINKED_FOLDER = "links to folders"
+SPECIAL = "pipes, sockets or devices"
+AGAIN = "the same file again"
+OUTPUT = "outputs of thalweg"
+NO_SUFFIX = "without suffix"
 
 
 @dataclass(frozen=True)
@@ -23,14 +33,34 @@ class Unreadable:
     error: OSError
 
 
+class Found(NamedTuple):
+    """Files to read, folders that could not be listed, and what was left out, by kind: a suffix, or one of `HIDDEN`,
+    `LINKED_FOLDER`, `SPECIAL`, `AGAIN`, `OUTPUT` and `NO_SUFFIX`. What lies in folders that are left out counts as one.
+    """
+
+    files: list[InputFile]
+    unreadable: list[Unreadable]
+    left_out: Counter[str]
+
+
+class Reading(NamedTuple):
+    """What a user says of all files: format (None: by the suffix), encoding and delimiter (None: found out)."""
+
+    format: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+
 def discover(
     inputs: Sequence[str],
     *,
     globs: Sequence[str] = (),
     suffixes: tuple[str, ...] = SUFFIXES,
+    reading: Reading = Reading(),  # noqa: B008 - immutable
     lines: bool = False,
     exclude: Iterable[Path] = (),
-) -> tuple[list[InputFile], list[Unreadable]]:
+    is_output: Callable[[str], bool] = lambda path: False,
+) -> Found:
     """All files that the arguments stand for, each once, in the order of the arguments and sorted within one.
 
     Args:
@@ -38,95 +68,141 @@ def discover(
         globs: what to take out of folders; one with a slash is held against the path below the folder, others against
             the name.
         suffixes: of what is taken out of folders if there are no `globs`, in whatever case they are written.
+        reading: how to read them.
         lines: every line of a text file (or of stdin) is a document.
         exclude: files and folders that are never input, such as the output.
+        is_output: whether a file or folder is an output of ours, which is no input unless a user names it.
 
     Raises:
         CorpusError: an argument that stands for nothing, or no files at all.
     """
-    unreadable: list[Unreadable] = []
-    excluded = {os.path.realpath(path) for path in exclude}
+    search = _Search(globs, suffixes, {os.path.realpath(path) for path in exclude}, is_output)
     single_root = len(inputs) == 1
-    wanted = _Wanted(globs, suffixes)
+    text = LINES if lines else TEXT
     files: dict[str, InputFile] = {}
     for argument in inputs:
-        for path, id_, asked in _expand(argument, wanted, single_root, unreadable):
+        for path, id_, asked in search.expand(argument, single_root):
             key = path if path == STDIN else os.path.realpath(path)
-            if key not in files and excluded.isdisjoint([key, *map(str, PurePath(key).parents)]):
-                files[key] = _describe(path, printable(id_), LINES if lines else TEXT, asked)
-    if not files and not unreadable:
-        raise CorpusError(f"no files in {', '.join(inputs)}; folders give {wanted} (--glob PATTERN takes others)")
-    return list(files.values()), unreadable
+            if key in files:
+                search.left_out[AGAIN] += 1
+            elif search.is_excluded(key):
+                search.left_out[OUTPUT] += 1
+            else:
+                files[key] = _described(path, printable(id_), text, reading, asked)
+    if not files and not search.unreadable:
+        left_out = ", ".join(f"{n} {kind}" for kind, n in search.left_out.most_common())
+        raise CorpusError(
+            f"no files in {', '.join(map(as_text, inputs))}"
+            + (f", which has {as_text(left_out)}" if left_out else "")
+            + f"; folders give {search.wanted} (--glob PATTERN takes others)"
+        )
+    return Found(list(files.values()), search.unreadable, search.left_out)
 
 
-class _Wanted:
-    """What is taken out of folders."""
+class _Search:
+    """What is taken out of folders, and what was not."""
 
-    def __init__(self, globs: Sequence[str], suffixes: tuple[str, ...]) -> None:
+    def __init__(
+        self, globs: Sequence[str], suffixes: tuple[str, ...], excluded: set[str], is_output: Callable[[str], bool]
+    ) -> None:
         self._globs = globs
         self._suffixes = suffixes
+        self._excluded = excluded
+        self._is_output = is_output
+        self.unreadable: list[Unreadable] = []
+        self.left_out: Counter[str] = Counter()
 
-    def __call__(self, below: str) -> bool:
-        path = PurePath(below)
-        if not self._globs:
-            return split_suffix(path.name)[1] in self._suffixes
-        return any(fnmatch(path.as_posix() if "/" in pattern else path.name, pattern) for pattern in self._globs)
-
-    def __str__(self) -> str:
+    @property
+    def wanted(self) -> str:
         return ", ".join(self._globs or (f"*{suffix}" for suffix in self._suffixes))
 
+    def is_excluded(self, real: str) -> bool:
+        return not self._excluded.isdisjoint([real, *map(str, PurePath(real).parents)])
 
-def _expand(
-    argument: str, wanted: _Wanted, single_root: bool, unreadable: list[Unreadable]
-) -> Iterator[tuple[str, str, bool]]:
-    """(path, id, whether it is named itself) of what an argument stands for. A name that exists is never a pattern."""
-    if argument == STDIN:
-        yield STDIN, STDIN, True
-        return
-    if os.path.exists(argument):
-        matches = [argument]
-    else:
-        matches = sorted(glob.glob(argument, recursive=True))
-        if not matches:
-            what = "matches nothing" if glob.has_magic(argument) else "does not exist"
-            raise CorpusError(f"input {argument!r} {what}")
-        single_root = False
-    for match in matches:
-        if not os.path.isdir(match):
-            yield match, PurePath(match).as_posix(), True
-            continue
-        for below in _walk(match, wanted, unreadable):
-            path = os.path.join(match, below)
-            yield path, PurePath(below if single_root else path).as_posix(), False
+    def expand(self, argument: str, single_root: bool) -> Iterator[tuple[str, str, bool]]:
+        """(path, id, whether it is asked for) of what an argument stands for. A name that exists is never a pattern."""
+        if argument == STDIN:
+            yield STDIN, STDIN, True
+            return
+        named = os.path.lexists(argument)  # also a link to nowhere, which is then reported as what it is
+        if named:
+            matches = [argument]
+        else:
+            matches = expand(argument)
+            if not matches:
+                what = "matches nothing" if glob.has_magic(argument) else "does not exist"
+                raise CorpusError(f"input {argument!r} {what}")
+            single_root = False
+        for match in matches:
+            if os.path.isdir(match):
+                for below in self._walk(match):
+                    path = os.path.join(match, below)
+                    yield path, PurePath(below if single_root else path).as_posix(), bool(self._globs)
+            elif not named and self._is_output(match):
+                self.left_out[OUTPUT] += 1
+            else:
+                yield match, PurePath(match).as_posix(), True
+
+    def _walk(self, root: str) -> list[str]:
+        """Paths below a folder, sorted."""
+        found = []
+        errors: list[OSError] = []
+        for folder, names, files in os.walk(root, onerror=errors.append):
+            names[:] = [name for name in names if self._enters(os.path.join(folder, name))]
+            found += [
+                below for name in files if self._takes(below := os.path.relpath(os.path.join(folder, name), root), root)
+            ]
+        self.unreadable += [Unreadable(printable(str(error.filename or root)), error) for error in errors]
+        return sorted(found, key=lambda below: PurePath(below).parts)
+
+    def _enters(self, folder: str) -> bool:
+        kind = None
+        if os.path.basename(folder).startswith("."):
+            kind = HIDDEN
+        elif os.path.islink(folder):
+            kind = LINKED_FOLDER
+        elif self._is_output(folder) or self.is_excluded(os.path.realpath(folder)):
+            kind = OUTPUT
+        if kind is not None:
+            self.left_out[kind] += 1
+        return kind is None
+
+    def _takes(self, below: str, root: str) -> bool:
+        path = os.path.join(root, below)
+        kind = self._left_out(path, below)
+        if kind is not None:
+            self.left_out[kind] += 1
+        return kind is None
+
+    def _left_out(self, path: str, below: str) -> str | None:
+        """Why a file is left out, None if it is taken."""
+        name = os.path.basename(path)
+        if name.startswith("."):
+            return HIDDEN
+        if os.path.exists(path) and not os.path.isfile(path):
+            return SPECIAL  # which would block for ever. A dangling link is taken, to be reported
+        if self._is_output(path) or self.is_excluded(os.path.realpath(path)):
+            return OUTPUT
+        suffix = split_suffix(name)[1]
+        if not self._globs:
+            taken = suffix in self._suffixes
+        else:
+            parts = PurePath(below)
+            taken = any(fnmatch(parts.as_posix() if "/" in each else parts.name, each) for each in self._globs)
+        return None if taken else as_text(suffix) or NO_SUFFIX
 
 
-def _walk(root: str, wanted: _Wanted, unreadable: list[Unreadable]) -> list[str]:
-    """Paths below a folder, sorted."""
-    found = []
-    errors: list[OSError] = []
-    for folder, names, files in os.walk(root, onerror=errors.append):
-        names[:] = [name for name in names if not name.startswith(".")]
-        for name in files:
-            path = os.path.join(folder, name)
-            below = os.path.relpath(path, root)
-            if name.startswith(".") or not wanted(below):
-                continue
-            # A dangling link is kept, to be reported; a pipe or socket would block for ever.
-            if os.path.isfile(path) or not os.path.exists(path):
-                found.append(below)
-    unreadable += [Unreadable(printable(str(error.filename or root)), error) for error in errors]
-    return sorted(found, key=lambda below: PurePath(below).parts)
-
-
-def _describe(path: str, id_: str, text: str, asked: bool) -> InputFile:
-    if path == STDIN:
-        return InputFile(path, id_, text, gz=False)
-    name = os.path.basename(path)
-    size, modified_ns = 0, 0
-    try:
-        status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            size, modified_ns = status.st_size, status.st_mtime_ns
-    except OSError:
-        pass  # it is gone already, or may not be read: opening it will tell
-    return InputFile(path, id_, kind_of(name, text), split_suffix(name)[2], size, modified_ns, asked=asked)
+def _described(path: str, id_: str, text: str, reading: Reading, asked: bool) -> InputFile:
+    size, modified_ns, packed = 0, 0, False
+    kind = reading.format
+    if path != STDIN:
+        name = os.path.basename(path)
+        kind, packed = kind or kind_of(name, text), split_suffix(name)[2]
+        try:
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                size, modified_ns = status.st_size, status.st_mtime_ns
+        except OSError:
+            pass  # it is gone already, or may not be read: opening it will tell
+    options = {"encoding": reading.encoding, "delimiter": reading.delimiter, "asked": asked}
+    return InputFile(path, id_, kind or text, packed, size, modified_ns, **options)  # type: ignore[arg-type]

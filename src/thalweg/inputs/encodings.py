@@ -18,11 +18,13 @@ GUESS = "windows-1252"
 
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _HIGH = re.compile(rb"[\x80-\xff]")
-_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _LETTER = re.compile(rb"[A-Za-z\x80-\xff]")
+_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_ODD = re.compile(rb"[\x83\x86-\x89\x8b\x98\x99\x9b]|[\x80-\xff]{3,}")
+"""In `GUESS` signs that hardly any text has, or three accented letters in a row; Russian and Chinese have many."""
 
-_RARE = 0.25
-"""Share of accented letters that no text in a western language reaches; Russian is nearly all high bytes."""
+_MOST_ACCENTS, _MOST_ODD = 0.4, 0.1
+"""Of all letters, and of all high bytes."""
 
 
 def check_encoding(name: str) -> str:
@@ -44,7 +46,12 @@ def guess(sample: bytes) -> str:
     """The encoding of a text that is not all ASCII: UTF-8, damaged or not, or `GUESS`."""
     n_high = len(_HIGH.findall(sample))
     n_valid = sum(map(len, _MULTIBYTE.findall(sample)))
-    is_western = n_high <= _RARE * len(_LETTER.findall(sample)) and not _UNDEFINED.search(sample)
+    n_odd = sum(map(len, _ODD.findall(sample)))
+    is_western = (
+        not _UNDEFINED.search(sample)
+        and n_high <= _MOST_ACCENTS * len(_LETTER.findall(sample))
+        and n_odd <= _MOST_ODD * n_high
+    )
     return GUESS if n_valid < n_high / 2 and is_western else "utf-8"
 
 

@@ -36,6 +36,11 @@ class InputFile:
         return self.kind != TEXT
 
 
+def as_text(text: str) -> str:
+    r"""A text that can be written as UTF-8: what is no character becomes `\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def printable(path: str) -> str:
     r"""A file name as text that can be stored and shown: bytes that are no UTF-8 become `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

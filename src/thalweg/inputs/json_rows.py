@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -45,17 +46,24 @@ def read_jsonl(file: InputFile, select: Select, meter: FileMeter, on_note: Notes
 def read_json(file: InputFile, select: Select, meter: FileMeter, on_note: Notes) -> Iterator[Row]:
     """An array of objects, an object a line, or objects one after the other."""
     with opened_text(file, meter) as stream:
-        lines = enumerate(text_lines(stream))
-        first = next((entry for entry in lines if isinstance(entry[1], CorpusError) or entry[1].strip()), None)
-        if first is None:
-            return
-        number, line = first
-        if isinstance(line, CorpusError) or _is_object(line, number):
-            yield from _line_rows(chain([first], lines))
-            return
-        start = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+        if _begins_array(stream):
+            start = b""
+        else:
+            lines = enumerate(text_lines(stream))
+            first = next((entry for entry in lines if isinstance(entry[1], CorpusError) or entry[1].strip()), None)
+            if first is None:
+                return
+            number, line = first
+            if isinstance(line, CorpusError) or _is_object(line, number):
+                yield from _line_rows(chain([first], lines))
+                return
+            start = line
         for row, value in enumerate(_values(_Text(start, stream))):
             yield Row(row, None, _checked(value))
+
+
+def _begins_array(stream: BufferedReader) -> bool:
+    return stream.peek(1).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _line_rows(lines: Iterable[tuple[int, bytes | CorpusError]]) -> Iterator[Row]:
@@ -103,7 +111,7 @@ class _Text:
 
     def __init__(self, start: bytes, stream: BinaryIO) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self.text = self._decoder.decode(start)
         self.at = 0
         self.ended = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from thalweg.errors import CorpusError
 from thalweg.inputs.files import STDIN, InputFile
@@ -25,14 +26,27 @@ def read_parquet(file: InputFile, select: Select, meter: FileMeter, on_note: Not
         try:
             if file.gz or file.path == STDIN:  # Parquet is read from its end
                 with opened(file, meter) as stream:
-                    shutil.copyfileobj(stream, copy)
-                copy.seek(0)
+                    _copy(stream, copy)
                 yield from _rows(pq, copy, select, meter, 0)
             else:
                 with open(file.path, "rb") as source:  # by Python, as pyarrow takes no name that is not UTF-8
                     yield from _rows(pq, source, select, meter, file.size)
-        except (pa.ArrowException, UnicodeDecodeError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the system; pyarrow raises some without a number for damaged files
             raise CorpusError(f"not a readable Parquet file: {error}") from error
+
+
+def _copy(stream: BinaryIO, copy: IO[bytes]) -> None:
+    try:
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise CorpusError(
+            f"there is no room in {tempfile.gettempdir()} to unpack it; unpack it yourself, or set TMPDIR"
+        ) from error
 
 
 def _rows(pq: Any, source: BinaryIO, select: Select, meter: FileMeter, size: int) -> Iterator[Row]:

@@ -24,11 +24,13 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Meter:
-    """Bytes of the input that are dealt with: `read` in this run, `passed` over because they were done before."""
+    """Bytes of the input that are dealt with: `read` in this run, `passed` over because they were done before; and rows
+    of tables, of which none is passed over."""
 
     def __init__(self) -> None:
         self.read = 0
         self.passed = 0
+        self.rows = 0
 
 
 class FileMeter:
@@ -42,6 +44,9 @@ class FileMeter:
         n = min(n, self._left)
         self._left -= n
         self._meter.read += n
+
+    def add_row(self) -> None:
+        self._meter.rows += 1
 
     def finish(self) -> None:
         """Nothing more will be read: the rest counts as dealt with."""
@@ -96,7 +101,7 @@ def _nobody(note: str) -> None:
 @contextmanager
 def opened_text(
     file: InputFile, meter: FileMeter, *, guess: bool = False, on_note: Callable[[str], object] = _nobody
-) -> Iterator[BinaryIO]:
+) -> Iterator[io.BufferedReader]:
     """The file's text as UTF-8 bytes, a byte order mark included.
 
     Args:
@@ -119,7 +124,7 @@ def opened_text(
                 raise CorpusError(what)
             encoding = None if guess else "utf-8"
         converted = Utf8(source, head, encoding, lambda name: on_note(f"read as {name} (--encoding says otherwise)"))
-        yield stack.enter_context(cast(BinaryIO, io.BufferedReader(converted, PIECE)))
+        yield stack.enter_context(io.BufferedReader(converted, PIECE))
 
 
 def _read_fully(stream: BinaryIO, n: int) -> bytes:

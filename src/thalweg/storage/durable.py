@@ -8,13 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from thalweg.errors import CorpusError
+
 
 def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file that then takes the place of `path` at once.
+    """Have `write` fill a file that then takes the place of `path` at once; a link stays one, and what it leads to is
+    written.
 
     Raises:
         OSError: naming the file, which is as it was before.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     fresh = path.with_name(f"{path.name}.tmp")
     with errors_named(path):
         try:
@@ -49,6 +54,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_no_link(path: Path) -> None:
+    """Raises:
+    CorpusError: a link, which would be replaced by what is written, and beside which other files would be missed.
+    """
+    if path.is_symlink():
+        raise CorpusError(f"{path} is a link to {os.readlink(path)!r}; name what it leads to, or remove it")
+
+
+def in_words(error: OSError) -> str:
+    """ "/data/x: No space left on device"."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
 
 
 @contextmanager

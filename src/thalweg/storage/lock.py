@@ -81,9 +81,7 @@ def hold(folder: Path) -> Lock:
             if locked and _lies_at(stream, path):
                 return Lock(path, stream)
             if not locked and late:
-                raise CorpusError(
-                    f"another run is writing to {folder} now ({_named(stream)}); wait for it to end, or end it"
-                )
+                raise _held(folder, _named(stream))
         except BaseException:
             stream.close()
             raise
@@ -99,6 +97,18 @@ def holder(folder: Path) -> str | None:
         return None
     with stream:
         return None if _try(stream, folder, shared=True) else _named(stream)
+
+
+def check_not_held(folder: Path) -> None:
+    """Raises:
+    CorpusError: another process holds the folder now, which is named.
+    """
+    if (who := holder(folder)) is not None:
+        raise _held(folder, who)
+
+
+def _held(folder: Path, who: str) -> CorpusError:
+    return CorpusError(f"another run is writing to {folder} now ({who}); wait for it to end, or end it")
 
 
 def _try(stream: IO[bytes], folder: Path, *, shared: bool) -> bool:

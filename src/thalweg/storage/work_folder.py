@@ -87,7 +87,10 @@ class WorkFolder(AbstractContextManager["WorkFolder"]):
 
     def clear(self) -> None:
         """Drop the run. The folder stays ours."""
-        write_durably(self._manifest, lambda stream: None)
+        try:
+            write_durably(self._manifest, lambda stream: None)
+        except OSError:  # on a full disk there may be no room for an empty file
+            self._manifest.unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.name in (LOCK, self._manifest.name):
                 continue
@@ -97,8 +100,10 @@ class WorkFolder(AbstractContextManager["WorkFolder"]):
 
     def drop(self) -> None:
         """Drop the run and the folder, unless it holds something else; and let other processes have it."""
+        if not self.in_place:
+            return
         self.clear()
-        self._manifest.unlink()
+        self._manifest.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:

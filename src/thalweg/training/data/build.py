@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -125,7 +126,7 @@ def _built(folder: Path) -> Built:
 def _digest(source: Source, options: Options) -> str:
     stated = {
         "format": FORMAT,
-        "files": [[str(Path(file.path).resolve()), file.size, file.modified_ns] for file in source.files],
+        "files": [[os.path.realpath(file.path), file.size, file.modified_ns] for file in source.files],
         "kinds": [file.kind for file in source.files],
         "instructions": source.instructions,
         "name": source.name,  # the draws depend on it

@@ -28,14 +28,14 @@ def find_files(place: str) -> list[InputFile]:
     Raises:
         CorpusError: there are none, or one that is named is in another format.
     """
-    files, unreadable = discover([place], suffixes=TABLE_SUFFIXES)
-    if unreadable:
-        raise CorpusError(f"{unreadable[0].path} cannot be read: {unreadable[0].error.strerror}")
-    for file in files:
+    found = discover([place], suffixes=TABLE_SUFFIXES)
+    if found.unreadable:
+        raise CorpusError(f"{found.unreadable[0].path} cannot be read: {found.unreadable[0].error.strerror}")
+    for file in found.files:
         if file.kind == TEXT:
             known = ", ".join(TABLE_SUFFIXES)
             raise CorpusError(f"{file.path!r} is not among the formats that are read ({known}); convert it")
-    return files
+    return found.files
 
 
 def is_data_file(name: str) -> bool:

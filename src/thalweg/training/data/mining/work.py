@@ -18,6 +18,8 @@ from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.settings import Mode
 from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import check_no_link, in_words
+from thalweg.storage.lock import check_not_held
 from thalweg.storage.work_folder import WorkFolder, has_begun
 from thalweg.training.data.mining.output import SUFFIXES
 
@@ -29,10 +31,13 @@ def check_out(out: Path, mode: Mode) -> None:
     """Look before anything is loaded whether a run may write to `out`.
 
     Raises:
-        CorpusError: no known format, or something is there and neither resuming nor overwriting was asked for.
+        CorpusError: no known format; a link; another run writes to it now; or something is there and neither resuming
+            nor overwriting was asked for.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise CorpusError(f"{out} must end in {' or '.join(SUFFIXES)}")
+    check_no_link(out)
+    check_not_held(parts_path(out))
     if mode == "overwrite":
         return
     if has_begun(parts_path(out)):
@@ -57,5 +62,10 @@ def working(out: Path, manifest: Manifest, mode: Mode) -> Iterator[Path]:
             manifest.check_inputs(work.path / INPUTS)
         else:
             work.begin(manifest.summary(), lambda: manifest.write_inputs(work.path / INPUTS))
-        yield work.path
+        try:
+            yield work.path
+        except OSError as error:
+            raise CorpusError(
+                f"{in_words(error)}; what is done is saved in {work.path}: mend that, then go on with --resume"
+            ) from error
         work.drop()
