@@ -147,7 +147,7 @@ CALLS: list[Callable[[Embedder, Any], Any]] = [
 @pytest.mark.parametrize(
     "value",
     [None, 5, 512.0, "512", -1, 0, True, b"x", [], [1], {}, {"a": 1}, object(), Path("nowhere"), float("nan"), "gpu"],
-    ids=repr,
+    ids=lambda value: "an object" if type(value) is object else repr(value),
 )
 @pytest.mark.parametrize("call", range(len(CALLS)))
 def test_wrong_types_give_errors_of_ours(model: Embedder, call: int, value: Any) -> None:
