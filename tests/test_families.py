@@ -81,7 +81,7 @@ def test_everything_derives_from_the_rows(family: Family) -> None:
     model = recurrent_model(SHAPES[family.sizes[0].name], torch.float32, layers=1, vocabulary=8)
     assert type(model) is named(family.model)
     assert family_of(model.config) is find_family(family.name) is family
-    assert family.inner_chunk(model.config, torch.float32, False) >= 1
+    assert family.inner_chunk(model.config, torch.device("cpu"), torch.float32) >= 1
     assert format_to_write(model).family == family.name
     for row in family.transformers:
         assert (CLASSES.get(row.model_type) is None) == family.in_transformers
@@ -114,6 +114,7 @@ def test_names_are_unique() -> None:
     assert unique([row.model_type for family in FAMILIES for row in family.transformers])
 
 
+@pytest.mark.subprocess
 def test_rows_and_shapes_need_no_torch() -> None:
     program = "import sys, thalweg.families, thalweg.bench.shapes; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)

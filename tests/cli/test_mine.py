@@ -39,8 +39,8 @@ def test_mining(thalweg_command: Command, model_folder: Path, tmp_path: Path, li
     arguments = ["mine", data, "-o", out, "--model", model, "--library", library, "-n", 2]
     result = thalweg_command(*arguments)
     assert result.exit_code == 0, result.output
-    assert "1 duplicate rows left out" in result.stderr
-    assert "13 negatives that rows had before replaced" in result.stderr
+    assert "1 duplicate row left out" in result.stderr
+    assert "13 earlier negatives replaced" in result.stderr
     assert f"12 rows, 24 negatives out of 12 texts for 12 queries → {out}" in result.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     positives = {row["positive"] for row in rows}

@@ -335,6 +335,7 @@ def test_what_an_endpoint_says(thalweg_command: Command, tmp_path: Path) -> None
     assert not obeyed(result.output)
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("debug", [True, False])
 def test_tracebacks_of_the_command(tmp_path: Path, debug: bool) -> None:
     """In a process of its own: what Python and typer would print of an error that nobody caught."""

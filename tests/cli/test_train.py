@@ -204,10 +204,10 @@ def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str,
     [
         ('{"query": "a"}\n', "its first row has query"),
         ('{"sentence1": "a", "score": 1}\n', "'sentence2' must be a text"),
-        ("{", "line 1 is not JSON lines"),
-        ("3\n", "line 1 is not JSON lines: a row is an object"),
-        ('\n{"sentence1": "a", "sentence2": "b", "score": 1}\n[1]\n', "line 3 is not JSON lines: a row is an object"),
-        ("[" * 100_000 + "\n", "line 1 is not JSON lines"),
+        ("{", "line 1: not JSON"),
+        ("3\n", "line 1: a JSON object was expected"),
+        ('\n{"sentence1": "a", "sentence2": "b", "score": 1}\n[1]\n', "line 3: a JSON object was expected"),
+        ("[" * 100_000 + "\n", "line 1: not JSON"),
         ('{"sentence1": "a", "sentence2": "b", "score": 1}\n', "every score is 1"),
         ('{"sentence1": "a", "sentence2": "b", "score": 1}\n' * 3, "every score is 1"),
         ('{"sentence1": "a", "sentence2": "b", "score": NaN}\n' * 3, "'score' must be a number, but a row has nan"),
@@ -232,7 +232,7 @@ def test_a_dev_set_that_is_a_damaged_archive(thalweg_command: Command, files: di
         path.write_bytes(content)
         done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], "--dev", path)
         assert done.exit_code == 1
-        assert "sts.jsonl.gz is not JSON lines" in done.stderr
+        assert "sts.jsonl.gz: the gzip data" in done.stderr
 
 
 def test_a_dev_set_without_an_order_ends_the_run(thalweg_command: Command, files: dict[str, Path]) -> None:

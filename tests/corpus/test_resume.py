@@ -281,6 +281,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="limits")
 def test_a_disk_without_room_is_named_and_costs_nothing_that_was_saved(
     corpus: Path, embedder: thalweg.Embedder, model_folder: Path, tmp_path: Path

@@ -151,6 +151,7 @@ def test_wkv7_neither_drifts_nor_overflows() -> None:
     assert relative_error(state, exact_state) < 1e-5
 
 
+@pytest.mark.subprocess
 def test_no_kernel_reads_or_writes_outside_its_tensors() -> None:
     """All of them at odd sizes under AddressSanitizer."""
     script = Path(__file__).parents[2] / "scripts" / "check_kernels.py"

@@ -82,6 +82,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="limits")
 def test_what_does_not_fit_on_the_disk_is_not_there_by_half(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -28,6 +28,7 @@ def test_the_holder_is_named_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.subprocess
 def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
     program = "import os; from pathlib import Path; from thalweg.storage.lock import hold; "
     program += f"lock = hold(Path({str(tmp_path)!r})); os._exit(9)"

@@ -196,6 +196,7 @@ print(ids, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_memory_does_not_grow_with_the_text() -> None:
     def run(megabytes: int) -> tuple[int, int]:

@@ -45,11 +45,11 @@ _AFTER_MODEL = ("Pooling", "Lexicon", "Normalize")
 _POOLING = {kind.stored_name: kind.name for kind in POOLINGS.values()}
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
+    Mean.stored_flag: Mean.stored_name,
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
-    **{kind.stored_flag: kind.stored_name for kind in POOLINGS.values()},
-}
+} | {kind.stored_flag: kind.stored_name for kind in POOLINGS.values()}
 
 
 @dataclass(frozen=True)

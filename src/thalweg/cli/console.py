@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +78,7 @@ def print_json(value: Any) -> None:
 
 def to_json(value: Any) -> str:
     """JSON as it is written into files and shown; all characters escaped where stdout does not take every one."""
-    takes_all = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    takes_all = stdout().encoding.lower().startswith("utf")
     return json.dumps(value, ensure_ascii=not takes_all, indent=2, allow_nan=False)
 
 

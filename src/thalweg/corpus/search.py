@@ -91,7 +91,7 @@ def restored(stored: Stored, metadata: Metadata) -> FloatArray:
 
 
 def _query_vector(
-    embedder: Embedder, metadata: Metadata, query: str, *, prompt: str | None, prompt_name: str | None
+    embedder: Embedder, metadata: Metadata, query: str, *, prompt: str | None = None, prompt_name: str | None = None
 ) -> FloatArray:
     vector = embedder.encode_query([query], normalize_embeddings=False, prompt=prompt, prompt_name=prompt_name)
     # Cut and scaled as the documents were.

@@ -101,6 +101,8 @@ def load(
         name_or_path = None
     source = model_folder() if name_or_path is None else name_or_path
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    if quantize is not None and device is not None and str(device).partition(":")[0] in ("cuda", "mps", "meta"):
+        raise InvalidInputError(f"quantize={quantize!r} runs on the CPU only, not on {device}")
     place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(folder, dtype=torch_dtype(dtype), device=place, quantize=quantize)
     return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)

@@ -35,20 +35,39 @@ PATIENCE = 256
 """Steps for which that lasts after two clients were last seen."""
 
 WINDOW = 32
-"""Documents of a client that are looked at ahead of their turn, so that a long one without a free state does not stop
-the short ones behind it."""
+"""Long documents of a client that are looked at ahead of their turn, so that one without a free state does not stop the
+short ones behind it."""
 
 
 @dataclass
 class _Line:
-    """One client's documents of one priority, in the order in which they came. Those in `seen` have been read ahead."""
+    """One client's documents of one priority, each kind in the order in which they came.
 
-    seen: list[Document] = field(default_factory=list)
+    short: those that begin and end in one step, without a state; long: others that have been read ahead; unseen: those
+    that have not; known: tokens of the short ones.
+    """
+
+    short: dict[Document, None] = field(default_factory=dict)
+    long: dict[Document, None] = field(default_factory=dict)
     unseen: deque[Document] = field(default_factory=deque)
+    known: int = 0
     credit: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.seen or self.unseen)
+        return bool(self.short or self.long or self.unseen)
+
+    def __len__(self) -> int:
+        return len(self.short) + len(self.long) + len(self.unseen)
+
+    def remove(self, document: Document) -> None:
+        """Forget a document, which may be here or not."""
+        if document in self.short:
+            del self.short[document]
+            self.known -= document.n_ahead
+        elif document in self.long:
+            del self.long[document]
+        elif document in self.unseen:
+            self.unseen.remove(document)
 
 
 class Pending:
@@ -65,7 +84,7 @@ class Pending:
         self._lines: dict[int, dict[Hashable, _Line]] = {}  # by priority, by client: the first client's turn is next
 
     def __len__(self) -> int:
-        return sum(len(line.seen) + len(line.unseen) for line in self._all())
+        return sum(len(line) for line in self._all())
 
     def add(self, document: Document, *, first: bool = False) -> None:
         """Behind the others of its client and priority, or before them."""
@@ -79,19 +98,20 @@ class Pending:
         """Forget a document, which may be here or not."""
         line = self._lines.get(document.priority, {}).get(document.client)
         if line is not None:
-            line.seen = [other for other in line.seen if other is not document]
-            if document in line.unseen:
-                line.unseen.remove(document)
+            line.remove(document)
 
     def read(self) -> None:
         """Look ahead in the documents whose turn may come in the next step."""
         for line in self._all():
-            known = sum(document.n_ahead for document in line.seen if self._is_whole(document))
-            while line.unseen and len(line.seen) < WINDOW and known < self._schedule.max_tokens_per_step:
+            while line.unseen and not self._is_read(line):
                 document = line.unseen.popleft()
-                if self._look_ahead(document):
-                    line.seen.append(document)
-                    known += document.n_ahead if self._is_whole(document) else 0
+                if not self._look_ahead(document):
+                    continue
+                if self._is_short(document):
+                    line.short[document] = None
+                    line.known += document.n_ahead
+                else:
+                    line.long[document] = None
         for priority, lines in list(self._lines.items()):
             for client in [client for client, line in lines.items() if not line]:
                 del lines[client]
@@ -101,48 +121,43 @@ class Pending:
     def is_full(self, client: Hashable = None, priority: int = 0) -> bool:
         """Whether another document of a client would not be looked at before the next step."""
         line = self._lines.get(priority, {}).get(client)
-        if line is None:
-            return False
-        known = sum(document.n_ahead for document in line.seen if self._is_whole(document))
-        return bool(line.unseen) or len(line.seen) >= WINDOW or known >= self._schedule.max_tokens_per_step
+        return line is not None and (bool(line.unseen) or self._is_read(line))
 
     def short_tokens(self, most: int) -> int:
-        """Tokens of the short documents that have been read ahead, `most` or more once they are so many."""
-        total = 0
-        for line in self._all():
-            for document in line.seen:
-                total += document.n_ahead if self._is_short(document) else 0
-                if total >= most:
-                    return total
-        return total
+        """Tokens of the short documents that have been read ahead, at most `most`."""
+        return min(most, sum(line.known for line in self._all()))
 
     def take_short(self, free: int) -> list[Document]:
-        """Short documents, and others that fit whole, for `free` tokens; clients in turn."""
+        """Short documents for `free` tokens; clients in turn."""
         taken: list[Document] = []
         for lines in self._by_priority():
             idle = 0
             while free > 0 and idle < len(lines):
                 client = next(iter(lines))
                 line = lines[client]
-                fitting = [d for d in line.seen if self._is_whole(d) and d.n_ahead <= free]
-                if not fitting:
-                    idle += 1
-                    lines[client] = lines.pop(client)
-                    continue
-                line.credit += QUANTUM
-                while fitting and fitting[0].n_ahead <= min(line.credit, free):
-                    document = fitting.pop(0)
-                    line.seen.remove(document)
-                    line.credit -= document.n_ahead
-                    free -= document.n_ahead
-                    taken.append(document)
-                    idle = 0
-                    fitting = [d for d in fitting if d.n_ahead <= free]
-                if not any(self._is_whole(d) for d in line.seen):
-                    line.credit = 0
-                if free > 0 or not fitting:
+                before = free
+                free = self._turn(line, free, taken)
+                fits = any(document.n_ahead <= free for document in line.short)
+                idle = idle + 1 if free == before and not fits else 0
+                if free > 0 or not fits:
                     lines[client] = lines.pop(client)  # its turn is over
         return taken
+
+    def _turn(self, line: _Line, free: int, taken: list[Document]) -> int:
+        """One turn of a client: what fits of its short documents, for its credit. Returns the tokens that are left."""
+        line.credit += QUANTUM
+        for document in list(line.short):
+            if document.n_ahead > line.credit or free == 0:
+                break
+            if document.n_ahead > free:
+                continue  # a smaller one behind it may fit
+            line.remove(document)
+            line.credit -= document.n_ahead
+            free -= document.n_ahead
+            taken.append(document)
+        if not line.short:
+            line.credit = 0
+        return free
 
     def take_long(self, rows: int, held: dict[Hashable, int], *, all_waiting: bool) -> list[Document]:
         """Documents that need a state, for so many free rows; first those of clients that hold the fewest.
@@ -157,7 +172,7 @@ class Pending:
                 if not choice:
                     break
                 _, client, document = min(choice, key=lambda entry: entry[0])
-                lines[client].seen.remove(document)
+                lines[client].remove(document)
                 counts[client] = counts.get(client, 0) + 1
                 taken.append(document)
         return taken
@@ -167,31 +182,28 @@ class Pending:
         wanted: dict[Hashable, int] = {}
         for lines in self._lines.values():
             for client, line in lines.items():
-                n = sum(self._needs_row(document) for document in line.seen)
-                if n:
-                    wanted[client] = wanted.get(client, 0) + n
+                if line.long:
+                    wanted[client] = wanted.get(client, 0) + len(line.long)
         return wanted
 
     def _first_long(self, lines: dict[Hashable, _Line], all_waiting: bool) -> Iterator[tuple[Hashable, Document]]:
         for client, line in lines.items():
-            for document in line.seen:
-                if self._needs_row(document) and (all_waiting or not self._waits(document)):
+            for document in line.long:
+                if all_waiting or not self._waits(document):
                     yield client, document
                     break
 
-    def _is_whole(self, document: Document) -> bool:
-        """Whether it can begin and end in one step, without a state of its own."""
-        whole = document.ended and document.piece(self._schedule.vertical_chunk_size) == document.n_ahead
-        return whole and not document.owns_state
+    def _is_read(self, line: _Line) -> bool:
+        """Whether enough of a client's documents are known for the next step."""
+        return len(line.long) >= WINDOW or line.known >= self._schedule.max_tokens_per_step
+
+    def _is_short(self, document: Document) -> bool:
+        """Whether it begins and ends in one step, without a state of its own, and may be sure of room for that."""
+        most = self._schedule.short_tokens
+        return document.ended and not document.owns_state and document.piece(most) == document.n_ahead
 
     def _waits(self, document: Document) -> bool:
         return document.answer is Answer.WAITING and document.ready < self._schedule.vertical_chunk_size
-
-    def _is_short(self, document: Document) -> bool:
-        return self._is_whole(document) and document.n_ahead <= self._schedule.short_tokens
-
-    def _needs_row(self, document: Document) -> bool:
-        return not self._is_short(document) and document.ready > 0
 
     def _by_priority(self) -> Iterator[dict[Hashable, _Line]]:
         for priority in sorted(self._lines, reverse=True):

@@ -98,7 +98,7 @@ class BlockingSource:
         pull: the next ids, at most as many as asked for, and whether they are the last.
     """
 
-    BLOCK = 1024
+    BLOCK = 512
     """Ids that are pulled at a time."""
     AHEAD = 2
     """Blocks that are held."""

@@ -52,8 +52,8 @@ class Settings:
                 raise InvalidInputError(f"{task_type}={count} is no number of examples of {', '.join(TASK_TYPES)}")
         if sum(self.counts.values()) > MOST_EXAMPLES:
             raise InvalidInputError(
-                f"{sum(self.counts.values()):,} examples are wanted, more than the {MOST_EXAMPLES:,} of one run; start "
-                "several, each with another --seed and folder"
+                f"more examples are wanted than one run makes: {sum(self.counts.values()):,} of {MOST_EXAMPLES:,} at "
+                "most; start several, each with another --seed and folder"
             )
         if not self.languages:
             raise InvalidInputError("no language is left to write in")
