@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 import thalweg
+from thalweg.checkpoints import describe_checkpoint
 from thalweg.errors import CheckpointError, ThalwegError
 
 SECONDS, BYTES = 10, 2 * 2**30
@@ -236,6 +237,8 @@ def attempt(base: Path, seed: int) -> tuple[str, str | None]:
         began = time.monotonic()
         signal.alarm(SECONDS)
         try:
+            if rng.random() < 0.2:
+                describe_checkpoint(folder)
             model = thalweg.load(folder, device="cpu", dtype=rng.choice([None, None, "auto", "bfloat16"]))
             came = "a model"
             try:

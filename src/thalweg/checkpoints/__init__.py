@@ -5,12 +5,14 @@ Files, each with one reason:
     files.py    tensor files, memory-mapped        mamba2.py    the formats of one family, as data
     structure.py config and shapes → model         embedding.py pooling, prompts: sentence-transformers' files
     loader.py   folder → model with its weights    lexicon.py   the codes of a lexicon
+    describe.py the same without weights           fingerprint.py  a short name for the contents
     saver.py    model → folder                     card.py      its README
     tokens.py   special tokens                     tokenizer_files.py  a tokenizer's files, written
     fields.py   typed JSON                         auto_map.py  so that AutoModel opens what transformers lacks
 """
 
 from thalweg.checkpoints.card import model_card
+from thalweg.checkpoints.describe import describe_checkpoint
 from thalweg.checkpoints.embedding import (
     EmbeddingConfig,
     read_embedding_config,
@@ -27,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "EmbeddingConfig",
     "TokenIds",
+    "describe_checkpoint",
     "keeps_float32",
     "load_checkpoint",
     "model_card",
