@@ -60,8 +60,13 @@ def test_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize(
+    ("dtype", "quantize"),
+    [
+        *((dtype, None) for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
+        *((dtype, quantize) for dtype in (torch.float32, torch.bfloat16) for quantize in ("int8", "int4")),
+    ],
+)
 def test_random_weights_have_the_dtypes_of_a_checkpoint(
     family: str, dtype: torch.dtype, quantize: Quantization | None, tmp_path: Path
 ) -> None:

@@ -59,7 +59,8 @@ def test_a_plain_language_model(tmp_path: Path) -> None:
 def test_pooling(tmp_path: Path, pooling: dict[str, Any], expected: str, normalize: bool, style: str) -> None:
     kinds = ["Pooling"] + ["Normalize"] * normalize
     types = [OLD + kind if style == "old" else NEW[kind] for kind in kinds]
-    _write(tmp_path, "modules.json", _modules(*types, first=NEW["Transformer"] if style == "new" else OLD + "X"))
+    first = NEW["Transformer"] if style == "new" else OLD + "Transformer"
+    _write(tmp_path, "modules.json", _modules(*types, first=first))
     _write(tmp_path, "1_Pooling/config.json", pooling)
     config = read_embedding_config(tmp_path)
     assert (config.pooling, config.normalize, config.untuned) == (expected, normalize, False)

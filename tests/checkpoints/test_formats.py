@@ -183,7 +183,7 @@ def test_keys_that_the_reference_ignores(tmp_path: Path) -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer of at least 1, but is 0"),
         ({"state_size": 8.5}, r"state_size must be an integer.* 8\.5"),
         ({"use_bias": "no"}, 'use_bias must be true or false, but is "no"'),
-        ({"layer_norm_epsilon": "small"}, 'layer_norm_epsilon must be a number, but is "small"'),
+        ({"layer_norm_epsilon": "small"}, 'layer_norm_epsilon must be a number from 0 to 1, but is "small"'),
         ({"time_step_limit": [0.1]}, r"time_step_limit must be two numbers.*\[0\.1\]"),
         ({"time_step_limit": "01"}, "time_step_limit must be two numbers"),
         ({"time_step_limit": [0.2, 0.1]}, r"0 <= low <= high, but is \[0\.2, 0\.1\]"),
@@ -322,8 +322,8 @@ def test_tensors_that_do_not_fit(tmp_path: Path, name: str, value: torch.Tensor 
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
-    write_transformers(tmp_path, tiny_config(), extra={"num_hidden_layers": 4})
-    with pytest.raises(CheckpointError, match=r"18 missing: layers\.2\.mixer\.A_log, .* … and 8 more"):
+    write_transformers(tmp_path, tiny_config(num_hidden_layers=4), prefix=False, extra={"num_hidden_layers": 2})
+    with pytest.raises(CheckpointError, match=r"18 left over: layers\.2\.mixer\.A_log, .* … and 8 more"):
         load_checkpoint(tmp_path)
 
 

@@ -133,7 +133,7 @@ def test_absent_keys_take_the_defaults_of_transformers(tmp_path: Path, config: A
         ({"time_step_rank": "many"}, 'time_step_rank must be an integer of at least 1, but is "many"'),
         ({"state_size": 8.5}, r"state_size must be an integer.* 8\.5"),
         ({"use_conv_bias": 1}, "use_conv_bias must be true or false, but is 1"),
-        ({"num_hidden_layers": 3}, r"10 missing: layers\.2"),
+        ({"num_hidden_layers": 3}, "n_layers is 3, but the weight files hold 2 layers"),
         ({"use_bias": True}, r"4 missing: layers\.0\.mixer\.in_proj\.bias"),
         ({"intermediate_size": 48}, r"in_proj\.weight is \[128, 32\] in the file but should be \[96, 32\]"),
     ],

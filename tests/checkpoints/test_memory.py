@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from thalweg.bench.shapes import SHAPES
+from thalweg.bench.weights import recurrent_model
+from thalweg.checkpoints import save_checkpoint
 from thalweg.checkpoints.formats import FORMATS
+from thalweg.families import FAMILIES, find_family
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 
 from .formats import tiny_config, write_transformers, write_weights
@@ -70,3 +74,85 @@ def test_peak(tmp_path: Path, dtype: torch.dtype, single: str) -> None:
     grown, weights = (int(number) for number in done.stdout.split())
     assert 180e6 < weights < 240e6
     assert 0.95 * weights <= grown <= 1.15 * weights
+
+
+# One process that has imported everything forks another for every way to load: each begins with the same memory.
+_RUNS = """
+import ctypes, gc, json, os, sys
+import numpy as np, torch
+from thalweg.checkpoints import load_checkpoint
+from thalweg.engine.engine import Engine
+from thalweg.engine.memory_plan import plan_memory
+from thalweg.engine.schedule import Schedule
+from thalweg.engine.sources import Ids
+
+torch.set_num_threads(1)
+tiny, folder, ways = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+bounds = Schedule(max_tokens_per_step=512, vertical_chunk_size=512, max_in_flight=1)
+
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+def embed(checkpoint, n_tokens):
+    ids = np.arange(n_tokens) % checkpoint.config.vocab_size
+    for _ in Engine(checkpoint.model, "last", bounds).run([Ids(ids)]):
+        pass
+
+def measure(dtype, quantize):
+    dtype = getattr(torch, dtype)
+    embed(load_checkpoint(tiny, dtype=dtype, quantize=quantize), 1200)
+    for kind in (torch.float32, dtype):  # matrix products keep buffers of their own
+        square = torch.ones(1024, 1024, dtype=kind)
+        square @ square
+    del square
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = status("VmRSS")
+    checkpoint = load_checkpoint(folder, dtype=dtype, quantize=quantize)
+    plan = plan_memory(checkpoint.model, bounds, "last")
+    for parameter in checkpoint.model.parameters():
+        parameter.view(-1)[::64].sum()  # touches every page
+    embed(checkpoint, 1200)
+    return {"plan": plan.total, "weights": plan.weights, "peak": status("VmHWM") - before}
+
+for way in ways:
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        print(json.dumps(measure(*way)))
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+_LIBRARIES = 8 << 20
+"""What matrix products of other shapes may keep for themselves."""
+
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_WAYS = [*((dtype, None) for dtype in _DTYPES), *((d, q) for d in _DTYPES[:2] for q in ("int8", "int4"))]
+_CASES = [(family.name, torch.float32, [("bfloat16", None), ("bfloat16", "int8")]) for family in FAMILIES[1:]]
+_CASES += [(FAMILIES[0].name, stored, _WAYS) for stored in (torch.float32, torch.bfloat16)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(("family", "stored", "ways"), _CASES, ids=[f"{name}-{dtype}" for name, dtype, _ in _CASES])
+def test_from_the_file_to_the_vectors_the_plan_is_not_exceeded(
+    tmp_path: Path, family: str, stored: torch.dtype, ways: list[tuple[str, str | None]]
+) -> None:
+    """Whatever dtype the file has and the weights get. One parameter that was left a view of its file kept all of it in
+    memory beside the converted weights, and embeddings were there twice while they were converted."""
+    shape = SHAPES[find_family(family).sizes[0].name]
+    for name, layers, vocabulary in (("tiny", 1, 64), ("large", 4 if len(ways) > 2 else 2, 30_000)):
+        model = recurrent_model(shape, torch.float32, layers=layers, vocabulary=vocabulary)
+        save_checkpoint(model, tmp_path / name, tokenizer_folder=None, embedding=None, dtype=stored)
+    command = [sys.executable, "-c", _RUNS, str(tmp_path / "tiny"), str(tmp_path / "large"), json.dumps(ways)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(ways)
+    for way, each in zip(ways, found, strict=True):
+        mebibytes = {name: n >> 20 for name, n in each.items()}
+        assert 0.9 * each["weights"] <= each["peak"] <= 1.15 * each["plan"] + _LIBRARIES, (way, mebibytes)

@@ -88,7 +88,7 @@ def test_save_and_load_again(tmp_path: Path) -> None:
     [
         ({"attn": {"layers": [1]}}, "attn names attention layers"),
         ({"hidden_act": "relu"}, 'hidden_act is "relu", which is not supported'),
-        ({"value_dim": [32, 32, 64]}, r"value_dim is \[32, 32, 64\]; layers of different width are not supported"),
+        ({"value_dim": [32, 32, 64]}, r"layers of different width are not supported, but is \[32, 32, 64\]"),
         ({"head_dim": 7}, "head_dim=7 does not divide d_model=32"),
         ({"gate_low_rank_dim": 8}, r"g_lora.lora.0.weight is \[7, 32\] in the file but should be \[8, 32\]"),
     ],

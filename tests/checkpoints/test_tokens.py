@@ -10,6 +10,7 @@ import pytest
 
 from thalweg.checkpoints import load_checkpoint
 from thalweg.checkpoints.tokens import TokenIds, read_token_ids
+from thalweg.errors import CheckpointError
 
 from .formats import mistral_config, tiny_config, write_mamba_ssm, write_mistral, write_tokenizer, write_transformers
 
@@ -53,9 +54,33 @@ def test_ids_from_the_vocabulary(tmp_path: Path, tokenizer: dict[str, Any]) -> N
     assert _ids(tmp_path) == TokenIds(4, 3, 92)
 
 
-@pytest.mark.parametrize("nonsense", [True, "2", 2.0, -1, 100, []])
-def test_ids_that_cannot_be(tmp_path: Path, nonsense: object) -> None:
-    assert _ids(tmp_path, {"eos_token_id": nonsense}).eos == 90
+@pytest.mark.parametrize("nothing", [None, [], -1, [-1]])
+def test_no_id_is_stated(tmp_path: Path, nothing: object) -> None:
+    assert _ids(tmp_path, {"eos_token_id": nothing}).eos == 90
+
+
+@pytest.mark.parametrize("kind", ["eos", "bos", "pad"])
+@pytest.mark.parametrize("nonsense", [True, "2", 2.5, -2, 100, 10**9, 10**400, [100], ["2"], {}, float("nan")])
+def test_ids_that_cannot_be(tmp_path: Path, kind: str, nonsense: object) -> None:
+    with pytest.raises(CheckpointError, match=f"the config: {kind}_token_id must be"):
+        _ids(tmp_path, {f"{kind}_token_id": nonsense})
+
+
+@pytest.mark.parametrize("id_", ["²", "9" * 5000, "-1", "two", ""])
+def test_added_tokens_under_what_is_no_id(tmp_path: Path, id_: str) -> None:
+    _write(tmp_path, tokenizer_config={**NAMED, "added_tokens_decoder": {id_: {"content": "</s>"}}})
+    with pytest.raises(CheckpointError, match="added_tokens_decoder must be by token ids"):
+        _ids(tmp_path)
+
+
+@pytest.mark.parametrize("nonsense", [5, "</s>", [5, None, []], {"content": "</s>"}, [{"content": 5, "id": "x"}]])
+def test_added_tokens_of_another_type(tmp_path: Path, nonsense: object) -> None:
+    """Nobody's ids: what the tokenizers library makes of the file is seen when the tokenizer is loaded."""
+    _write(tmp_path, tokenizer={"added_tokens": nonsense, "model": nonsense}, special_tokens_map=NAMED)
+    assert _ids(tmp_path) == TokenIds(90, 91, 92)
+    _write(tmp_path, tokenizer_config={**NAMED, "added_tokens_decoder": [5]})
+    with pytest.raises(CheckpointError, match="added_tokens_decoder must be an object, but is"):
+        _ids(tmp_path)
 
 
 def test_configs_beside_the_rwkv_vocabulary_do_not_count(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_of_two_numbers_of_blocks_the_one_that_transformers_builds_counts(tmp_pa
         ({"add_post_norm": True}, "add_post_norm is true, which is not supported"),
         ({"hidden_size": 64}, "hidden_size is 64 but embedding_dim is 32: they must be equal"),
         ({"num_heads": 3}, "n_heads=3 does not divide d_qk=16"),
-        ({"gate_soft_cap": 0}, "gate_soft_cap must be above 0, got 0"),
+        ({"gate_soft_cap": 0}, "gate_soft_cap must be a number from 0.001 to 1e\\+06, but is 0"),
         ({"force_bos_token_insert": "yes"}, 'force_bos_token_insert must be true or false, but is "yes"'),
         ({"use_bias": True}, r"missing: layers.0.ffn.down.bias, layers.0.ffn.gate.bias"),
         ({"num_blocks": 1}, "left over: backbone.blocks.1.ffn.proj_down.weight"),

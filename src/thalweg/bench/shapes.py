@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import InvalidInputError
+from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.families import FAMILIES
+from thalweg.storage.untrusted_json import read_json
 
 ENCODERS = ("modernbert", "bert", "roberta", "xlm-roberta")
 DECODERS = ("mistral", "llama", "qwen2", "qwen3", "gemma3_text")
@@ -78,9 +78,10 @@ def shape(name: str) -> Shape:
 def attends(folder: Path) -> bool:
     """Whether a checkpoint folder holds a transformer, to be run as a baseline, by its config."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except CheckpointError:
         return False
+    kind = config.get("model_type") if isinstance(config, dict) else None
     return kind in (*ENCODERS, *DECODERS)
 
 

@@ -12,17 +12,20 @@ Files, whose formats differ between releases (what is written here suits 5.x and
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from thalweg.assets import MODULE_FILE, module_file
-from thalweg.checkpoints.fields import Fields, read_json, read_json_object, read_optional_object, write_json
+from thalweg.checkpoints.fields import Fields, read_json_object, read_optional_object, write_json
 from thalweg.checkpoints.lexicon import read_lexicon, write_lexicon
 from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.pooling import POOLINGS, LastToken, Lexicon, Mean
+from thalweg.storage.untrusted_json import read_json
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 ModuleClasses = Literal["stock", "thalweg", "either"]
@@ -30,6 +33,10 @@ ModuleClasses = Literal["stock", "thalweg", "either"]
 `thalweg_module.py`, which are thalweg's where it is installed and else sentence-transformers'."""
 
 OWN_FILE = "thalweg.json"
+
+MAX_EOS = 256
+"""End tokens that may be put after a text; published models have one, or a few."""
+
 _STOCK = "sentence_transformers.models."  # the names before 5.4 are the only ones that every release resolves
 _PACKAGE = "thalweg.integrations.sentence_transformers."
 _FILE = f"{MODULE_FILE.removesuffix('.py')}."
@@ -38,6 +45,9 @@ _CLASSES: dict[str, tuple[str, str, str | None]] = {
     "thalweg": (f"{_PACKAGE}ThalwegModule", f"{_PACKAGE}Pooling", f"{_PACKAGE}LexiconModule"),
     "either": (f"{_FILE}Model", f"{_FILE}Pooling", f"{_FILE}Lexicon"),
 }
+_OWN_CLASS = re.compile(r"([\w.-]{1,96}/[\w.-]{1,96}--)?(?P<file>[A-Za-z_]\w{0,95})\.[a-z]?[A-Z]\w{0,95}", re.ASCII)
+_LIBRARIES = {"numpy", "tokenizers", "torch", "transformers"}
+MAX_PATH = 255
 _AFTER_MODEL = ("Pooling", "Lexicon", "Normalize")
 
 # sentence-transformers' name of each pooling, and the older flag for it. Only these flags are written: 6.x and 5.x
@@ -90,6 +100,8 @@ class EmbeddingConfig:
         _one_of("similarity", self.similarity, get_args(Similarity))
         if self.default_prompt_name is not None:
             _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
+        if not 1 <= self.n_eos <= MAX_EOS:
+            raise InvalidInputError(f"n_eos must be from 1 to {MAX_EOS}, but is {self.n_eos}")
         if self.lexicon is not None and (self.pooling != Mean.name or self.head is not None):
             raise InvalidInputError(
                 f"a lexicon goes with the mean of all tokens and without a head, not with pooling {self.pooling!r} and "
@@ -97,10 +109,13 @@ class EmbeddingConfig:
             )
 
 
-def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) -> EmbeddingConfig:
+def read_embedding_config(
+    folder: Path, default: EmbeddingConfig | None = None, *, d_model: int | None = None
+) -> EmbeddingConfig:
     """What a folder says about pooling, normalisation and prompts; no code of the folder is run.
 
-    `default` is what its format implies where it says nothing.
+    `default` is what its format implies where it says nothing. `d_model` is the width of the model's vectors, where
+    the caller knows it: a lexicon must have been made for it.
 
     Raises:
         CheckpointError: a pooling or a module that thalweg does not have, quoting it.
@@ -111,15 +126,15 @@ def read_embedding_config(folder: Path, default: EmbeddingConfig | None = None) 
     own = Fields(read_optional_object(folder / OWN_FILE), str(folder / OWN_FILE))
     common: dict[str, Any] = {
         "prompts": prompts,
-        "default_prompt_name": general.raw.get("default_prompt_name"),
-        "similarity": general.raw.get("similarity_fn_name") or "cosine",
-        "n_eos": own.integer("n_eos", default.n_eos if default else 1),
-        "head": own.raw.get("head", default.head if default else None),
+        "default_prompt_name": general.text("default_prompt_name"),
+        "similarity": general.text("similarity_fn_name") or "cosine",
+        "n_eos": own.integer("n_eos", default.n_eos if default else 1, maximum=MAX_EOS),
+        "head": own.text("head") if "head" in own.raw or default is None else default.head,
     }
     try:
         if not (folder / "modules.json").is_file():
             return replace(default, **common) if default else EmbeddingConfig(**common, untuned=True)
-        pooling, include_prompt, lexicon, normalize = _read_modules(folder)
+        pooling, include_prompt, lexicon, normalize = _read_modules(folder, d_model)
         return EmbeddingConfig(
             **common,
             pooling=pooling,
@@ -184,48 +199,61 @@ def save_model_settings(folder: Path, config: EmbeddingConfig) -> None:
     write_json(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
 
 
-def _read_modules(folder: Path) -> tuple[str, bool, Lexicon | None, bool]:
+def _read_modules(folder: Path, d_model: int | None) -> tuple[str, bool, Lexicon | None, bool]:
     """(pooling, include_prompt, lexicon, normalize) of modules.json."""
     path = folder / "modules.json"
     modules = read_json(path)
     if not isinstance(modules, list) or not modules or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{path} must hold a list of modules")
-    # The first module is the language model. Its class does not matter, nor may it: the published models bring their
-    # own, whose code is never run here. Its weights must be where we look for them.
+    # The first module is the language model. Its weights must be where we look for them.
     if modules[0].get("path"):
         raise CheckpointError(
-            f"{path}: the model lies in {modules[0]['path']!r}; move its files into {folder} and set the path to ''"
+            f"{path}: the model lies in {modules[0]['path']!r:.80}; move its files into {folder} and set the path to ''"
         )
-    kinds = [str(module.get("type")) for module in modules[1:]]
+    kinds = [Fields(module, str(path)).text("type") or "" for module in modules]
+    if not _may_be_model(kinds[0]):
+        raise CheckpointError(
+            f"{path}: the first module must be a language model, but its type is {kinds[0]!r:.80}: neither "
+            "sentence-transformers' Transformer, nor a class of thalweg or of the folder's own code (which is not run)"
+        )
+    kinds = kinds[1:]
     ours = ("sentence_transformers.", _PACKAGE, _FILE)
     names = [kind.rpartition(".")[2].removesuffix("Module") if kind.startswith(ours) else kind for kind in kinds]
     for kind, name in zip(kinds, names, strict=True):
         if name not in _AFTER_MODEL:
             raise CheckpointError(
-                f"{path}: module type {kind!r} is not supported; thalweg reads a language model, Pooling, Lexicon and "
-                "Normalize"
+                f"{path}: module type {kind!r:.80} is not supported; thalweg reads a language model, Pooling, Lexicon "
+                "and Normalize"
             )
     places = dict(zip(names, modules[1:], strict=True))
     if names[:1] != ["Pooling"] or names != [name for name in _AFTER_MODEL if name in places]:
         raise CheckpointError(
-            f"{path}: expected Pooling, then perhaps Lexicon and Normalize after the model, but found {names}"
+            f"{path}: expected Pooling, then perhaps Lexicon and Normalize after the model, but found {names[:8]}"
         )
     pooling, include_prompt = _read_pooling(_inside(folder, places["Pooling"]) / "config.json")
-    lexicon = read_lexicon(_inside(folder, places["Lexicon"]))[0] if "Lexicon" in places else None
+    lexicon = None
+    if "Lexicon" in places:
+        place = _inside(folder, places["Lexicon"])
+        lexicon, width = read_lexicon(place)
+        if d_model not in (None, width):
+            raise CheckpointError(f"{place}: made for vectors of {width} dimensions, but the model has {d_model}")
     if "Normalize" in places:
         _check_normalize(_inside(folder, places["Normalize"]) / "config.json")
     return pooling, include_prompt, lexicon, "Normalize" in places
 
 
 def _read_pooling(path: Path) -> tuple[str, bool]:
-    raw = read_json_object(path)
-    mode = raw.get("pooling_mode")
+    fields = Fields(read_json_object(path), str(path))
+    mode = fields.raw.get("pooling_mode")
     if mode is None:
-        mode = [name for flag, name in _POOLING_FLAGS.items() if raw.get(flag)] or [Mean.stored_name]
-    modes = [mode] if isinstance(mode, str) else list(mode)
+        mode = [name for flag, name in _POOLING_FLAGS.items() if fields.flag(flag, False)] or [Mean.stored_name]
+    modes = [mode] if isinstance(mode, str) else mode
+    if not isinstance(modes, list) or not all(isinstance(name, str) for name in modes):
+        raise fields.wrong("pooling_mode", mode, "a name or a list of names")
     if len(modes) != 1 or modes[0] not in _POOLING:
-        raise CheckpointError(f"{path}: pooling {'+'.join(modes)} is not supported; known: {', '.join(_POOLING)}")
-    return _POOLING[modes[0]], Fields(raw, str(path)).flag("include_prompt", True)
+        named = "+".join(modes)
+        raise CheckpointError(f"{path}: pooling {named:.80} is not supported; known: {', '.join(_POOLING)}")
+    return _POOLING[modes[0]], fields.flag("include_prompt", True)
 
 
 def _check_normalize(path: Path) -> None:
@@ -250,17 +278,38 @@ def _append_eos(folder: Path, pooling: str) -> bool:
 def _max_seq_length(folder: Path) -> int | None:
     path = folder / "sentence_bert_config.json"
     fields = Fields(read_optional_object(path), str(path))
-    return None if fields.raw.get("max_seq_length") is None else fields.integer("max_seq_length")
+    # Some say 10^30 for no limit.
+    return None if fields.raw.get("max_seq_length") is None else fields.integer("max_seq_length", maximum=2**128)
 
 
 def _inside(folder: Path, module: dict[str, Any]) -> Path:
     """The folder of a module, which may not lie outside the checkpoint's."""
-    relative = PurePosixPath(str(module.get("path") or ""))
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        raise CheckpointError(f"{folder / 'modules.json'}: {module.get('path')!r} is not a folder of this checkpoint")
+    path = Fields(module, str(folder / "modules.json")).text("path")
+    relative = PurePosixPath(path or "")
+    # No file system takes a longer name, and Python none that cannot be printed.
+    nameable = path is not None and path.isprintable() and len(path.encode()) <= MAX_PATH
+    if not nameable or relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        raise CheckpointError(f"{folder / 'modules.json'}: {path!r:.80} is not a folder of this checkpoint")
     return folder / relative
+
+
+def _may_be_model(kind: str) -> bool:
+    """Whether a module's type can be a language model: thalweg runs the weights itself, and no code of the folder, so
+    that only the name tells.
+
+    The published models bring a class of their own: `file.Class`, with `org/name--` before it where the file lies in
+    another repository. What is nobody's class, as `os.system`, means that modules.json is not what it should be.
+    """
+    name = kind.rpartition(".")[2]
+    if kind.startswith("sentence_transformers."):
+        return name == "Transformer"
+    if kind.startswith((_PACKAGE, _FILE)):
+        return name in ("ThalwegModule", "Model")
+    own = _OWN_CLASS.fullmatch(kind)
+    return own is not None and own["file"] not in sys.stdlib_module_names | _LIBRARIES
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InvalidInputError(f"{key} must be one of {', '.join(allowed) or '(none defined)'}, but is {value!r}")
+        known = f"{', '.join(allowed):.300}" or "(none defined)"
+        raise InvalidInputError(f"{key} must be one of {known}, but is {value!r:.80}")

@@ -8,22 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.errors import CheckpointError
+from thalweg.storage.untrusted_json import read_json
 
+MAX_INTEGER = 2**31 - 1
+"""The largest size or count that a config may state: above all that exists, below what sums and products overflow."""
 
-def read_json(path: Path) -> Any:
-    """The parsed file. Python's reader also takes the bare `Infinity` of published configs.
-
-    Raises:
-        CheckpointError: the file cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable JSON file ({error}); download it again") from error
+MAX_FACTOR = 1024.0
+"""The most that a config may say one width is of another."""
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """As `read_json`, for a file that must hold an object."""
+    """As `untrusted_json.read_json`, for a file that must hold an object."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, but holds {_short(value)}")
@@ -52,19 +47,38 @@ class Fields:
         self.raw = raw
         self.source = source
 
-    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
         value = self._get(key, default)
-        # bool is an int in Python, but `"num_heads": true` is a mistake; 4.0 for 4 is not.
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not float(value).is_integer() or value < minimum:
+        if isinstance(value, float) and value.is_integer():  # 4.0 for 4 is no mistake
+            value = int(value)
+        # bool is an int in Python, but `"num_heads": true` is a mistake.
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.wrong(key, value, f"an integer of at least {minimum}")
-        return int(value)
+        if value > maximum:
+            raise self.wrong(key, value, f"an integer of at most {maximum:,}")
+        return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def number(self, key: str, default: float | None = None, *, minimum: float, maximum: float) -> float:
+        """A finite number: NaN and infinity are no numbers that a model can be computed with."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.wrong(key, value, "a number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value <= maximum:
+            raise self.wrong(key, value, f"a number from {minimum:g} to {maximum:g}")
         return float(value)
+
+    def epsilon(self, key: str, default: float | None = None) -> float:
+        """What a norm adds to what it divides by."""
+        return self.number(key, default, minimum=0.0, maximum=1.0)
+
+    def factor(self, key: str, default: float | None = None) -> float:
+        """What a width is multiplied by to give another."""
+        return self.number(key, default, minimum=0.0, maximum=MAX_FACTOR)
+
+    def text(self, key: str) -> str | None:
+        """A text, or None where there is none."""
+        value = self.raw.get(key)
+        if not isinstance(value, (str, type(None))):
+            raise self.wrong(key, value, "a text")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._get(key, default)
@@ -99,9 +113,13 @@ class Fields:
 
 def listing(names: Iterable[object], limit: int = 10) -> str:
     """The first names in order and how many more: for errors about thousands of tensors."""
-    ordered = sorted(str(name) for name in names)
+    ordered = sorted(name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…" for name in map(str, names))
     more = f" … and {len(ordered) - limit} more" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more
+
+
+MAX_NAME = 160
+"""Characters of a name in an error; names of tensors and files may be of any length."""
 
 
 def _short(value: Any) -> str:

@@ -6,15 +6,15 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from thalweg.checkpoints.fields import listing, read_json_object
+from thalweg.checkpoints.fields import MAX_INTEGER, listing, read_json_object
 from thalweg.errors import CheckpointError
 
 WEIGHT_FILES = ("model.safetensors", "consolidated.safetensors", "pytorch_model.bin")
@@ -22,6 +22,24 @@ WEIGHT_FILES = ("model.safetensors", "consolidated.safetensors", "pytorch_model.
 
 STANDALONE = ".pth"
 """Ending of a weight file that may have any name and needs no config beside it; read if it is the folder's only one."""
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+MAX_TENSORS = 1 << 16
+"""Of all files together; the deepest public model has a thousand."""
 
 # What a reader may keep mapped of a file after its tensors were converted and dropped (see `stream`).
 REMAP_BYTES = 32 * 2**20
@@ -34,6 +52,18 @@ class TensorInfo:
     path: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @classmethod
+    def stated(cls, path: Path, shape: list[int], dtype: str) -> TensorInfo:
+        """Of an entry of a safetensors header that is not here.
+
+        Raises:
+            ValueError: no shape, or a dtype that torch lacks.
+        """
+        sizes = [size for size in shape if isinstance(size, int) and 0 <= size <= MAX_INTEGER]
+        if len(sizes) != len(shape) or dtype not in SAFETENSORS_DTYPES:
+            raise ValueError(f"a tensor of shape {shape!r:.80} and dtype {dtype!r:.80}")
+        return cls(path, tuple(sizes), SAFETENSORS_DTYPES[dtype])
 
 
 def choose_weights(names: Collection[str]) -> tuple[str, ...]:
@@ -80,26 +110,46 @@ def scan(source: Path) -> dict[str, TensorInfo]:
             if name in tensors:
                 raise CheckpointError(f"tensor {name} is stored twice: in {tensors[name].path} and in {path}")
             tensors[name] = TensorInfo(path, tuple(tensor.shape), tensor.dtype)
+        if len(tensors) > MAX_TENSORS:
+            raise CheckpointError(f"{path} holds more tensors than any model has: the limit is {MAX_TENSORS:,}")
     if index is not None:
         _check_index(folder / chosen[0], index, tensors)
     return tensors
 
 
-def stream(path: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+def stream(
+    path: Path, names: Collection[str], copies: Mapping[str, torch.dtype] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """The named tensors of one file, each a view of the file's memory map that stays valid while it is referenced.
 
-    The file is mapped afresh every `REMAP_BYTES`: pages that were read in order to convert a tensor are then given
-    back as soon as the caller drops the view, instead of staying resident beside the converted weights.
+    Of those in `copies` a copy in that dtype. The file is mapped afresh every `REMAP_BYTES`: pages that were read in
+    order to convert a tensor are then given back as soon as the caller drops the view, instead of staying resident
+    beside the converted weights.
     """
+    copies, mapped_afresh = copies or {}, _is_mapped(path)
     waiting = [name for name in open_tensors(path) if name in names]
     while waiting:
         mapped = open_tensors(path)
         read = 0
-        while waiting and read < REMAP_BYTES:
+        while waiting and (read < REMAP_BYTES or not mapped_afresh):
             name = waiting.pop(0)
             tensor = mapped.pop(name)
             read += tensor.nbytes
+            if name in copies:
+                is_large = tensor.nbytes > REMAP_BYTES and mapped_afresh
+                tensor = _copy_in_parts(path, name, copies[name]) if is_large else tensor.to(copies[name], copy=True)
             yield name, tensor
+
+
+def _copy_in_parts(path: Path, name: str, dtype: torch.dtype) -> Tensor:
+    """One tensor in a dtype, with at most `REMAP_BYTES` of the file in memory: embeddings may be most of a file."""
+    stored = open_tensors(path)[name]
+    out = torch.empty(stored.shape, dtype=dtype)
+    rows = max(1, REMAP_BYTES * len(stored) // stored.nbytes)
+    for start in range(0, len(stored), rows):
+        part = slice(start, start + rows)
+        out[part] = open_tensors(path)[name][part]
+    return out
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
@@ -121,17 +171,18 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except Exception as error:  # a header may name dtypes that torch lacks, which is an error of any kind
         raise _corrupt(path, error) from error
 
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
     try:
+        if _is_mapped(path):
+            _check_archive(path)
         with warnings.catch_warnings():
             # Whether the restricted reader copes with the file shows at once; the guess beforehand is noise.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # Files from before torch 1.6 are not zip archives and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mapped(path))
     except pickle.UnpicklingError as error:
         # torch's own text advises weights_only=False; leave it to the traceback.
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -141,16 +192,45 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects besides tensors ({forbidden[1]}) and would run code when loaded, which "
             "thalweg never does; use a safetensors version of this checkpoint"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the restricted reader raises whatever its input leads it to
         raise _corrupt(path, error) from error
     entries = content if isinstance(content, dict) else {"the file": content}
     for name, value in entries.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path} must hold tensors by name, but one is under {name!r:.80}")
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path} must hold tensors by name, but {name!r} is a {type(value).__name__}; "
+                f"{path} must hold tensors by name, but {name!r:.80} is a {type(value).__name__}; "
                 "save model.state_dict() itself"
             )
+    _check_storages(path, entries)
     return dict(entries)
+
+
+def _is_mapped(path: Path) -> bool:
+    """Pickles from before torch 1.6 are not zip archives and cannot be mapped."""
+    return path.suffix == ".safetensors" or zipfile.is_zipfile(path)
+
+
+def _check_archive(path: Path) -> None:
+    """torch stores the entries of its archives as they are: a compressed one could become any size in memory."""
+    with zipfile.ZipFile(path) as archive:
+        packed = next(
+            (entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None
+        )
+    if packed is not None:
+        raise ValueError(f"its entry {packed!r:.80} is compressed")
+
+
+def _check_storages(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors may share numbers, as a head does that is tied to the embeddings, or say that one number is a million:
+    then a small file becomes a large model. All together are at most twice what is stored."""
+    plain = all(type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided for t in tensors.values())
+    if not plain or any(t.device.type != "cpu" or t.is_quantized for t in tensors.values()):
+        raise CheckpointError(f"{path} holds tensors that are sparse, quantised or without numbers; save dense ones")
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+    if sum(t.nbytes for t in tensors.values()) > 2 * sum(storages.values()):
+        raise CheckpointError(f"{path} holds tensors that repeat the same numbers; save contiguous ones")
 
 
 def _corrupt(path: Path, reason: object) -> CheckpointError:
@@ -159,7 +239,7 @@ def _corrupt(path: Path, reason: object) -> CheckpointError:
     if is_pointer:
         return CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
     first_line = str(reason).strip().split("\n")[0]
-    return CheckpointError(f"{path} is truncated or corrupt ({first_line}); download it again")
+    return CheckpointError(f"{path} is truncated or corrupt ({first_line:.300}); download it again")
 
 
 def _shard_pattern(single: str) -> re.Pattern[str]:

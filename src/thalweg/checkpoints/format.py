@@ -7,7 +7,7 @@ Nothing outside those rows knows a format.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -146,6 +146,11 @@ class Format:
             if match
         ]
 
+    def layers(self, stored: Iterable[str]) -> set[int]:
+        """The numbers of the layers that some names in the file belong to."""
+        matches = (pattern.fullmatch(name) for name in stored for pattern in self._layer_patterns)
+        return {int(match["i"]) for match in matches if match}
+
     def stored_name(self, name: str) -> tuple[TensorMap, str]:
         """The row of a parameter of the model, and the name that it is written under."""
         generic, layer = generic_name(name)
@@ -153,6 +158,10 @@ class Format:
             if tensor_map.name == generic and tensor_map.part is None:
                 return tensor_map, self.prefixes[0] + tensor_map.stored[0].replace("{i}", layer)
         raise AssertionError(f"format {self.name} has no row for the parameter {name}")
+
+    @cached_property
+    def _layer_patterns(self) -> list[re.Pattern[str]]:
+        return [pattern for pattern, _ in self._patterns if "i" in pattern.groupindex]
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], TensorMap]]:
@@ -166,7 +175,7 @@ class Format:
 
 def _as_regex(stored: str) -> str:
     # No leading zeros: "layers.01" and "layers.1" must not both fill layer 1.
-    return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)").replace(r"\{\*\}", ".+")
+    return re.escape(stored).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]{0,8})").replace(r"\{\*\}", ".+")
 
 
 def generic_name(name: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg.checkpoints.fields import listing, read_json_object
+from thalweg.checkpoints.fields import Fields, listing, read_json_object
 from thalweg.checkpoints.files import STANDALONE, choose_weights, scan
 from thalweg.checkpoints.format import HYBRID_HINT, Format, generic_name
 from thalweg.errors import CheckpointError, InvalidInputError
@@ -51,7 +51,7 @@ def detect(source: Path) -> tuple[Format, dict[str, Any]]:
     """The format of a folder and its parsed config file; of a weight file without one, the shapes of its tensors.
 
     Only the config is looked at: `auto_map` and a `model_type` of the repository's own do not matter, and no code of
-    the repository is run. The names and shapes of the tensors are checked by `load_weights`.
+    the repository is run. The names and shapes of the tensors are checked by `structure.match`.
 
     Raises:
         CheckpointError: no config file, none of the known formats, or a model with attention layers.
@@ -62,10 +62,9 @@ def detect(source: Path) -> tuple[Format, dict[str, Any]]:
         if name is not None and (source / name).is_file()
     }
     for name, found in configs.items():
-        if found.get("model_type") in ATTENTION_HYBRIDS:
-            raise CheckpointError(
-                f"{source / name}: a model of type {found['model_type']} has attention layers; {HYBRID_HINT}"
-            )
+        model_type = Fields(found, str(source / name)).text("model_type")
+        if model_type in ATTENTION_HYBRIDS:
+            raise CheckpointError(f"{source / name}: a model of type {model_type} has attention layers; {HYBRID_HINT}")
     shapes = _standalone_shapes(source)
     for format in FORMATS:
         described = shapes if format.config_file is None else configs.get(format.config_file)
@@ -124,7 +123,7 @@ def _seen(source: Path, configs: dict[str, dict[str, Any]], shapes: dict[str, An
             "(of several, give the path of one)"
         )
     found = "; ".join(
-        f"{name} with model_type {config.get('model_type')!r} and architectures {config.get('architectures')!r}"
+        f"{name} with model_type {config.get('model_type')!r:.80} and architectures {config.get('architectures')!r:.80}"
         for name, config in configs.items()
     )
     return f"{source} is of no known format: it has {found}"

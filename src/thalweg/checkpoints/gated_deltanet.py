@@ -59,7 +59,7 @@ def read_fla(fields: Fields) -> GatedDeltaNetConfig:
         raise CheckpointError(f"{fields.source}: attn names attention layers; {HYBRID_HINT}")
     if fields.raw.get("attnres_block_size") is not None:
         raise CheckpointError(
-            f"{fields.source}: attnres_block_size is {fields.raw['attnres_block_size']!r}, which is not supported: "
+            f"{fields.source}: attnres_block_size is {fields.raw['attnres_block_size']!r:.80}, which is not supported: "
             "residuals that attend to earlier layers are not implemented"
         )
     fields.require("hidden_act", "swish", ("swish", "silu"), "only the swish activation is implemented")
@@ -79,7 +79,7 @@ def read_fla(fields: Fields) -> GatedDeltaNetConfig:
         conv_bias=fields.flag("conv_bias", False),
         output_gate=_output_gate(fields),
         allow_neg_eigval=fields.flag("allow_neg_eigval", False),
-        norm_eps=fields.number("norm_eps", 1e-6),
+        norm_eps=fields.epsilon("norm_eps", 1e-6),
     )
 
 
@@ -110,7 +110,7 @@ def write_fla(config: GatedDeltaNetConfig) -> dict[str, Any]:
 
 
 def _value_head_dim(fields: Fields, head_dim: int) -> int:
-    expand_v = fields.number("expand_v", 2)
+    expand_v = fields.factor("expand_v", 2)
     width = round(head_dim * expand_v)
     if not math.isclose(head_dim * expand_v, width, rel_tol=1e-5):
         raise CheckpointError(f"{fields.source}: head_dim × expand_v = {head_dim} × {expand_v:g} must be an integer")
@@ -127,7 +127,7 @@ def _d_mlp(fields: Fields, d_model: int) -> int:
     if fields.raw.get("intermediate_size") is not None:
         return fields.integer("intermediate_size")
     # Two thirds of hidden_ratio × hidden_size, cut to an integer, then up to a multiple of 256.
-    return math.ceil(int(d_model * fields.number("hidden_ratio", 4) * 2 / 3) / 256) * 256
+    return math.ceil(int(d_model * fields.factor("hidden_ratio", 4) * 2 / 3) / 256) * 256
 
 
 def _output_gate(fields: Fields) -> Literal["silu", "sigmoid"] | None:

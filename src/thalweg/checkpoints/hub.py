@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from thalweg.checkpoints.fields import listing
-from thalweg.checkpoints.files import STANDALONE, WEIGHT_FILES, choose_weights
+from thalweg.checkpoints.files import STANDALONE, WEIGHT_FILES, TensorInfo, choose_weights
 from thalweg.checkpoints.tokens import TOKENIZER_FILES
 from thalweg.errors import CheckpointError, InvalidInputError
 
@@ -67,6 +67,27 @@ def resolve(
     return folder / file if file else folder
 
 
+def read_headers(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> tuple[Path, dict[str, TensorInfo] | None] | None:
+    """Of a hub id the folder of its small files and what its weight files hold, without downloading these.
+
+    Of safetensors the headers are fetched; other weight files are not looked at (None). None for both where `resolve`
+    has to be used: for a local folder, a `.pth`, which needs no config, and where the hub cannot be reached.
+
+    Raises:
+        CheckpointError: the repository cannot be had, or holds no weights.
+    """
+    hub_id = _HUB_ID.fullmatch(name)
+    if Path(name).expanduser().exists() or hub_id is None or hub_id[2] is not None:
+        return None
+    return _Repository(hub_id[1], revision, token, cache_dir).read_headers()
+
+
 class _Repository:
     """One hub repository at one revision. huggingface_hub is imported only when a hub id is resolved."""
 
@@ -84,17 +105,48 @@ class _Repository:
     def fetch(self, *, local_files_only: bool) -> Path:
         if local_files_only:
             return self._cached(None)
+        names = self._list()
+        if isinstance(names, Exception):  # a cached snapshot serves as well
+            return self._cached(names)
+        return self._download([*self._weights(names), *_matching(names, SMALL_FILES)])
+
+    def read_headers(self) -> tuple[Path, dict[str, TensorInfo] | None] | None:
+        """See `read_headers`."""
+        names = self._list()
+        if isinstance(names, Exception):
+            return None
+        weights = self._weights(names)
+        if any(name.endswith(STANDALONE) for name in weights):
+            return None
+        folder = self._download(_matching(names, SMALL_FILES))
+        files = [name for name in weights if name.endswith(".safetensors")]
+        if not files:
+            return folder, None
+        return folder, {tensor: info for file in files for tensor, info in self._header(file, folder / file).items()}
+
+    def _header(self, file: str, path: Path) -> dict[str, TensorInfo]:
+        from huggingface_hub import HfApi
+
+        try:
+            found = HfApi(token=self.token).parse_safetensors_file_metadata(self.name, file, revision=self.revision)
+            return {name: TensorInfo.stated(path, info.shape, info.dtype) for name, info in found.tensors.items()}
+        except Exception as error:  # also what the library raises for a header that is none
+            raise CheckpointError(f"could not read the header of {file} of {self.name!r}: {error!s:.300}") from error
+
+    def _list(self) -> list[str] | Exception:
+        """The names of all files, or whatever keeps the hub from answering: "no network" is an exception of requests,
+        httpx or httpx2, depending on the release of huggingface_hub."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RevisionNotFoundError
 
         try:
-            names = HfApi(token=self.token).list_repo_files(self.name, revision=self.revision)
+            return list(HfApi(token=self.token).list_repo_files(self.name, revision=self.revision))
         except RevisionNotFoundError as error:
             raise CheckpointError(f"{self.name!r} has no branch, tag or commit {self.revision!r}") from error
         except Exception as error:
-            # Whatever keeps the hub from answering: "no network" is an exception of requests, httpx or httpx2,
-            # depending on the release of huggingface_hub. A cached snapshot serves as well.
-            return self._cached(error)
+            return error
+
+    def _weights(self, names: list[str]) -> tuple[str, ...]:
         weights = self._choose(names)
         if not weights:
             names_known = ", ".join(WEIGHT_FILES)
@@ -103,7 +155,7 @@ class _Repository:
                 f"{self.name!r} holds no {self.file or f'weights in a known format ({names_known})'}"
                 + (f"; name one of {listing(files)}" if files else "")
             )
-        return self._download([*weights, *_matching(names, SMALL_FILES)])
+        return weights
 
     def _choose(self, names: list[str]) -> tuple[str, ...]:
         if self.file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,13 +10,21 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from thalweg.checkpoints.embedding import EmbeddingConfig, read_embedding_config
 from thalweg.checkpoints.fields import Fields, listing, read_optional_object
 from thalweg.checkpoints.files import STANDALONE, TensorInfo, scan, stream
-from thalweg.checkpoints.format import Format, TensorMap
-from thalweg.checkpoints.formats import detect, tried
+from thalweg.checkpoints.format import Format
+from thalweg.checkpoints.formats import detect
+from thalweg.checkpoints.structure import (
+    Matches,
+    build,
+    check_embedding,
+    check_sizes,
+    main_dtype,
+    match,
+    read_config,
+)
 from thalweg.checkpoints.tokens import read_token_ids
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, check_quantization, replace_linears
@@ -32,7 +41,7 @@ class Checkpoint:
         config: the family's config dataclass.
         family: for example "mamba2".
         format: the format it was read from, for example "mamba2/transformers".
-        weights_dtype: of most numbers in the file.
+        weights_dtype: of most numbers in the file; None where no weight file was looked at (`describe_checkpoint`).
         eos_token_id, bos_token_id, pad_token_id: None where no file states one.
         embedding: how its vectors are to be made.
         folder: where it was read from; the tokenizer's files lie there too, if anywhere.
@@ -44,7 +53,7 @@ class Checkpoint:
     config: Any
     family: str
     format: str
-    weights_dtype: torch.dtype
+    weights_dtype: torch.dtype | None
     eos_token_id: int | None
     bos_token_id: int | None
     pad_token_id: int | None
@@ -74,7 +83,7 @@ def load_checkpoint(
 
     On the CPU, weights whose dtype is the file's are views of the memory-mapped file: they are read when first used
     and can be dropped by the system, so the file must not be overwritten in place meanwhile (replacing it is safe).
-    Other weights are converted one by one.
+    Where the weights have another dtype or are quantised, they are converted one by one, and no view is left.
 
     Raises:
         CheckpointError: an unknown format, an unsupported variant, corrupt files, or tensors that are left over,
@@ -85,44 +94,77 @@ def load_checkpoint(
     source = Path(folder)
     if not source.is_dir() and not (source.is_file() and source.suffix == STANDALONE):
         raise CheckpointError(f"there is no checkpoint folder {source}")
-    folder = source if source.is_dir() else source.parent
-    format, raw = detect(source)
-    config = _read_config(format, raw, source / format.config_file if format.config_file else source)
-    embedding = read_embedding_config(folder, format.embedding)
-    lexicon = embedding.lexicon
-    if lexicon is not None and lexicon.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the lexicon has codes for {lexicon.vocab_size} ids, but the model has {config.vocab_size} "
-            "embeddings: they do not belong together"
-        )
+    opened = open_folder(source)
     tensors = scan(source)
-    weights_dtype = _main_dtype(tensors)
-    with torch.device("meta"), _NoNumbers():
-        model = format.model_class(config)
+    check_sizes(opened.config, tensors, opened.format, opened.described)
+    model = build(opened.format, opened.config, opened.described)
+    plan = match(model, tensors, opened.format)
+    weights_dtype = main_dtype(tensors)
+    checkpoint = opened.checkpoint(model, weights_dtype)
     load_weights(
         model,
         tensors,
-        format,
-        dtype=_weights_dtype(dtype, weights_dtype, torch.device(device)),
+        plan,
+        dtype=dtype_to_load(dtype, weights_dtype, torch.device(device)),
         device=device,
         quantize=quantize,
     )
-    stated = raw if format.config_file else {}
-    tokens = read_token_ids(folder, stated, format.token_ids, config.vocab_size)
-    return Checkpoint(
-        model=model.eval().requires_grad_(False),
-        config=config,
-        family=format.family,
-        format=format.name,
-        weights_dtype=weights_dtype,
-        eos_token_id=tokens.eos,
-        bos_token_id=tokens.bos,
-        pad_token_id=tokens.pad,
-        embedding=embedding,
-        folder=folder,
-        source=source,
-        prepend_bos=Fields(stated, str(source)).flag("force_bos_token_insert", False),
-    )
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the small files of a folder say; no tensor was looked at.
+
+    Args:
+        described: the file that describes the model, for errors.
+        stated: its keys; {} where only the shapes of tensors do.
+    """
+
+    source: Path
+    folder: Path
+    described: Path
+    format: Format
+    stated: dict[str, Any]
+    config: Any
+
+    def checkpoint(self, model: nn.Module, weights_dtype: torch.dtype | None) -> Checkpoint:
+        """With a model that fits.
+
+        Raises:
+            CheckpointError: special tokens, or ways of making vectors, that do not fit it.
+        """
+        config, folder = self.config, self.folder
+        embedding = read_embedding_config(folder, self.format.embedding, d_model=config.d_model)
+        check_embedding(embedding, config, model, folder)
+        tokens = read_token_ids(folder, self.stated, self.format.token_ids, config.vocab_size)
+        return Checkpoint(
+            model=model.eval().requires_grad_(False),
+            config=config,
+            family=self.format.family,
+            format=self.format.name,
+            weights_dtype=weights_dtype,
+            eos_token_id=tokens.eos,
+            bos_token_id=tokens.bos,
+            pad_token_id=tokens.pad,
+            embedding=embedding,
+            folder=folder,
+            source=self.source,
+            prepend_bos=Fields(self.stated, str(self.described)).flag("force_bos_token_insert", False),
+        )
+
+
+def open_folder(source: Path) -> Opened:
+    """What a folder, or a weight file that needs no config, says about the model in it.
+
+    Raises:
+        CheckpointError: an unknown format, or a config that cannot be read.
+    """
+    format, raw = detect(source)
+    folder = source if source.is_dir() else source.parent
+    described = source / format.config_file if format.config_file else source
+    config = read_config(format, raw, described)
+    return Opened(source, folder, described, format, raw if format.config_file else {}, config)
 
 
 def stated_dtype(folder: Path) -> torch.dtype | None:
@@ -134,27 +176,22 @@ def stated_dtype(folder: Path) -> torch.dtype | None:
 
 def load_weights(
     model: nn.Module,
-    tensors: dict[str, TensorInfo],
-    format: Format,
+    tensors: Mapping[str, TensorInfo],
+    plan: Matches,
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     quantize: Quantization | None = None,
 ) -> None:
-    """Assign the tensors of `scan` to a model built on the meta device.
-
-    Raises:
-        CheckpointError: before anything is read, if not every tensor of the files and every parameter of the model
-            meet exactly once with the same shape and a floating dtype.
-    """
-    plan = _match(model, tensors, format)
+    """Assign the tensors of `scan` to a model of `build` as `match` has paired them."""
     weights = {}
     # On the meta device, so nothing but the form of the layers changes here.
     layers = replace_linears(model, quantize, dtype=dtype) if quantize else ()
     quantized = {f"{name}.weight": layer for name, layer, _ in layers}
     for path in dict.fromkeys(info.path for info in tensors.values()):
         wanted = {name for name in plan if tensors[name].path == path}
-        for name, tensor in stream(path, wanted):
+        copies = _copies(wanted, tensors, plan, dtype, quantized) if torch.device(device).type == "cpu" else {}
+        for name, tensor in stream(path, wanted, copies):
             for tensor_map, parameter in plan[name]:
                 if parameter in quantized:
                     quantized[parameter].fill(tensor_map.load(tensor))
@@ -166,89 +203,37 @@ def load_weights(
     assert not left, f"{type(model).__name__} keeps tensors outside its state_dict: {left}"
 
 
-class _NoNumbers(TorchFunctionMode):
-    """Initial values that are filled in place are skipped: on the meta device there is nothing to fill.
+def _copies(
+    wanted: Collection[str],
+    tensors: Mapping[str, TensorInfo],
+    plan: Matches,
+    dtype: torch.dtype,
+    quantized: Collection[str],
+) -> dict[str, torch.dtype]:
+    """The tensors of a file that are to be copied, and in which dtype; all others are views of it, or quantised.
 
-    torch would agree, but only after importing 800 modules of arithmetic without numbers (a second and 70 MB).
+    A view keeps all of the file's map, with every page that was read for others. Where more than a sixteenth of the
+    file is read only to be converted, nothing stays a view: a few parameters that are float32 in any dtype would keep a
+    whole file of float32 in memory.
     """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        is_in_place = func.__name__.endswith("_") and not func.__name__.endswith(("__", "requires_grad_"))
-        target = args[0] if args else kwargs.get("tensor")
-        if is_in_place and isinstance(target, torch.Tensor) and target.is_meta:
-            return target
-        return func(*args, **kwargs)
-
-
-def _read_config(format: Format, raw: dict[str, Any], path: Path) -> Any:
-    try:
-        return format.read_config(Fields(raw, str(path)))
-    except InvalidInputError as error:  # the config class's own checks, which know no file
-        raise CheckpointError(f"{path}: {error}") from error
+    copies: dict[str, torch.dtype] = {}
+    total = converted = 0
+    for name in wanted:
+        info = tensors[name]
+        n_bytes = torch.Size(info.shape).numel() * info.dtype.itemsize
+        total += n_bytes
+        dtypes = {tensor_map.loaded_dtype(dtype) for tensor_map, _ in plan[name]}
+        if any(parameter in quantized for _, parameter in plan[name]):
+            converted += n_bytes
+        elif len(dtypes) == 1:  # else each parameter is converted by itself
+            copies[name] = dtypes.pop()
+            converted += n_bytes * (copies[name] != info.dtype)
+    if 16 * converted > total:
+        return copies
+    return {name: kept for name, kept in copies.items() if kept != tensors[name].dtype}
 
 
-def _match(model: nn.Module, tensors: dict[str, TensorInfo], format: Format) -> dict[str, list[tuple[TensorMap, str]]]:
-    """Stored name → the rows that convert it and the parameters they fill, checked both ways.
-
-    Where a format has several rows for a name, those count whose shape fits.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan: dict[str, list[tuple[TensorMap, str]]] = {}
-    filled: dict[str, str] = {}
-    leftover, wrong = [], []
-    for stored, info in tensors.items():
-        found = [(tensor_map, name) for tensor_map, name in format.find_all(stored) if name is None or name in expected]
-        if not found:
-            leftover.append(stored)
-            continue
-        known = [(tensor_map, name) for tensor_map, name in found if name is not None]
-        if not known:
-            continue
-        fitting = [(row, name) for row, name in known if row.loaded_shape(info.shape) == expected[name]]
-        for _, name in fitting or known[:1]:
-            if name in filled:
-                raise CheckpointError(f"both {filled[name]} and {stored} of {info.path} are the parameter {name}")
-            filled[name] = stored
-        plan[stored] = fitting
-        if not fitting:
-            tensor_map, name = known[0]
-            kept = tensor_map.saved_shape(expected[name])
-            wrong.append(f"{stored} is {list(info.shape)} in the file but should be {list(kept)}")
-        elif not info.dtype.is_floating_point or info.dtype.itemsize == 1:
-            wrong.append(f"{stored} is {info.dtype}, but quantised weights are not supported")
-    missing = expected.keys() - filled.keys()
-    if leftover or missing:
-        raise CheckpointError(_unmatched(format, tensors, leftover, missing))
-    if wrong:
-        described = format.config_file or "the shape of others"
-        raise CheckpointError(f"{len(wrong)} tensors do not fit the model that {described} describes: {listing(wrong)}")
-    return plan
-
-
-def _unmatched(format: Format, tensors: dict[str, TensorInfo], leftover: list[str], missing: set[str]) -> str:
-    folder = next(iter(tensors.values())).path.parent if tensors else "the file"
-    parts = [f"{folder} does not hold exactly the tensors of format {format.name}"]
-    if leftover:
-        parts.append(f"{len(leftover)} left over: {listing(leftover)}")
-    if missing:
-        parts.append(f"{len(missing)} missing: {listing(missing)}")
-    return "; ".join(parts) + f". Its config decided the format; known are {tried()}"
-
-
-def _main_dtype(tensors: dict[str, TensorInfo]) -> torch.dtype:
-    """The dtype of most numbers: some files keep their smallest tensors in float32."""
-    counts: dict[torch.dtype, int] = {}
-    for info in tensors.values():
-        counts[info.dtype] = counts.get(info.dtype, 0) + torch.Size(info.shape).numel()
-    if not counts:
-        raise CheckpointError("the weight files hold no tensor")
-    return max(counts, key=counts.__getitem__)
-
-
-def _weights_dtype(
+def dtype_to_load(
     asked: torch.dtype | Literal["auto"] | None, stored: torch.dtype, device: torch.device
 ) -> torch.dtype:
     if asked is None:

@@ -49,7 +49,7 @@ def read_transformers(fields: Fields) -> Mamba2Config:
     rescale_prenorm_residual, chunk_size, tie_word_embeddings.
     """
     fields.require("hidden_act", "silu", ("silu", "swish"), "only the silu activation is implemented")
-    d_model, expand = fields.integer("hidden_size", 4096), fields.number("expand", 2)
+    d_model, expand = fields.integer("hidden_size", 4096), fields.factor("expand", 2)
     n_heads, head_dim = fields.integer("num_heads", 128), fields.integer("head_dim", 64)
     if n_heads * head_dim != expand * d_model:
         raise CheckpointError(
@@ -65,7 +65,7 @@ def read_transformers(fields: Fields) -> Mamba2Config:
         d_state=fields.integer("state_size", 128),
         n_groups=fields.integer("n_groups", 8),
         d_conv=fields.integer("conv_kernel", 4),
-        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
+        norm_eps=fields.epsilon("layer_norm_epsilon", 1e-5),
         time_step_limit=read_time_step_limit(fields, "time_step_limit"),
         conv_bias=fields.flag("use_conv_bias", True),
         proj_bias=fields.flag("use_bias", False),
@@ -112,7 +112,9 @@ def read_mamba_ssm(fields: Fields) -> Mamba2Config:
     ssm.require("norm_before_gate", False, (False,), "only the gate before the norm is implemented")
     ssm.require("D_has_hdim", False, (False,), "only one D for each head is implemented")
     if ssm.raw.get("d_ssm") is not None:
-        raise CheckpointError(f"{ssm.source}: d_ssm is {ssm.raw['d_ssm']!r}; layers with a partial SSM are unsupported")
+        raise CheckpointError(
+            f"{ssm.source}: d_ssm is {ssm.raw['d_ssm']!r:.80}; layers with a partial SSM are unsupported"
+        )
     return _mamba_ssm_config(
         fields,
         d_model=fields.integer("d_model"),
@@ -143,7 +145,7 @@ def read_time_step_limit(fields: Fields, key: str) -> tuple[float, float]:
         raise fields.wrong(key, value, "two numbers")
     try:
         low, high = (float(_untagged(bound)) for bound in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise fields.wrong(key, value, "two numbers") from None
     if not 0.0 <= low <= high:  # also refuses NaN
         raise fields.wrong(key, value, "two numbers, 0 <= low <= high")

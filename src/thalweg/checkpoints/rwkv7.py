@@ -7,6 +7,7 @@ A `.pth` has no config: the shapes of its tensors say all. fla's low-rank matric
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,8 +151,8 @@ def _read_shapes(shapes: Fields, *, prefix: str, heads: tuple[str, ...]) -> RWKV
             )
         return tuple(found)
 
-    numbers = [int(name[len(prefix) :].split(".")[1]) for name in shapes.raw if name.startswith(f"{prefix}blocks.")]
-    n_layers = 1 + max(numbers)
+    numbers = re.compile(rf"{re.escape(prefix)}blocks\.(0|[1-9][0-9]{{0,8}})\.")
+    n_layers = 1 + max(int(match[1]) for match in map(numbers.match, shapes.raw) if match)
     vocab_size, d_model = shape("emb.weight", 2)
     n_heads, head_dim = shape("blocks.0.att.r_k", 2)
     if n_heads * head_dim != d_model:
@@ -199,8 +200,8 @@ def read_fla(fields: Fields) -> RWKV7Config:
         rank_a=fields.integer("a_low_rank_dim", 64),
         rank_v=fields.integer("v_low_rank_dim", 16),
         rank_g=fields.integer("gate_low_rank_dim", 128),
-        norm_eps=fields.number("norm_eps", 1e-5),
-        head_norm_eps=head_dim * fields.number("norm_eps", 1e-5),
+        norm_eps=fields.epsilon("norm_eps", 1e-5),
+        head_norm_eps=head_dim * fields.epsilon("norm_eps", 1e-5),
         norm_bias=fields.flag("norm_bias", True),
         embedding_norm=fields.flag("norm_first", True),
     )
@@ -209,16 +210,17 @@ def read_fla(fields: Fields) -> RWKV7Config:
 def _value_width(fields: Fields, d_model: int) -> int:
     """`value_dim` is one number, or one for each layer; different ones could not share v_first."""
     value = fields.raw.get("value_dim")
-    widths = set(value) if isinstance(value, list) else {d_model if value is None else value}
-    if len(widths) != 1:
-        raise CheckpointError(f"{fields.source}: value_dim is {value}; layers of different width are not supported")
-    return Fields({"value_dim": widths.pop()}, fields.source).integer("value_dim")
+    listed = value if isinstance(value, list) and value else [value]
+    widths = [Fields({"value_dim": each}, fields.source).integer("value_dim", d_model) for each in listed]
+    if set(widths) != {widths[0]}:
+        raise fields.wrong("value_dim", value, "one width: layers of different width are not supported")
+    return widths[0]
 
 
 def _ffn_width(fields: Fields, d_model: int) -> int:
     if fields.raw.get("intermediate_size") is not None:
         return fields.integer("intermediate_size")
-    width = int(d_model * fields.number("hidden_ratio", 4))
+    width = int(d_model * fields.factor("hidden_ratio", 4))
     return -(-width // 32) * 32
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thalweg.checkpoints.fields import read_optional_object
+from thalweg.checkpoints.fields import Fields, read_optional_object
+from thalweg.errors import CheckpointError
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,18 +41,25 @@ def read_token_ids(folder: Path, config: Mapping[str, Any], default: TokenIds, v
 
     The tokenizer's own files come first: a model's config.json is often left at its class's defaults (0, 1, 2) while
     the tokenizer says otherwise, and the tokenizer is what users of the model append with. Then generation_config.json,
-    config.json and `default`. An id outside the vocabulary is no answer, since it could never be embedded. Beside the
-    RWKV vocabulary the configs do not count: they say 1 and 2, which are bytes of text there.
+    config.json and `default`. Beside the RWKV vocabulary the configs do not count: they say 1 and 2, which are bytes of
+    text there.
+
+    Raises:
+        CheckpointError: an id outside the vocabulary, which could never be embedded, or what is no id.
     """
-    sources: tuple[Mapping[str, Any], ...] = (_tokenizer_ids(folder),)
+    sources = [Fields(_tokenizer_ids(folder), f"{folder}: the tokenizer's files")]
     if not any(folder.glob("rwkv_vocab_*.txt")):
-        sources += (read_optional_object(folder / "generation_config.json"), config)
+        generation = folder / "generation_config.json"
+        sources += [Fields(read_optional_object(generation), str(generation)), Fields(config, f"{folder}: the config")]
 
     def find(kind: str, fallback: int | None) -> int | None:
-        for candidate in (*(_first_id(source.get(f"{kind}_token_id")) for source in sources), fallback):
-            if candidate is not None and 0 <= candidate < vocab_size:
-                return candidate
-        return None
+        for source in sources:
+            stated = _stated_id(source, f"{kind}_token_id")
+            if stated is not None and stated >= vocab_size:
+                raise source.wrong(f"{kind}_token_id", stated, f"below {vocab_size:,}, the number of embeddings")
+            if stated is not None:
+                return stated
+        return fallback if fallback is not None and fallback < vocab_size else None
 
     return TokenIds(eos=find("eos", default.eos), bos=find("bos", default.bos), pad=find("pad", default.pad))
 
@@ -58,31 +67,36 @@ def read_token_ids(folder: Path, config: Mapping[str, Any], default: TokenIds, v
 def ends_with_eos(folder: Path) -> bool:
     """Whether tokenizer.json puts special tokens after a text, of its own accord."""
     post = read_optional_object(folder / "tokenizer.json").get("post_processor")
-    stages = [post, *post.get("processors", [])] if isinstance(post, dict) else []
-    return any(
-        isinstance(stage, dict) and bool(stage.get("single")) and "SpecialToken" in stage["single"][-1]
-        for stage in stages
-    )
+    stages = [post] if isinstance(post, dict) else []
+    stages += _objects(post.get("processors")) if isinstance(post, dict) else []
+    ends = (stage["single"][-1] for stage in stages if isinstance(stage.get("single"), list) and stage["single"])
+    return any(isinstance(end, dict) and "SpecialToken" in end for end in ends)
 
 
-def _first_id(value: Any) -> int | None:
-    """Generation configs may list several end tokens; the first is the one that ends a text."""
-    if isinstance(value, list) and value:
-        value = value[0]
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _stated_id(source: Fields, key: str) -> int | None:
+    """Generation configs may list several end tokens; the first is the one that ends a text. -1 stands for none."""
+    value = source.raw.get(key)
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if value is None:
+        return None
+    stated = Fields({key: value}, source.source).integer(key, minimum=-1)
+    return None if stated == -1 else stated
 
 
 def _tokenizer_ids(folder: Path) -> dict[str, int | None]:
     """{"eos_token_id": 2, ...} by the tokens that tokenizer_config.json or special_tokens_map.json names."""
-    config = read_optional_object(folder / "tokenizer_config.json")
+    path = folder / "tokenizer_config.json"
+    config = read_optional_object(path)
     named = {**read_optional_object(folder / "special_tokens_map.json"), **config}
     tokens = {kind: _content(named.get(f"{kind}_token")) for kind in ("eos", "bos", "pad")}
     if not any(tokens.values()):
         return {}
-    ids = _listed_ids(config)
-    if any(token is not None and token not in ids for token in tokens.values()):
+    ids = _listed_ids(config, path)
+    missing = {token for token in tokens.values() if token is not None and token not in ids}
+    if missing:
         # Only now, because the vocabulary of a large model is megabytes of JSON.
-        ids = {**_vocabulary(folder), **ids}
+        ids |= _vocabulary(folder, missing)
     return {f"{kind}_token_id": ids.get(token) if token is not None else None for kind, token in tokens.items()}
 
 
@@ -93,21 +107,29 @@ def _content(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _listed_ids(config: Mapping[str, Any]) -> dict[str, int]:
-    listed = config.get("added_tokens_decoder")
-    if not isinstance(listed, dict):
-        return {}
-    return {content: int(id_) for id_, token in listed.items() if (content := _content(token)) and id_.isdigit()}
+def _listed_ids(config: Mapping[str, Any], path: Path) -> dict[str, int]:
+    listed = Fields(config, str(path)).section("added_tokens_decoder").raw
+    wrong = [id_ for id_ in listed if not re.fullmatch("[0-9]{1,9}", id_)]
+    if wrong:
+        raise CheckpointError(f"{path}: added_tokens_decoder must be by token ids, but one is {wrong[0]!r:.80}")
+    return {content: int(id_) for id_, token in listed.items() if (content := _content(token))}
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _vocabulary(folder: Path, wanted: Collection[str]) -> dict[str, int]:
+    """The ids of some tokens in tokenizer.json. What is not as it must be the tokenizers library will refuse."""
     tokenizer = read_optional_object(folder / "tokenizer.json")
     model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    ids: dict[str, int] = {}
+    ids: dict[str, Any] = {}
     if isinstance(vocabulary, dict):
-        ids.update(vocabulary)
+        ids |= {token: vocabulary.get(token) for token in wanted}
     elif isinstance(vocabulary, list):  # unigram: [token, score] in the order of the ids
-        ids.update({entry[0]: id_ for id_, entry in enumerate(vocabulary)})
-    ids.update({token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []})
-    return ids
+        entries = ((entry[0], id_) for id_, entry in enumerate(vocabulary) if isinstance(entry, list) and entry)
+        ids |= {token: id_ for token, id_ in entries if isinstance(token, str) and token in wanted}
+    added = ((token.get("content"), token.get("id")) for token in _objects(tokenizer.get("added_tokens")))
+    ids |= {token: id_ for token, id_ in added if isinstance(token, str) and token in wanted}
+    return {token: id_ for token, id_ in ids.items() if isinstance(id_, int)}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

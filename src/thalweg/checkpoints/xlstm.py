@@ -70,18 +70,18 @@ def read_transformers(fields: Fields) -> XLSTMConfig:
         )
     multiple = fields.integer("ffn_round_up_to_multiple_of", 64)
     # In floating point, as transformers does it.
-    d_ffn = int((d_model * fields.number("ffn_proj_factor", 2.667) + multiple - 1) // multiple * multiple)
+    d_ffn = int((d_model * fields.factor("ffn_proj_factor", 2.667) + multiple - 1) // multiple * multiple)
     return XLSTMConfig(
         vocab_size=fields.integer("vocab_size", 50304),
         d_model=d_model,
         n_layers=fields.integer("num_blocks", fields.integer("num_hidden_layers", 32)),
         n_heads=fields.integer("num_heads", 8),
-        d_qk=int(d_model * fields.number("qk_dim_factor", 0.5)),
-        d_v=int(d_model * fields.number("v_dim_factor", 1.0)),
+        d_qk=int(d_model * fields.factor("qk_dim_factor", 0.5)),
+        d_v=int(d_model * fields.factor("v_dim_factor", 1.0)),
         d_ffn=d_ffn,
-        gate_soft_cap=fields.number("gate_soft_cap", 15.0),
-        norm_eps=fields.number("norm_eps", 1e-6),
-        eps=fields.number("eps", 1e-6),
+        gate_soft_cap=fields.number("gate_soft_cap", 15.0, minimum=1e-3, maximum=1e6),
+        norm_eps=fields.epsilon("norm_eps", 1e-6),
+        eps=fields.epsilon("eps", 1e-6),
         bias=fields.flag("use_bias", False),
         force_bos_token_insert=fields.flag("force_bos_token_insert", False),
     )

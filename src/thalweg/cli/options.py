@@ -72,10 +72,7 @@ def load_model(
 ) -> Embedder:
     """`thalweg.load` with what the command line gave."""
     import thalweg
-    from thalweg.embedder.devices import check_device
 
-    if device is not None:
-        check_device(device)
     return thalweg.load(
         model,
         revision=revision,

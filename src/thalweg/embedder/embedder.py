@@ -136,8 +136,8 @@ class Embedder:
         self._probe_id = checkpoint.eos_token_id
         self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
         if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
-            raise InvalidInputError(
-                f"the tokenizer has {self.tokenizer.vocab_size} ids, but the model only "
+            raise CheckpointError(
+                f"{checkpoint.folder}: the tokenizer has ids up to {self.tokenizer.vocab_size - 1}, but the model only "
                 f"{checkpoint.config.vocab_size} embeddings: they do not belong together"
             )
         if self.notice:

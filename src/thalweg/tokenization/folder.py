@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from thalweg.errors import CheckpointError, MissingExtraError
+from thalweg.storage.untrusted_json import read_json
 from thalweg.tokenization.backend import Backend
 from thalweg.tokenization.library import LibraryBackend
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
@@ -46,7 +47,7 @@ def _load_library(folder: Path) -> tokenizers.Tokenizer:
             return tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(
-                f"{file} is no tokenizer that tokenizers {tokenizers.__version__} can read: {error}"
+                f"{file} is no tokenizer that tokenizers {tokenizers.__version__} can read: {error!s:.300}"
             ) from error
     models = sorted([*folder.glob("tokenizer.model*"), *folder.glob("*.model")])
     if models:
@@ -95,11 +96,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return {}
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return {key: value for key, value in settings.items() if key != "auto_map"}  # that names code of the folder
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not a JSON object: {error}") from error
+    settings = read_json(file)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} is not a JSON object")
+    return {key: value for key, value in settings.items() if key != "auto_map"}  # that names code of the folder
 
 
 def _convert(folder: Path, files: dict[str, Path], settings: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from thalweg.errors import TokenizationError
 from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.windows import WindowEncoder, find_mismatch
 
@@ -22,13 +23,18 @@ class LibraryBackend:
             library.model.dropout = None
         self._library = library
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        """Number of token ids, added tokens included."""
-        return self._library.get_vocab_size()
+        """One more than the largest id, added tokens included; not every id below need be a token."""
+        return 1 + max(self._library.get_vocab().values(), default=-1)
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower, as for a word without a token to stand for it
+            raise TokenizationError(
+                f"tokenizers {tokenizers.__version__} cannot encode a text with this tokenizer.json: {error!s:.300}"
+            ) from error
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def windows(

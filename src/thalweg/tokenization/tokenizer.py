@@ -51,7 +51,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, added tokens included."""
+        """One more than the largest token id, added tokens included."""
         return self._backend.vocab_size
 
     def encode_batch(self, texts: Sequence[str], prompt: str = "") -> list[npt.NDArray[np.int32]]:
