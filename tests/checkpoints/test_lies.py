@@ -308,6 +308,35 @@ def test_added_tokens_of_another_type(embedder: Path, value: Any) -> None:
         thalweg.load(embedder)
 
 
+def test_a_tokenizer_at_which_the_library_panics(embedder: Path) -> None:
+    """Which is no Exception, as Python has it."""
+    tokenizer = json.loads((embedder / "tokenizer.json").read_text())
+    tokenizer["model"] = {
+        "type": "BPE",
+        "continuing_subword_prefix": "longer",
+        "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5},
+        "merges": [["a", "b"]],
+    }
+    (embedder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is no tokenizer that tokenizers .* can read"):
+        thalweg.load(embedder)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "rwkv_vocab_v20230424.txt"])
+def test_a_tokenizer_of_any_size(embedder: Path, file: str) -> None:
+    with (embedder / file).open("wb") as stream:
+        os.truncate(stream.fileno(), 100 * MAX_BYTES)
+    with pytest.raises(CheckpointError, match=f"{file} has more than 64 MiB|{file} is not a readable"):
+        thalweg.load(embedder)
+
+
+@pytest.mark.parametrize("line", ["9" * 5000 + " 'a' 1", "1 'a' " + "9" * 5000, "² 'a' 1"])
+def test_a_vocabulary_with_numbers_that_are_none(embedder: Path, line: str) -> None:
+    (embedder / "rwkv_vocab_v20230424.txt").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"line 1 of .* is not `id repr"):
+        thalweg.load(embedder)
+
+
 def test_the_largest_id_counts_and_not_how_many_there_are(embedder: Path) -> None:
     tokenizer = json.loads((embedder / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["sea"] = 10**6

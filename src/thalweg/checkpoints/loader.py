@@ -170,8 +170,8 @@ def open_folder(source: Path) -> Opened:
 def stated_dtype(folder: Path) -> torch.dtype | None:
     """The dtype in which config.json wants the weights loaded (`dtype`, or as it was called `torch_dtype`)."""
     config = read_optional_object(folder / "config.json")
-    named = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
-    return named if named in WEIGHT_DTYPES else None
+    named = config.get("dtype") or config.get("torch_dtype")
+    return next((dtype for dtype in WEIGHT_DTYPES if named in (str(dtype), str(dtype).removeprefix("torch."))), None)
 
 
 def load_weights(

@@ -42,6 +42,16 @@ def read_json(path: Path) -> Any:
     return value
 
 
+def check_size(path: Path) -> None:
+    """For a file that somebody else parses.
+
+    Raises:
+        CheckpointError: it is larger than what `read_json` would read.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"{path} has more than {MAX_BYTES >> 20} MiB, which no such file has; download it again")
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     whole = dict(pairs)
     if len(whole) < len(pairs):

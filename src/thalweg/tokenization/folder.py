@@ -10,9 +10,10 @@ from typing import Any
 import tokenizers
 
 from thalweg.errors import CheckpointError, MissingExtraError
-from thalweg.storage.untrusted_json import read_json
+from thalweg.storage.untrusted_json import check_size, read_json
 from thalweg.tokenization.backend import Backend
 from thalweg.tokenization.library import LibraryBackend
+from thalweg.tokenization.library_errors import library_errors
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
 
 # What transformers reads to build a tokenizer without a tokenizer.json. config.json is left out on purpose: from its
@@ -43,12 +44,11 @@ def load_backend(folder: Path) -> Backend:
 def _load_library(folder: Path) -> tokenizers.Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
-        try:
+        check_size(file)
+        with library_errors(
+            CheckpointError, f"{file} is no tokenizer that tokenizers {tokenizers.__version__} can read"
+        ):
             return tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(
-                f"{file} is no tokenizer that tokenizers {tokenizers.__version__} can read: {error!s:.300}"
-            ) from error
     models = sorted([*folder.glob("tokenizer.model*"), *folder.glob("*.model")])
     if models:
         return _from_sentencepiece(folder, models[0])

@@ -9,6 +9,7 @@ import tokenizers
 
 from thalweg.errors import TokenizationError
 from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.library_errors import library_errors
 from thalweg.tokenization.windows import WindowEncoder, find_mismatch
 
 
@@ -29,12 +30,9 @@ class LibraryBackend:
         return 1 + max(self._library.get_vocab().values(), default=-1)
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        try:
+        # As for a word that has no token, where none stands for unknown ones.
+        with library_errors(TokenizationError, "a text cannot be encoded with the model's tokenizer.json"):
             encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the library raises nothing narrower, as for a word without a token to stand for it
-            raise TokenizationError(
-                f"tokenizers {tokenizers.__version__} cannot encode a text with this tokenizer.json: {error!s:.300}"
-            ) from error
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def windows(

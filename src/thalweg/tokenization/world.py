@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.errors import CheckpointError
+from thalweg.storage.untrusted_json import check_size
 from thalweg.tokenization.backend import Block
 
-_LINE = re.compile(r"([0-9]+) (.+) ([0-9]+)")
+_LINE = re.compile(r"([0-9]{1,9}) (.+) ([0-9]{1,9})")
 _MAX_ID = 65535  # the largest of an RWKV vocabulary
 _MAX_LENGTH = 255  # so that lengths are single bytes
 _NOT_UTF8 = b"\xff"  # occurs in no text: an entry of its own, put between texts
@@ -32,6 +33,7 @@ def read_vocabulary(file: Path) -> dict[bytes, int]:
     """Entry → id. Raises CheckpointError naming the first line that is not as it must be."""
     vocabulary: dict[bytes, int] = {}
     ids: set[int] = set()
+    check_size(file)
     try:
         lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:

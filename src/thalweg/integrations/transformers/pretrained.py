@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve
-from thalweg.checkpoints.fields import Fields, read_optional_object
+from thalweg.checkpoints import Checkpoint, load_checkpoint, resolve, stated_dtype
+from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.formats import format_to_write
 from thalweg.errors import InvalidInputError
 
@@ -111,8 +111,7 @@ def _check(config: Any, model_class: type[Any], checkpoint: Checkpoint) -> None:
 
 def _dtype(asked: torch.dtype | str | None, config: Any, source: Path) -> torch.dtype | Literal["auto"]:
     if asked is None or asked == "auto":
-        raw = read_optional_object(source / "config.json") if source.is_dir() else {}
-        asked = getattr(config, "dtype", None) or raw.get("dtype") or raw.get("torch_dtype") or "auto"
+        asked = getattr(config, "dtype", None) or stated_dtype(source) or "auto"
     if asked == "auto":
         return "auto"
     named = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
