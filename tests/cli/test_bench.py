@@ -81,6 +81,10 @@ def test_dry_run_and_lists(thalweg_command: Command, tmp_path: Path) -> None:
     ("arguments", "exit_code", "message"),
     [
         (("--length", "many"), 2, "'many' is no number of tokens or texts: write 512, 16k"),
+        (("--length", "9" * 5000), 2, "is no number of tokens or texts"),
+        (("--length", "9999999M"), 2, "'9999999M' is no number of tokens or texts"),
+        (("-V", "0"), 2, "'0' is no number of tokens or texts"),
+        (("--device", "gpu"), 1, "device 'gpu' cannot be used: it must be cpu, cuda"),
         (("--shape", "gpt-5"), 1, "there is no shape 'gpt-5'"),
         (("--study", "speed"), 1, "there is no study 'speed'; the studies: length, chunk, batch, peers"),
         (("--dtype", "int4"), 2, "'int4' is not one of 'float32', 'bfloat16', 'float16'"),

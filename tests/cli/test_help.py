@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 
 import thalweg
+from thalweg.cli.app import app
 
 from .conftest import Command
 
@@ -38,6 +42,35 @@ def test_every_command_explains_itself(thalweg_command: Command, command: str, w
     assert result.exit_code == 0
     for word in words:
         assert word in result.output
+
+
+FRAGMENTS = re.compile(
+    r"^(?:Of|To|That|As|At|Beside|Likewise|With|Only|Its)\b|^[a-z](?!entence)|\bso many\b|\bgoes on\b|\btold\b"
+)
+"""How a help text does not begin, and words that stumble."""
+
+
+def parameters() -> list[tuple[str, Any]]:
+    """All options and arguments of all commands."""
+    group = typer.main.get_command(app)
+    commands = group.commands.items()  # type: ignore[attr-defined]
+    return [(f"{name} {parameter.name}", parameter) for name, each in commands for parameter in each.params]
+
+
+@pytest.mark.parametrize(("name", "parameter"), [pytest.param(*each, id=each[0]) for each in parameters()])
+def test_help_texts_are_sentences(name: str, parameter: Any) -> None:
+    if parameter.name == "help" or name.startswith("embed "):
+        return
+    text = parameter.help
+    assert text, name
+    assert text.endswith((".", "}.")), text
+    assert not FRAGMENTS.search(text), text
+
+
+@pytest.mark.parametrize("name", list(typer.main.get_command(app).commands))
+def test_a_paragraph_of_a_help_text_is_wrapped_by_the_terminal_alone(name: str) -> None:
+    help = typer.main.get_command(app).commands[name].help  # type: ignore[attr-defined]
+    assert not re.search(r"[^\n]\n[^\n]", help)
 
 
 def test_version(thalweg_command: Command) -> None:

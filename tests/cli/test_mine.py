@@ -40,7 +40,7 @@ def test_mining(thalweg_command: Command, model_folder: Path, tmp_path: Path, li
     result = thalweg_command(*arguments)
     assert result.exit_code == 0, result.output
     assert "1 duplicate row left out" in result.stderr
-    assert "13 earlier negatives replaced" in result.stderr
+    assert "13 negatives that rows had before replaced" in result.stderr
     assert f"12 rows, 24 negatives out of 12 texts for 12 queries → {out}" in result.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     positives = {row["positive"] for row in rows}
@@ -64,6 +64,23 @@ def test_errors_in_one_line(thalweg_command: Command, model_folder: Path, tmp_pa
     assert "must end in .parquet or .jsonl" in result.stderr
 
 
+@pytest.mark.parametrize("library", ["thalweg", "sentence-transformers"])
+def test_models_and_devices_that_cannot_be_had(thalweg_command: Command, tmp_path: Path, library: str) -> None:
+    data = write_pairs(tmp_path / "pairs.jsonl", 3)
+    (tmp_path / "empty").mkdir()
+    for options, message in (
+        (["--model", tmp_path / "empty"], str(tmp_path / "empty")),
+        (["--model", ""], "''"),
+        (["--model", "default", "--device", "gpu"], "device 'gpu' cannot be used: it must be cpu, cuda"),
+        (["--model", "default", "--device", "mps"], "device 'mps' cannot be used: it takes a Mac"),
+    ):
+        arguments = ["mine", data, "-o", tmp_path / "out.jsonl", "--library", library, *options]
+        result = thalweg_command(*arguments)
+        assert result.exit_code == 1, result.output
+        assert message in result.stderr
+        assert result.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,6 +89,11 @@ def test_errors_in_one_line(thalweg_command: Command, model_folder: Path, tmp_pa
         ["-n", "0"],
         ["--strategy", "best"],
         ["--library", "sentence-transformers"],
+        ["--margin", "nan"],
+        ["--relative-margin", "inf"],
+        ["--seed", "-1"],
+        ["--range-max", "9" * 20],
+        ["-n", "9" * 20, "--range-max", "9" * 21],
     ],
 )
 def test_wrong_usage(thalweg_command: Command, tmp_path: Path, options: list[str]) -> None:

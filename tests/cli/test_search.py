@@ -57,6 +57,21 @@ def test_another_model_is_refused(thalweg_command: Command, embedded: Path, tmp_
     assert "pass the right --model, or embed again" in result.stderr
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_is_short_is_told_with_a_cure(
+    thalweg_command: Command, model_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(thalweg, "load", fail)
+    result = thalweg_command("info", model_folder)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: there is not enough memory (")
+    assert "a model takes less with --dtype bfloat16" in result.stderr
+    assert thalweg_command("info", model_folder, "--debug").exception is error
+
+
 def test_a_prompt_changes_the_query(thalweg_command: Command, embedded: Path) -> None:
     def scores(*options: str) -> list[float]:
         result = thalweg_command("search", embedded, "grey stones", "--json", *options)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 import thalweg
@@ -177,6 +178,20 @@ def test_errors_are_told_in_one_line(
     assert "Traceback" not in done.output
     assert not files["out"].exists()
     assert not Path(f"{files['out']}.run").exists()
+
+
+def test_memory_that_is_short_is_told_with_a_cure(
+    thalweg_command: Command, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("thalweg.training.trainer.Trainer.compute_loss", fail)
+    options = ["--recipe", "tiny", *QUICK]
+    done = thalweg_command("train", files["model"], files["pairs"], "-o", files["out"], *options)
+    assert done.exit_code == 1
+    assert "error: there is not enough memory for step 1 (" in done.stderr
+    assert "lower mini_batch_tokens=16384 with gradient_cache=true, or set vertical_chunk_size=256" in done.stderr
 
 
 def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str, Path]) -> None:

@@ -31,9 +31,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # `main` shows them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, info, export, train, mine, synth, demo, bench, compare):
-    app.command(epilog=EXIT_CODES)(command)
-app.command("eval", epilog=EXIT_CODES)(evaluate)
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring whose paragraphs are lines: the terminal is seldom as wide as our sources."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+for command in (embed, search, info, export, train, mine, synth, demo, bench, compare, evaluate):
+    name = "eval" if command is evaluate else None
+    app.command(name, help=_unwrapped(str(command.__doc__)), epilog=EXIT_CODES)(command)
 
 
 def _version(wanted: bool) -> None:

@@ -27,36 +27,46 @@ def bench(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            help="length, chunk (sweeps of V and Q), batch, peers; several may be given.",
+            help="What to vary: length, chunk (V and Q), batch or peers; may be given several times.",
             show_default="length",
             rich_help_panel=WHAT,
         ),
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="All families, two layers each: five minutes on two cores.", rich_help_panel=WHAT),
+        typer.Option(
+            "--quick",
+            help="Measure all families with two layers each; takes five minutes on two cores.",
+            rich_help_panel=WHAT,
+        ),
     ] = False,
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="A model's size, with random weights; see --list-shapes.", rich_help_panel=WHAT),
+        typer.Option(help="Model size to measure with random weights; see --list-shapes.", rich_help_panel=WHAT),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A real checkpoint: folder or hub id; also a transformer.", rich_help_panel=WHAT),
+        typer.Option(help="Checkpoint to measure, a folder or hub id; transformers too.", rich_help_panel=WHAT),
     ] = None,
-    length: Annotated[list[str] | None, typer.Option(help=f"Tokens of a text. {LISTS}", rich_help_panel=WHAT)] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Texts at a time.", rich_help_panel=WHAT)] = None,
+    length: Annotated[list[str] | None, typer.Option(help=f"Tokens per text. {LISTS}", rich_help_panel=WHAT)] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Texts per batch.", rich_help_panel=WHAT)] = None,
     vertical_chunk_size: Annotated[
         list[str] | None,
-        typer.Option("--vertical-chunk-size", "-V", help="V to measure beside horizontal.", rich_help_panel=HOW),
+        typer.Option(
+            "--vertical-chunk-size",
+            "-V",
+            help="Vertical chunk sizes V, measured beside the horizontal order.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     inner_chunk: Annotated[
-        list[str] | None, typer.Option("--inner-chunk", "-Q", help="Q of the scans.", rich_help_panel=HOW)
+        list[str] | None,
+        typer.Option("--inner-chunk", "-Q", help="Inner chunk sizes Q of the scans.", rich_help_panel=HOW),
     ] = None,
     attention: Annotated[
         Literal["sdpa", "flash_attention_2", "eager"] | None,
         typer.Option(
-            help="Of transformers.",
+            help="How transformers compute attention.",
             show_default="the fastest installed",
             rich_help_panel=HOW,
         ),
@@ -64,58 +74,71 @@ def bench(
     window: Annotated[
         list[str] | None,
         typer.Option(
-            help="Sliding windows of Mistral shapes; full is none.", show_default="full,4k", rich_help_panel=HOW
+            help="Sliding windows of Mistral shapes; full means no window.", show_default="full,4k", rich_help_panel=HOW
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="Only so many layers of a shape.", rich_help_panel=HOW)
+        int | None, typer.Option(min=1, help="Build each shape with this many layers.", rich_help_panel=HOW)
     ] = None,
     vocabulary: Annotated[
-        int | None, typer.Option(min=1, help="Only so many token vectors of a shape.", rich_help_panel=HOW)
+        int | None, typer.Option(min=1, help="Build each shape with a vocabulary of this size.", rich_help_panel=HOW)
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(
-            help="Of weights and matrix products.",
+            help="Dtype of weights and matrix products.",
             show_default="float32 on the cpu, else bfloat16",
             rich_help_panel=HOW,
         ),
     ] = None,
     device: Device = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU.", rich_help_panel=HOW)] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs before the clock starts.", rich_help_panel=HOW)] = 1,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of a point.", rich_help_panel=HOW)] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", rich_help_panel=HOW)] = None,
+    warmup: Annotated[
+        int, typer.Option(min=0, help="Untimed runs of each point, before the timed ones.", rich_help_panel=HOW)
+    ] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each point.", rich_help_panel=HOW)] = 3,
     gguf: Annotated[
-        Path | None, typer.Option(help="For the study peers: a file for llama-cpp-python.", rich_help_panel=HOW)
+        Path | None, typer.Option(help="GGUF file that llama-cpp-python runs in the study peers.", rich_help_panel=HOW)
     ] = None,
     memory_limit: Annotated[
         float | None,
         typer.Option(
             min=0.1,
-            help="GiB of resident memory that a point may take.",
+            help="Resident memory that a point may take, in GiB.",
             show_default="80% of what is free",
             rich_help_panel=RUN,
         ),
     ] = None,
     time_limit: Annotated[
-        float, typer.Option(min=1, help="Seconds that a point may take in all.", rich_help_panel=RUN)
+        float, typer.Option(min=1, help="Seconds that a point may take in total.", rich_help_panel=RUN)
     ] = 600,
     go_beyond: Annotated[
         bool,
-        typer.Option("--go-beyond", help="Try longer texts although a shorter one took too much.", rich_help_panel=RUN),
+        typer.Option(
+            "--go-beyond", help="Measure longer texts even if a shorter one hit a limit.", rich_help_panel=RUN
+        ),
     ] = False,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder; one that has results is continued.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Output folder; results that are there are kept and not measured again.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = Path("bench"),
     retry: Annotated[
-        bool, typer.Option("--retry", help="Run again what ran into a limit before.", rich_help_panel=RUN)
+        bool, typer.Option("--retry", help="Measure points again that hit a limit before.", rich_help_panel=RUN)
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="Markdown to write the results into; alone, nothing is measured.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Markdown file to write the results into. Without other options nothing is measured.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     also: Annotated[
-        list[Path] | None, typer.Option(help="Further folders for the report.", rich_help_panel=OUTPUT)
+        list[Path] | None, typer.Option(help="More result folders to put into the report.", rich_help_panel=OUTPUT)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the points and stop.", rich_help_panel=OUTPUT)
@@ -131,8 +154,8 @@ def bench(
     Horizontal is the usual order: the whole text through layer 1, then layer 2. Vertical takes V tokens of it through
     all layers, then the next V. Transformers with random weights stand beside them.
 
-    Every point runs in a process of its own; one that takes too much memory or time is ended, and that is its result.
-    Each result is on the disk before the next begins: after any interruption the same command goes on.
+    Every point runs in a process of its own; one that exceeds the memory or time limit is stopped and recorded as such.
+    Each result is on the disk before the next point begins, so the same command continues after an interruption.
 
     Example: thalweg bench --study length,chunk --shape mamba2-130m,mistral-130m --length 1k,4k,16k -o bench
     """
@@ -192,7 +215,7 @@ def bench(
 def _limits(gib: float | None, seconds: float) -> Limits:
     from thalweg.bench.process import Limits, free_memory
 
-    return Limits(int(gib * 2**30) if gib is not None else free_memory() * 4 // 5, seconds)
+    return Limits(int(min(gib, 2**20) * 2**30) if gib is not None else free_memory() * 4 // 5, seconds)
 
 
 def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, retry: bool, quiet: bool) -> int:

@@ -17,35 +17,45 @@ if TYPE_CHECKING:
     from thalweg.bench.compare_worker import Side
 
 SETTINGS_HELP = (
-    "Settings of {}, as NAME=VALUE[,NAME=VALUE]: dtype, device, vertical_chunk_size, max_tokens_per_step, "
+    "Settings for {}, as NAME=VALUE[,NAME=VALUE]: dtype, device, vertical_chunk_size, max_tokens_per_step, "
     "max_in_flight, inner_chunk, threads, max_length, truncate_dim, prompt, prompt_name, revision, head."
 )
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder, hub id, or 'default': the model that ships.")],
-    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Likewise.", show_default="the same as A")] = None,
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="First model: folder, hub id, or 'default' for the model that ships.")
+    ],
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[B]", help="Second model; leave it out to compare two settings of A.", show_default="the same as A"
+        ),
+    ] = None,
     texts: Annotated[
         list[str] | None,
-        typer.Option(help="Files, folders, globs, as `thalweg embed` takes them; may be given several times."),
+        typer.Option(
+            help="Texts to compare on: files, folders or globs, as for `thalweg embed`; may be given several times."
+        ),
     ] = None,
     a_settings: Annotated[list[str] | None, typer.Option("--a", help=SETTINGS_HELP.format("A"))] = None,
     b_settings: Annotated[list[str] | None, typer.Option("--b", help=SETTINGS_HELP.format("B"))] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Every line of text is a document.")] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Treat every line of a text file as a document.")] = False,
     sections: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Compare a vector for every N tokens, not one for each text.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Compare a vector for every N tokens instead of one per text."),
     ] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many texts.", show_default="all")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours to compare.")] = 10,
-    repeat: Annotated[int, typer.Option(min=1, help="Times that the texts are embedded.")] = 2,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that a side may take.")] = 3600,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the JSON into a file as well.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Stop after this many texts.", show_default="all")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Nearest neighbours to compare for each text.")] = 10,
+    repeat: Annotated[int, typer.Option(min=1, help="How often the texts are embedded, for the timing.")] = 2,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that each side may take.")] = 3600,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the JSON into as well.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Hold two models, or two settings of one, against each other on your texts: vectors, neighbours, speed, memory.
+    """Compare two models, or two settings of one, on your texts: vectors, neighbours, speed and memory.
 
-    It answers: may I change the chunk size, the dtype, the model? Each side runs in a process of its own.
+    It shows whether you may change the chunk size, the dtype or the model. Each side runs in a process of its own.
 
     Example: thalweg compare default --b dtype=bfloat16,vertical_chunk_size=256 --texts docs/
     """
@@ -56,12 +66,16 @@ def compare(
         from thalweg.bench.compare_worker import Side, Task
         from thalweg.bench.process import Limits, free_memory
         from thalweg.corpus import STDIN
+        from thalweg.embedder.devices import check_device
         from thalweg.errors import InvalidInputError
 
         if STDIN in texts:
             raise InvalidInputError("stdin cannot be read twice: put the texts into a file")
         left = Side(_model(a), comparing.parse_settings(a_settings or []))
         right = Side(_model(a if b is None else b), comparing.parse_settings(b_settings or []))
+        for side in (left, right):
+            if "device" in side.settings:
+                check_device(side.settings["device"])
         task = Task(left, tuple(texts), lines, most, sections, repeat)
         console = stderr()
         with working(console, "starting") as tell:

@@ -33,6 +33,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from thalweg.errors import ThalwegError
+from thalweg.system.memory_errors import one_line, out_of_memory
 from thalweg.system.terminal import safe_json, safe_text
 
 ERROR = 1
@@ -129,9 +130,15 @@ class ProgressBar(Progress):
         super().__init__(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 
+LESS_MEMORY = "a model takes less with --dtype bfloat16 or --quantize; `thalweg info MODEL` says how much"
+
+
 @contextmanager
-def errors_told(debug: bool) -> Iterator[None]:
-    """End the command with one line on stderr and an exit code, instead of a traceback (unless debugging)."""
+def errors_told(debug: bool, less_memory: str = LESS_MEMORY) -> Iterator[None]:
+    """End the command with one line on stderr and an exit code, instead of a traceback (unless debugging).
+
+    less_memory: what to do where memory is short.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -139,10 +146,15 @@ def errors_told(debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise  # whoever reads our output has had enough; typer ends quietly
-    except (ThalwegError, OSError) as error:
+    except (ThalwegError, OSError, MemoryError, RuntimeError) as error:
         if debug:
             raise
-        print_error(str(error))
+        if isinstance(error, (ThalwegError, OSError)):
+            print_error(str(error))
+        elif out_of_memory(error):
+            print_error(f"there is not enough memory ({one_line(error)}); {less_memory}")
+        else:
+            raise
         raise typer.Exit(ERROR) from None
 
 

@@ -20,12 +20,15 @@ SECTION_TOKENS = 128
 
 
 def demo(
-    question: Annotated[str, typer.Argument(metavar="[QUESTION]", help="About the book.")] = QUESTION,
+    question: Annotated[str, typer.Argument(metavar="[QUESTION]", help="Question about the book.")] = QUESTION,
     model: Model = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages to show.")] = 3,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of passages to show.")] = 3,
     debug: Debug = False,
 ) -> None:
-    """Embed the book that ships with thalweg and show the passages nearest to a question."""
+    """Embed the book that ships with thalweg and show the passages nearest to a question.
+
+    Example: thalweg demo "How does a pilot learn the river?"
+    """
     with errors_told(debug):
         from thalweg import corpus
         from thalweg.assets import book

@@ -33,27 +33,27 @@ def evaluate(
         typer.Option(
             "--benchmark",
             metavar="NAME",
-            help="A benchmark of mteb: 'MTEB(eng, v2)', 'MTEB(Multilingual, v2)', LongEmbed, …",
+            help="Benchmark of mteb, such as 'MTEB(eng, v2)', 'MTEB(Multilingual, v2)' or LongEmbed.",
             rich_help_panel=TASK_PANEL,
         ),
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="NAME", help="A task of mteb: STSBenchmark, …", rich_help_panel=TASK_PANEL),
+        typer.Option("--task", metavar="NAME", help="Task of mteb, such as STSBenchmark.", rich_help_panel=TASK_PANEL),
     ] = None,
     sources: Annotated[
         list[str] | None,
         typer.Option(
             "--task-file",
             metavar="FILE[:CLASS]",
-            help="A Python file or module with tasks of your own: subclasses of mteb's AbsTask… with their data. It is "
-            "run.",
+            help="Python file or module with tasks of your own: subclasses of mteb's AbsTask… with their data. Its "
+            "code is run.",
             rich_help_panel=TASK_PANEL,
         ),
     ] = None,
     suite: Annotated[
         Literal["local"] | None,
-        typer.Option(help="local: tasks out of the files of --data, without network.", rich_help_panel=TASK_PANEL),
+        typer.Option(help="Suite of tasks made from the files of --data, without network.", rich_help_panel=TASK_PANEL),
     ] = None,
     data: Annotated[
         Path | None,
@@ -61,13 +61,13 @@ def evaluate(
             metavar="DIR",
             exists=True,
             file_okay=False,
-            help="With sts/, classification/, retrieval/ and books.jsonl.gz.",
+            help="Folder with sts/, classification/, retrieval/ and books.jsonl.gz, for --suite local.",
             rich_help_panel=TASK_PANEL,
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Of all those, the tasks called like that.", rich_help_panel=TASK_PANEL),
+        typer.Option(metavar="PATTERN", help="Keep only the tasks whose names match.", rich_help_panel=TASK_PANEL),
     ] = None,
     model: Model = None,
     revision: Revision = None,
@@ -78,7 +78,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Beside it: bm25, or a model of sentence-transformers (as it is, and with the mean of chunks).",
+            help="Also measure bm25, or a model of sentence-transformers (as it is, and with the mean of chunks).",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
@@ -86,15 +86,15 @@ def evaluate(
         str,
         typer.Option(
             metavar="N|none",
-            help="Cut texts to so many tokens; the paper cut MTEB at 512 and LongEmbed at 32768.",
+            help="Truncate texts to this many tokens; the paper used 512 for MTEB and 32768 for LongEmbed.",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = "none",
     instructions: Annotated[
         Instructions,
         typer.Option(
-            help="Before queries: the paper's instruction of each task, the model's own prompts, or nothing. auto: the "
-            "paper's for models tuned with them.",
+            help="What stands before queries: the paper's instruction for each task, the model's own prompts, or "
+            "nothing. auto takes the paper's for models that were trained with them.",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = "auto",
@@ -102,39 +102,47 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="N,N,…",
-            help="Tokens of a document, for --suite local; 'none' leaves these tasks out.",
+            help="Document lengths in tokens, for --suite local; 'none' leaves these tasks out.",
             show_default="256, 1024, 4096, … 1048576, if there are books",
             rich_help_panel=NEEDLE_PANEL,
         ),
     ] = None,
     needle_documents: Annotated[
-        int, typer.Option(min=1, max=100, help="Of each length.", rich_help_panel=NEEDLE_PANEL)
+        int, typer.Option(min=1, max=100, help="Documents of each length.", rich_help_panel=NEEDLE_PANEL)
     ] = 100,
     needle_queries: Annotated[
-        int, typer.Option(min=1, max=100, help="Of each length.", rich_help_panel=NEEDLE_PANEL)
+        int, typer.Option(min=1, max=100, help="Queries for each length.", rich_help_panel=NEEDLE_PANEL)
     ] = 50,
-    seed: Annotated[int, typer.Option(help="Other sentences at other places.", rich_help_panel=NEEDLE_PANEL)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed that chooses the sentences and their places.", rich_help_panel=NEEDLE_PANEL)
+    ] = 0,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="To write, and to go on from.", rich_help_panel=RUN_PANEL),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Output folder; an unfinished run there is continued.",
+            rich_help_panel=RUN_PANEL,
+        ),
     ] = Path("evaluation"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Measure again what is in DIR.", rich_help_panel=RUN_PANEL)
+        bool, typer.Option("--overwrite", help="Measure again what is in DIR already.", rich_help_panel=RUN_PANEL)
     ] = False,
     vertical_chunk_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of one document in one step.", show_default="1024", rich_help_panel=RUN_PANEL),
+        typer.Option(min=1, help="Tokens of one document per step.", show_default="1024", rich_help_panel=RUN_PANEL),
     ] = None,
     max_tokens_per_step: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of one step.", show_default="2048", rich_help_panel=RUN_PANEL),
+        typer.Option(min=1, help="Tokens per step.", show_default="2048", rich_help_panel=RUN_PANEL),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
     debug: Debug = False,
 ) -> None:
     """Measure how good a model's vectors are, on benchmarks of mteb or on files of your own.
 
-    Every result is stored as it is there; the same command goes on after an interruption.
+    Every result is stored at once, so the same command continues after an interruption.
 
     Example: thalweg eval --suite local --data data --against bm25 --against all-MiniLM-L6-v2 -o evaluation
     """
@@ -144,7 +152,7 @@ def evaluate(
         raise typer.BadParameter("--suite local and --data DIR belong together")
     length = _whole(max_length, "--max-length")
     lengths = None if needle_lengths is None else _several(needle_lengths)
-    with errors_told(debug):
+    with errors_told(debug, "--max-tokens-per-step 512 or --dtype bfloat16 takes less"):
         from thalweg.evaluation.extras import require_extra
 
         require_extra()

@@ -23,20 +23,23 @@ class FormatName(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id 'org/name'.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model to write: folder or hub id 'org/name'.", show_default=False)
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.", show_default=False)],
     format: Annotated[
         FormatName,
         typer.Option(
-            help="sentence-transformers: run by thalweg, or where it is not installed by the stock modules (Mamba, "
-            "xLSTM); opened with trust_remote_code=True. stock: always run by the stock modules, without that flag."
+            help="sentence-transformers is run by thalweg, or by the stock modules where thalweg is not installed "
+            "(Mamba, xLSTM), and opened with trust_remote_code=True. stock is always run by the stock modules, without "
+            "that flag."
         ),
     ] = FormatName.sentence_transformers,
     dtype: Annotated[
-        DtypeName, typer.Option("--dtype", help="Of the weights in the folder.", show_default="the file's")
+        DtypeName, typer.Option("--dtype", help="Dtype of the weights in the folder.", show_default="the file's")
     ] = DtypeName.auto,
     revision: Revision = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that lies in DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in DIR.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write a model as a folder for sentence-transformers, transformers and thalweg.

@@ -18,7 +18,9 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="Folder or hub id 'org/name'.", show_default="the model that ships with thalweg"
+            metavar="[MODEL]",
+            help="Model: folder or hub id 'org/name'.",
+            show_default="the model that ships with thalweg",
         ),
     ] = None,
     revision: Revision = None,
@@ -27,7 +29,10 @@ def info(
     quantize: QuantizeOption = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a model is and how much memory it takes."""
+    """Show what a model is and how much memory it takes.
+
+    Example: thalweg info state-spaces/mamba2-130m
+    """
     with errors_told(debug):
         embedder = load_model(model, revision, device, dtype, quantize)
         console = stdout()

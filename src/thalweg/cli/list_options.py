@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import typer
 
+MOST = 1 << 40
+
 SUFFIXES = {"k": 1 << 10, "m": 1 << 20}
 
 
@@ -23,8 +25,10 @@ def number(text: str) -> int:
     digits, factor = text.lower(), 1
     if digits[-1:] in SUFFIXES:
         digits, factor = digits[:-1], SUFFIXES[digits[-1]]
-    if not digits.isdecimal() or int(digits) == 0:
-        raise typer.BadParameter(f"{text!r} is no number of tokens or texts: write 512, 16k (16384) or 1M (1048576)")
+    if not digits.isdecimal() or len(digits) > 12 or not 0 < int(digits) * factor <= MOST:
+        raise typer.BadParameter(
+            f"{text!r:.60} is no number of tokens or texts: write 512, 16k (16384) or 1M (1048576), up to {MOST >> 20}M"
+        )
     return int(digits) * factor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr
-from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, load_model
+from thalweg.cli.options import Debug, Device, DtypeOption, Model, Revision, finite, load_model
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.errors import MissingExtraError
 from thalweg.inputs.formats import TABLE_SUFFIXES
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 RULE_PANEL, MODEL_PANEL, RUN_PANEL = "Which texts are taken", "Model", "Run"
 
+MOST = 100_000
+"""Neighbours of a query that are held."""
+
 STAGES = {"queries": "queries embedded", "documents": "documents embedded", "rows": "rows searched"}
 
 
@@ -33,32 +37,39 @@ def mine(
         typer.Argument(
             metavar="DATA",
             show_default=False,
-            help=f"One data set of query and positive: a file or folder of {', '.join(TABLE_SUFFIXES)} (also .gz), "
+            help=f"Data set of queries and positives: a file or folder of {', '.join(TABLE_SUFFIXES)} (also .gz), "
             "hub:org/name, or a named set such as open-synthetic-embeddings/CONFIG.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", show_default=False, help="To write: .parquet or .jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", show_default=False, help="Output file: .parquet or .jsonl.")],
     corpus: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="More texts to search: files with a column text, passage, document or contents.",
+            help="More texts to search, in files with a column text, passage, document or contents.",
             show_default="the positives only",
         ),
     ] = None,
     negatives: Annotated[
-        int, typer.Option("-n", "--negatives", min=1, help="Of each row.", rich_help_panel=RULE_PANEL)
+        int,
+        typer.Option(
+            "-n", "--negatives", min=1, max=MOST, help="Negatives to find for each row.", rich_help_panel=RULE_PANEL
+        ),
     ] = 1,
     range_min: Annotated[
-        int, typer.Option(min=0, help="Pass over so many of the nearest texts.", rich_help_panel=RULE_PANEL)
+        int, typer.Option(min=0, max=MOST, help="Skip this many of the nearest texts.", rich_help_panel=RULE_PANEL)
     ] = 0,
     range_max: Annotated[
-        int, typer.Option(min=1, help="Look no further than so many of the nearest.", rich_help_panel=RULE_PANEL)
+        int,
+        typer.Option(
+            min=1, max=MOST, help="Look no further than this many of the nearest.", rich_help_panel=RULE_PANEL
+        ),
     ] = 10,
     margin: Annotated[
         float | None,
         typer.Option(
-            help="What a negative's cosine must be below the positive's by.",
+            callback=finite,
+            help="How far a negative's cosine must lie below the positive's.",
             show_default="no limit",
             rich_help_panel=RULE_PANEL,
         ),
@@ -66,19 +77,21 @@ def mine(
     relative_margin: Annotated[
         float | None,
         typer.Option(
-            help="The same as a share of the positive's: 0.05 is 95 % of it at most.",
+            callback=finite,
+            help="The same as a share of the positive's cosine: 0.05 allows at most 95 % of it.",
             show_default="no limit",
             rich_help_panel=RULE_PANEL,
         ),
     ] = None,
     strategy: Annotated[
-        Literal["random", "top"], typer.Option(help="Draw among them, or take the nearest.", rich_help_panel=RULE_PANEL)
+        Literal["random", "top"],
+        typer.Option(help="Draw at random among them, or take the nearest.", rich_help_panel=RULE_PANEL),
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Of the draws.", rich_help_panel=RULE_PANEL)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draws.", rich_help_panel=RULE_PANEL)] = 0,
     model: Model = None,
     library: Annotated[
         Literal["thalweg", "sentence-transformers"],
-        typer.Option(help="What opens the model.", rich_help_panel=MODEL_PANEL),
+        typer.Option(help="Library that opens the model.", rich_help_panel=MODEL_PANEL),
     ] = "thalweg",
     revision: Revision = None,
     device: Device = None,
@@ -97,10 +110,10 @@ def mine(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue a run that was broken off, or start one.", rich_help_panel=RUN_PANEL),
+        typer.Option("--resume", help="Continue an interrupted run, or start one.", rich_help_panel=RUN_PANEL),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUN_PANEL)
+        bool, typer.Option("--overwrite", help="Replace the output that is there.", rich_help_panel=RUN_PANEL)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
     debug: Debug = False,
@@ -168,11 +181,11 @@ def _load(library: str, model: str | None, revision: str | None, device: str | N
         return load_model(model, revision, device, dtype)
     if model is None or dtype is not None:
         raise typer.BadParameter("--library sentence-transformers needs --model, and takes no --dtype")
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("--library sentence-transformers needs: pip install 'thalweg[train]'") from error
-    return SentenceTransformer(model, revision=revision, device=device)
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise MissingExtraError("--library sentence-transformers needs: pip install 'thalweg[train]'")
+    from thalweg.integrations._peers import load_peer
+
+    return load_peer(model, device, revision)
 
 
 @contextmanager
@@ -191,7 +204,7 @@ def _progress(console: Console, shown: bool) -> Iterator[Callable[[MiningStatus]
 def _tell(console: Console, mined: Mined, out: Path) -> None:
     for number, noun, words in (
         (mined.duplicates, "duplicate row", "left out"),
-        (mined.replaced, "earlier negative", "replaced"),
+        (mined.replaced, "negative", "that rows had before replaced"),
         (mined.without, "row", "without a negative, as no text passes the rule"),
     ):
         if number:

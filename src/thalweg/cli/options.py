@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DtypeName(str, Enum):
-    """Of weights and matrix products."""
+    """Dtype of weights and matrix products."""
 
     auto = "auto"
     float32 = "float32"
@@ -23,14 +24,14 @@ class DtypeName(str, Enum):
 
 
 class QuantizeName(str, Enum):
-    """Of the wide weights of a model."""
+    """How the wide weights of a model are stored."""
 
     int8 = "int8"
     int4 = "int4"
 
 
 class PrecisionName(str, Enum):
-    """Of stored vectors."""
+    """Number format of stored vectors."""
 
     float32 = "float32"
     int8 = "int8"
@@ -40,25 +41,40 @@ class PrecisionName(str, Enum):
 
 
 Model = Annotated[
-    str | None, typer.Option(help="Folder or hub id 'org/name'.", show_default="the model that ships with thalweg")
+    str | None,
+    typer.Option(help="Model: folder or hub id 'org/name'.", show_default="the model that ships with thalweg"),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda where there is one, else cpu")
+    str | None,
+    typer.Option(help="Device to run on: cpu, cuda, cuda:1 or mps.", show_default="cuda where there is one, else cpu"),
 ]
 DtypeOption = Annotated[
     DtypeName | None,
-    typer.Option("--dtype", help="Of weights and matrix products.", show_default="float32 on the cpu, else the file's"),
+    typer.Option(
+        "--dtype", help="Dtype of weights and matrix products.", show_default="float32 on the cpu, else the file's"
+    ),
 ]
 QuantizeOption = Annotated[
     QuantizeName | None,
     typer.Option(
         "--quantize",
-        help="Weights of the model in 8 bits, for speed, or in 4, for memory. On the cpu only.",
+        help="Store the weights in 8 bits, for speed, or in 4, for memory; on the cpu only.",
         show_default=False,
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def finite(value: float | None) -> float | None:
+    """The callback of an option that takes any number.
+
+    Raises:
+        typer.BadParameter: it is infinite or none.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"a number is wanted, not {value}")
+    return value
 
 
 def load_model(

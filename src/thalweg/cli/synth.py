@@ -34,55 +34,79 @@ DEFAULT_KEY = "OPENAI_API_KEY"
 
 def synth(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", show_default=False, help="To write, and to go on from.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            show_default=False,
+            help="Output folder; an unfinished run there is continued.",
+        ),
     ],
     base_url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             show_default=False,
-            help="Of any server that speaks OpenAI's chat protocol: http://127.0.0.1:8000/v1.",
+            help="Address of a server that speaks OpenAI's chat protocol, such as http://127.0.0.1:8000/v1.",
             rich_help_panel=ENDPOINT_PANEL,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(show_default=False, help="As the endpoint calls it.", rich_help_panel=ENDPOINT_PANEL),
+        typer.Option(show_default=False, help="Model name, as the endpoint knows it.", rich_help_panel=ENDPOINT_PANEL),
     ] = None,
     api_key_env: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="The environment variable that holds the key.", rich_help_panel=ENDPOINT_PANEL
-        ),
+        typer.Option(metavar="NAME", help="Environment variable that holds the key.", rich_help_panel=ENDPOINT_PANEL),
     ] = DEFAULT_KEY,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=ENDPOINT_PANEL)] = 16,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests that are sent at the same time.", rich_help_panel=ENDPOINT_PANEL)
+    ] = 16,
     requests_per_minute: Annotated[
         float | None,
-        typer.Option(min=0.001, show_default="no limit", help="Spread evenly.", rich_help_panel=ENDPOINT_PANEL),
+        typer.Option(
+            min=0.001,
+            show_default="no limit",
+            help="Most requests per minute; they are spread evenly.",
+            rich_help_panel=ENDPOINT_PANEL,
+        ),
     ] = None,
     tokens_per_minute: Annotated[
         float | None,
-        typer.Option(min=1, show_default="no limit", help="Prompts and replies.", rich_help_panel=ENDPOINT_PANEL),
+        typer.Option(
+            min=1,
+            show_default="no limit",
+            help="Most tokens per minute, of prompts and replies together.",
+            rich_help_panel=ENDPOINT_PANEL,
+        ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.01, help="Seconds for one reply.", rich_help_panel=ENDPOINT_PANEL)
+        float, typer.Option(min=0.01, help="Seconds to wait for a reply.", rich_help_panel=ENDPOINT_PANEL)
     ] = 300.0,
     retries: Annotated[
-        int, typer.Option(min=0, help="Of one request, with growing pauses.", rich_help_panel=ENDPOINT_PANEL)
+        int,
+        typer.Option(
+            min=0, help="Retries of a request that fails, with growing pauses.", rich_help_panel=ENDPOINT_PANEL
+        ),
     ] = 8,
     max_failures: Annotated[
         int,
-        typer.Option(min=1, help="Give up when so many tries in a row have failed.", rich_help_panel=ENDPOINT_PANEL),
+        typer.Option(min=1, help="Give up after this many failures in a row.", rich_help_panel=ENDPOINT_PANEL),
     ] = 100,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Of one reply; what is cut is rejected.", rich_help_panel=ENDPOINT_PANEL)
+        int,
+        typer.Option(
+            min=1, help="Maximum tokens per reply; truncated replies are rejected.", rich_help_panel=ENDPOINT_PANEL
+        ),
     ] = 4096,
     body: Annotated[
         str | None,
         typer.Option(
             metavar="JSON",
             show_default=False,
-            help='Put into every request; null takes a key out: {"max_tokens": null, "max_completion_tokens": 4096}.',
+            help="JSON to put into every request; null takes a key out: "
+            '{"max_tokens": null, "max_completion_tokens": 4096}.',
             rich_help_panel=ENDPOINT_PANEL,
         ),
     ] = None,
@@ -95,14 +119,17 @@ def synth(
         typer.Option(
             metavar="IN OUT",
             show_default="no costs are shown",
-            help="Of a million tokens of prompts and of replies.",
+            help="Price of a million tokens, of prompts and of replies.",
             rich_help_panel=ENDPOINT_PANEL,
         ),
     ] = None,
     total: Annotated[
         int | None,
         typer.Option(
-            min=1, show_default=False, help="Examples of all types, in the paper's shares.", rich_help_panel=DATA_PANEL
+            min=1,
+            show_default=False,
+            help="Examples of all types together, in the paper's shares.",
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     counts: Annotated[
@@ -120,31 +147,38 @@ def synth(
             "--language",
             metavar="NAME[=WEIGHT]",
             show_default="English for 43 %, 48 others",
-            help="May be given several times.",
+            help="Language of the examples, with its weight; may be given several times.",
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Other prompts in another order.", rich_help_panel=DATA_PANEL)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed that chooses the prompts and their order.", rich_help_panel=DATA_PANEL)
+    ] = 0,
     attempts: Annotated[
-        int, typer.Option(min=1, help="At one example, before it is given up.", rich_help_panel=DATA_PANEL)
+        int, typer.Option(min=1, help="Attempts at an example before it is given up.", rich_help_panel=DATA_PANEL)
     ] = 5,
     tasks_per_call: Annotated[
-        int, typer.Option(min=1, help="Asked for at a time in the first step.", rich_help_panel=DATA_PANEL)
+        int, typer.Option(min=1, help="Tasks that one request of the first step asks for.", rich_help_panel=DATA_PANEL)
     ] = 20,
     examples_per_task: Annotated[
-        int, typer.Option(min=1, help="More than 1 saves calls and variety.", rich_help_panel=DATA_PANEL)
+        int,
+        typer.Option(
+            min=1, help="Examples made for each task; more save requests and cost variety.", rich_help_panel=DATA_PANEL
+        ),
     ] = 1,
     brainstorm_temperature: Annotated[
-        float, typer.Option(min=0, help="Of the first step.", rich_help_panel=DATA_PANEL)
+        float, typer.Option(min=0, help="Temperature of the first step.", rich_help_panel=DATA_PANEL)
     ] = 1.0,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the second step.", rich_help_panel=DATA_PANEL)] = 0.8,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Of both.", rich_help_panel=DATA_PANEL)] = 0.9,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Temperature of the second step.", rich_help_panel=DATA_PANEL)
+    ] = 0.8,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Top-p of both steps.", rich_help_panel=DATA_PANEL)] = 0.9,
     mine: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
             show_default="no negatives for these types",
-            help="An embedder, folder or hub id; 'default': the model that ships.",
+            help="Model that finds the negatives: folder or hub id, or 'default' for the one that ships.",
             rich_help_panel=NEGATIVE_PANEL,
         ),
     ] = None,
@@ -154,7 +188,7 @@ def synth(
             "--mine-type",
             metavar="TYPE",
             show_default="short-short, long-long",
-            help="That get a mined negative, behind those they have.",
+            help="Type that gets a mined negative besides those it has; may be given several times.",
             rich_help_panel=NEGATIVE_PANEL,
         ),
     ] = None,
@@ -163,15 +197,16 @@ def synth(
         bool, typer.Option("--dry-run", help="Print the first prompts and call nothing.", rich_help_panel=RUN_PANEL)
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Drop the run that is in DIR.", rich_help_panel=RUN_PANEL)
+        bool,
+        typer.Option("--overwrite", help="Delete the run that is in DIR and start over.", rich_help_panel=RUN_PANEL),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
     debug: Debug = False,
 ) -> None:
     """Have a chat model write training data: tasks first, then an example of each, with negatives.
 
-    Every reply is saved when it is there; the same command goes on after an interruption. What cannot be used is kept
-    in DIR/rejected.jsonl with the reason. DIR/data is what to train on.
+    Every reply is saved at once, so the same command continues after an interruption. Replies that cannot be used are
+    kept in DIR/rejected.jsonl with the reason. DIR/data is what to train on.
 
     Example: thalweg synth --base-url http://127.0.0.1:8000/v1 --model llama --total 10000 --mine default -o synthetic
     """

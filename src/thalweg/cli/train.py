@@ -29,7 +29,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Folder or hub id 'org/name' of any model, or 'default'.", show_default=False
+            metavar="MODEL", help="Model to train: folder, hub id 'org/name', or 'default'.", show_default=False
         ),
     ] = None,
     data: Annotated[
@@ -37,18 +37,18 @@ def train(
         typer.Argument(
             metavar="DATA...",
             show_default=False,
-            help="JSON lines (also .gz), Parquet, folders of them, hub:org/name[:split], or a named set; @0.5 after it "
-            "takes half of it.",
+            help="Training data: JSON lines (also .gz), Parquet, folders of them, hub:org/name[:split], or a named "
+            "set; @0.5 after a name takes half of it.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False, help="To write.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False, help="Output folder.")
     ] = None,
     recipe: Annotated[
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="e5-mistral, distill, tiny, or the recipe.json of a trained model.",
+            help="Recipe: e5-mistral, distill, tiny, or the recipe.json of a trained model.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = "e5-mistral",
@@ -58,7 +58,7 @@ def train(
             "--set",
             metavar="NAME=VALUE",
             show_default=False,
-            help="Change one setting of the recipe; may be given several times.",
+            help="Change a setting of the recipe; may be given several times.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def train(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="Of distill: a model of sentence-transformers, or thalweg:MODEL. Short for --set teacher=NAME.",
+            help="Teacher of the recipe distill: a model of sentence-transformers, or thalweg:MODEL.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None,
@@ -80,21 +80,22 @@ def train(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="JSON lines to score on: sentence1, sentence2, score; or query, positive, negatives. May be given "
-            "several times.",
+            help="Dev set to score the model on, as JSON lines: sentence1, sentence2, score (Spearman); or query, "
+            "positive, negatives (nDCG@10). May be given several times.",
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     revision: Revision = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, mps.", show_default="cuda where there is one, else cpu")
+        str | None,
+        typer.Option(help="Device to train on: cpu, cuda or mps.", show_default="cuda where there is one, else cpu"),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue a run that was broken off, or start one.", rich_help_panel=RUN_PANEL),
+        typer.Option("--resume", help="Continue an interrupted run, or start one.", rich_help_panel=RUN_PANEL),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUN_PANEL)
+        bool, typer.Option("--overwrite", help="Replace the output that is there.", rich_help_panel=RUN_PANEL)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
     debug: Debug = False,
@@ -103,10 +104,10 @@ def train(
 
     A row of data is a query, a text that answers it and, if there are any, texts that do not.
 
-    Checkpoints are kept in OUT.run until OUT is complete: after a crash, the same command with
-    --resume goes on from the last one, and the run is the one it would have been.
+    Checkpoints are kept in OUT.run until OUT is complete. After a crash the same command with --resume continues from
+    the last one, and the result is the same as without the crash.
 
-    Several GPUs: accelerate launch -m thalweg.cli train …, with the same options.
+    For several GPUs run accelerate launch -m thalweg.cli train … with the same options.
 
     Example: thalweg train state-spaces/mamba2-130m pairs.jsonl -o tuned --dev sts.jsonl --set batch_size=256
     """
@@ -114,7 +115,7 @@ def train(
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     if not show and (model is None or not data or out is None):
         raise typer.BadParameter("give MODEL, DATA and --out DIR; or --print to see a recipe")
-    with errors_told(debug):
+    with errors_told(debug, "lower mini_batch_tokens, or set vertical_chunk_size: --set vertical_chunk_size=256"):
         from thalweg.training.recipes import find_recipe, override
 
         changes = [*(settings or []), *([f"teacher={teacher}"] if teacher is not None else [])]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
 BYTES_PER_TOKEN = 4
-"""Of UTF-8: what a token is counted as where documents have to be the same for every model. It is close to the truth
+"""Bytes of UTF-8 that count as a token where documents have to be the same for every model. It is close to the truth
 for English (4.2) and for Chinese (3 to a character)."""
 
 EDGES = (0, 256, 1024, 4096, 16384, 65536, 262144, 1048576)

@@ -96,7 +96,7 @@ class Haystacks:
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Of each document: the sentence hidden in it, and its question."""
+        """The sentence hidden in each document, and its question."""
         rng = random.Random(f"{self.seed} {self.kind} {self.length}")
         return (_needles if self.kind == "needle" else _passkeys)(rng, self.documents)
 

@@ -28,7 +28,7 @@ def write_report(folder: Path, table: Table, settings: Mapping[str, Any], plots:
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part in a measurement."""
+    """The versions of what takes part in a measurement."""
     installed = {name: version(name) for name in PACKAGES}
     return {"thalweg": __version__, "python": platform.python_version(), **installed}
 

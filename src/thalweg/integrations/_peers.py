@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thalweg.embedder.devices import check_device
 from thalweg.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,16 +19,19 @@ _PACKAGED = dict.fromkeys(("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM
 """Models that a Python package brings along; where it is installed, nothing is downloaded."""
 
 
-def load_peer(name: str, device: str | None = None) -> SentenceTransformer:
+def load_peer(name: str, device: str | None = None, revision: str | None = None) -> SentenceTransformer:
     """Raises:
     CheckpointError: there is no such model, or it cannot be loaded.
+    InvalidInputError: the device cannot be used.
     """
+    if device is not None:
+        check_device(device)
     from sentence_transformers import SentenceTransformer
 
     package = importlib.util.find_spec(_PACKAGED[name]) if name in _PACKAGED else None
     source = str(Path(str(package.origin)).parent / "model") if package else name
     try:
-        return SentenceTransformer(source, device=device)
+        return SentenceTransformer(source, device=device, revision=revision)
     except Exception as error:  # whatever the libraries below raise for a missing or broken model
         raise CheckpointError(f"sentence-transformers cannot load {name!r}: {type(error).__name__}: {error}") from error
 

@@ -56,7 +56,7 @@ _UNSPACED = re.compile(f"[{_SCRIPTS['Japanese']}{_SCRIPTS['Thai']}]")
 """Scripts that put no space between words."""
 
 LEAST_SHARE = 0.3
-"""Of a text's letters in the script of its language: names and technical words are often foreign."""
+"""A text has at least this share of its letters in its language's script: names and terms are often foreign."""
 
 
 def default_languages() -> dict[str, float]:

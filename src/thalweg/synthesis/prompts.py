@@ -64,7 +64,7 @@ _TASKS: dict[TaskType, tuple[str, str]] = {
         "Given the minutes of a council meeting, find newspaper articles about one of its decisions",
     ),
 }
-"""Of each type: what its tasks are like, and an example of ours."""
+"""What the tasks of each type are like, and an example of ours."""
 
 _EXAMPLES: dict[TaskType, str] = {
     "short-long": """\

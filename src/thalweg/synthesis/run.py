@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DUPLICATE = "duplicate"
 
 FRUITLESS = "fruitless"
-"""Of a record that is no reply: a run ended because nothing could be used, and the next one has all attempts again."""
+"""Marks a record that is no reply: a run ended because nothing could be used, so the next has all attempts again."""
 
 _MOST_CALLS = 4
 """Times the calls that would do if no task came twice; then tasks are used more than once."""

@@ -13,16 +13,16 @@ from thalweg.synthesis.tasks import KINDS, TaskType
 from thalweg.system.words import counted
 
 MAX_SHORT_WORDS = 150
-"""Of what is to be a phrase or a sentence: more is a passage in the wrong place."""
+"""A phrase or sentence with more words is a passage in the wrong place."""
 
 MAX_CHARACTERS = 100_000
-"""Of any field: a model that went round in circles."""
+"""A field with more characters comes from a model that went round in circles."""
 
 MIN_LONG_WORDS = 20
-"""Of what is to be a passage, whatever was asked for."""
+"""The least words of a passage, whatever was asked for."""
 
 MIN_SHARE_OF_WORDS = 0.5
-"""Of the words that were asked for: models write less than they are told, and half is still a long text."""
+"""The share of the words asked for that is enough: models write less than they are told, and half is still long."""
 
 TASK_WORDS = (3, 80)
 """Least and most words of a task."""

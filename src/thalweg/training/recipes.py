@@ -36,37 +36,39 @@ class Recipe:
         InvalidInputError: a value that cannot be, quoting it.
     """
 
-    name: str = _about("custom", "of the recipe")
+    name: str = _about("custom", "name of the recipe")
     objective: Objective = _about("contrastive", "InfoNCE; or distill: a teacher's vectors, similarities")  # noqa: RUF009
 
-    temperature: float = _about(0.02, "of InfoNCE, on cosines")
-    negatives: int | None = _about(None, "hard negatives of a row that are used at most; none: all")
+    temperature: float = _about(0.02, "temperature of InfoNCE, on cosines")
+    negatives: int | None = _about(None, "most hard negatives used of a row; none: all")
     no_duplicates: bool = _about(True, "no text twice in a batch, where it would be its own negative")
-    instructions: bool = _about(True, "put each data set's instruction before its queries, and only there")
-    matryoshka: tuple[int, ...] = _about((), "widths that vectors are trained to be cut to, besides their own")
-    teacher: str | None = _about(None, "of distill: a model of sentence-transformers, or thalweg:MODEL")
-    vector_weight: float = _about(1.0, "of distill: of the squared distance to the teacher's vectors")
-    similarity_weight: float = _about(10.0, "of distill: of the squared error of the batch's similarity matrix")
+    instructions: bool = _about(True, "put each data set's instruction before its queries")
+    matryoshka: tuple[int, ...] = _about((), "widths that vectors can be truncated to, besides their own")
+    teacher: str | None = _about(None, "teacher for distill: a model of sentence-transformers, or thalweg:MODEL")
+    vector_weight: float = _about(1.0, "distill: weight of the squared distance to the teacher's vectors")
+    similarity_weight: float = _about(10.0, "distill: weight of the squared error of the batch's similarities")
 
     epochs: int = _about(1, "passes over the data")
-    max_steps: int | None = _about(None, "stop after so many steps; none: when the epochs are over")
-    batch_size: int = _about(2048, "rows of a step over all processes, all from one data set")
+    max_steps: int | None = _about(None, "stop after this many steps; none: when the epochs are over")
+    batch_size: int = _about(2048, "rows per step over all processes, all from one data set")
     gradient_cache: bool = _about(True, "GradCache: two passes over a batch, in memory for mini_batch_tokens")
     mini_batch_tokens: int = _about(16_384, "tokens that are run at a time under gradient_cache")
-    max_length: int | None = _about(512, "tokens that a text is cut to; none: nothing is cut")
-    learning_rate: float = _about(4e-4, "of AdamW, at its highest")
-    weight_decay: float = _about(0.1, "of AdamW, on the matrices of linear layers and embeddings")
+    max_length: int | None = _about(512, "tokens that a text is truncated to; none: never")
+    learning_rate: float = _about(4e-4, "highest learning rate of AdamW")
+    weight_decay: float = _about(0.1, "weight decay of AdamW, on the matrices of linear layers and embeddings")
     warmup_steps: int = _about(100, "steps in which the learning rate rises; a tenth of a run that has no more")
     max_grad_norm: float = _about(1.0, "gradients are scaled down to this norm; 0: never")
-    precision: Precision = _about("auto", "of products (autocast); auto: bfloat16 on CUDA, else float32")  # noqa: RUF009
+    precision: Precision = _about("auto", "precision of products (autocast); auto: bfloat16 on CUDA, else float32")  # noqa: RUF009
 
-    lora_rank: int = _about(16, "of adapters on every linear layer; 0: all weights are trained, without adapters")
-    lora_alpha: float = _about(16, "adapters count alpha / rank")
-    lora_dropout: float = _about(0.0, "of what goes into adapters")
+    lora_rank: int = _about(16, "rank of adapters on every linear layer; 0: train all weights instead")
+    lora_alpha: float = _about(16, "adapters are scaled by alpha / rank")
+    lora_dropout: float = _about(0.0, "dropout on the input of adapters")
     quantize_4bit: bool = _about(False, "QLoRA: frozen weights in 4 bits; needs bitsandbytes and CUDA")
 
-    vertical_chunk_size: int | None = _about(None, "keep states between chunks of so many tokens; none: activations")
-    max_tokens_per_step: int | None = _about(None, "of chunks that are run together; none: that of inference")
+    vertical_chunk_size: int | None = _about(
+        None, "keep states between chunks of this many tokens; none: all activations"
+    )
+    max_tokens_per_step: int | None = _about(None, "tokens of chunks that run together; none: as in inference")
     two_level: bool = _about(False, "with vertical_chunk_size: keep sqrt(n) states of n, for one more forward pass")
     offload: bool = _about(False, "with vertical_chunk_size: keep states in the CPU's memory")
     detach_every: int | None = _about(None, "truncated back-propagation: no gradient crosses every so many chunks")
@@ -75,7 +77,7 @@ class Recipe:
 
     save_every: int = _about(100, "steps between checkpoints, which a killed run is resumed from")
     dev_every: int = _about(100, "steps between scores on the dev sets")
-    seed: int = _about(0, "of the order of batches, adapters and dropout")
+    seed: int = _about(0, "seed of the order of batches, adapters and dropout")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -118,7 +120,7 @@ class Recipe:
         return StatePassing(self.state_passing, self.state_passing_size) if self.state_passing else None
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Of each field its name, its value as `override` reads it, and what it is."""
+        """Each field's name, its value as `override` reads it, and what it is."""
         return [(entry.name, _show(getattr(self, entry.name)), entry.metadata["about"]) for entry in fields(self)]
 
     def to_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ PLOT_FILE = "training.png"
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a run that is over.
+    """What is known of a run that is over.
 
     base: the model it began with; manifest: a row for each data set; instructions: before queries, by data set; log:
     all entries; n_processes: that shared the batches.

@@ -22,11 +22,12 @@ from transformers import PrinterCallback, set_seed
 import thalweg
 from thalweg.checkpoints.formats import format_to_write
 from thalweg.embedder.devices import check_device
-from thalweg.errors import InvalidInputError
+from thalweg.errors import InvalidInputError, MeasurementError
 from thalweg.gradients.lora import add_lora, merge_lora
 from thalweg.gradients.qlora import quantize_4bit
 from thalweg.integrations.sentence_transformers import from_embedder
 from thalweg.storage.work_folder import publish_folder
+from thalweg.system.memory_errors import one_line, out_of_memory
 from thalweg.system.words import counted
 from thalweg.training.data import load_training_data
 from thalweg.training.dev_scores import Evaluators, as_one, dev_evaluators
@@ -276,7 +277,16 @@ class _Run:
             for callback in event_callbacks(self.folder, first_step):
                 trainer.add_callback(callback)
         with _cuts_counted():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            try:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise MeasurementError(
+                    f"there is not enough memory for step {trainer.state.global_step + 1} ({one_line(error)}); lower "
+                    f"mini_batch_tokens={self.recipe.mini_batch_tokens} with gradient_cache=true, or set "
+                    "vertical_chunk_size=256, which keeps states instead of activations"
+                ) from error
         scored = [entry["step"] for entry in entries(trainer.state.log_history, self.evaluators) if "dev" in entry]
         if self.evaluators and trainer.state.global_step not in scored:
             trainer.evaluate()
