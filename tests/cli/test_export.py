@@ -97,6 +97,16 @@ def test_what_the_stock_modules_cannot_do(tmp_path: Path, changes: dict[str, obj
     assert not (tmp_path / "out").exists()
 
 
+def test_a_card_that_is_no_text(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_bytes(b"---\nlicense: mit\n---\n\xff\xfe words" + b"\0" * 2**21)
+    thalweg.load(tmp_path / "model").save(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "license: mit" in card
+    assert "> \ufffd\ufffd words" in card
+    assert len(card) < 2**20 + 10_000
+
+
 @pytest.mark.parametrize(("dtype", "size"), [("auto", 4), ("float32", 4), ("bfloat16", 2), ("float16", 2)])
 def test_dtypes(thalweg_command: Command, tmp_path: Path, dtype: str, size: int) -> None:
     write_model(tmp_path / "model")

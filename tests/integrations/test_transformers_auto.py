@@ -385,6 +385,9 @@ def test_world_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
         tokenizer.decode([300])
     with pytest.raises(InvalidInputError, match="'no entry' is no token of"):
         tokenizer.convert_tokens_to_ids("no entry")
+    for n_eos in (10**12, -1, "1", None, True):
+        with pytest.raises(InvalidInputError, match="n_eos must be from 0 to 256, not"):
+            RWKVWorldTokenizer.from_pretrained(tmp_path, n_eos=n_eos)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

@@ -11,6 +11,9 @@ from thalweg.pooling import POOLINGS
 KEPT_KEYS = ("license", "license_name", "license_link", "language", "base_model", "datasets")
 """What a card's front matter says of its origin, and the copy inherits."""
 
+MAX_BYTES = 2**20
+"""Of a card that is copied; whatever is beyond is no card."""
+
 TRUST = {"stock": "", "thalweg": ", trust_remote_code=True", "either": ", trust_remote_code=True"}
 
 OPENS = {
@@ -131,7 +134,9 @@ def _read_card(path: Path) -> tuple[list[str], list[str]]:
     """The lines of its front matter that the copy inherits, and its text."""
     if not path.is_file():
         return [], []
-    match = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", path.read_text(encoding="utf-8").strip() + "\n", re.DOTALL)
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES).decode(errors="replace")
+    match = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", text.strip() + "\n", re.DOTALL)
     assert match is not None
     kept, inside = [], False
     for line in (match[1] or "").splitlines():

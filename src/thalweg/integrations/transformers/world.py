@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer
 
+from thalweg.checkpoints.embedding import MAX_EOS
 from thalweg.errors import InvalidInputError
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
 
@@ -31,6 +32,8 @@ class RWKVWorldTokenizer(PreTrainedTokenizer):
         Padding goes to the left unless `padding_side` says otherwise. `settings` are those of every tokenizer of
         transformers; the special tokens are fixed.
         """
+        if type(n_eos) is not int or not 0 <= n_eos <= MAX_EOS:  # tokenizer_config.json may say anything
+            raise InvalidInputError(f"n_eos must be from 0 to {MAX_EOS}, not {n_eos!r:.80}")
         vocabulary = read_vocabulary(Path(vocab_file))
         self.vocab_file = vocab_file
         self.n_eos = n_eos
