@@ -197,6 +197,8 @@ def _tell(console: Console, mined: Mined, out: Path) -> None:
     ):
         if number:
             console.print(f"{number:,} {told}")
+    if mined.remade:
+        console.print(f"damaged, and made again: {', '.join(mined.remade)}")
     console.print(
         f"{mined.rows:,} rows, {mined.negatives:,} negatives out of {mined.documents:,} texts for "
         f"{mined.queries:,} queries → {out}"
