@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import thalweg
@@ -186,7 +189,11 @@ def test_a_relative_model_is_found_from_elsewhere(
 @pytest.mark.kill
 @pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_saves_and_points_to_resume(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_points_to_resume(
+    model_folder: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Ctrl-C, and what a supervisor sends. While it writes, no other run may have its output."""
     (tmp_path / "docs").mkdir()
     for i in range(3):
         (tmp_path / "docs" / f"{i}.txt").write_text(make_text(100_000, i))
@@ -197,7 +204,10 @@ def test_ctrl_c_saves_and_points_to_resume(model_folder: Path, tmp_path: Path) -
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out.parquet.parts/part-*.arrow")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
+    for mode in ("new", "resume", "overwrite"):
+        with pytest.raises(thalweg.CorpusError, match=rf"another run is writing to .* now \(process {run.pid}\)"):
+            thalweg.corpus.check_free(out, mode)  # type: ignore[arg-type]
+    run.send_signal(sent)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
     assert errors.startswith("interrupted; what is done is saved in")
@@ -220,3 +230,96 @@ def test_awkward_file_names_are_stored_and_shown(thalweg_command: Command, model
     (row,) = rows_of(out)[0]
     assert row["id"] == r"caf\xe9.txt"
     assert thalweg_command("search", out, "words").exit_code == 0
+
+
+def test_formats_are_said_for_stdin_and_for_files(thalweg_command: Command, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments = ("embed", "-", "-o", out, "--model", model_folder, "--overwrite")
+    inputs: dict[str, str | bytes] = {
+        "jsonl": '{"text": "one"}\n\n{"text": "two"}\n',
+        "json": '[{"text": "one"}, {"text": "two"}]',
+        "csv": "text\none\ntwo\n",
+        "tsv": "id\ttext\n1\tone\n2\ttwo\n",
+        "lines": "one\ntwo\n",
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": ["one", "two"]}), buffer)
+    inputs["parquet"] = buffer.getvalue()
+    for name, content in inputs.items():
+        result = thalweg_command(*arguments, "--format", name, input=content)
+        assert result.exit_code == 0, result.stderr
+        assert [row["text"] for row in rows_of(out)[0]] == ["one", "two"], name
+        assert "1 file: 1 read\n2 rows of tables\n" in result.stderr
+    result = thalweg_command(*arguments, input=inputs["jsonl"])
+    assert "-: read as one text, but it looks like JSON lines (--format jsonl)" in result.stderr
+    (tmp_path / "odd.txt").write_bytes("nr#wörter\n1#déjà vu\n".encode("latin-1"))
+    arguments = ("embed", tmp_path / "odd.txt", *arguments[2:], "--format", "csv", "--encoding", "latin-1")
+    result = thalweg_command(*arguments, "--delimiter", "#", "--text-column", "wörter", "--id-column", "nr")
+    assert result.exit_code == 0, result.stderr
+    assert [(row["id"], row["text"]) for row in rows_of(out)[0]] == [("1", "déjà vu")]
+
+
+def test_formats_that_are_none(thalweg_command: Command, docs: Path, tmp_path: Path) -> None:
+    arguments = ("embed", docs, "-o", tmp_path / "out.npy")
+    for options, code, told in (
+        (("--format", "xml"), 2, "--format xml is none of text, lines, jsonl, json, csv, tsv, parquet"),
+        (("--format", "csv", "--lines"), 2, "--lines and --format exclude each other"),
+        (("--encoding", "utf-9"), 1, "there is no encoding 'utf-9'"),
+        (("--delimiter", "ab"), 1, "a delimiter is one character"),
+    ):
+        result = thalweg_command(*arguments, *options)
+        assert result.exit_code == code
+        assert told in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_the_summary_says_what_became_of_the_input(
+    thalweg_command: Command, model_folder: Path, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("a.py", "b.py", "c.pdf", ".hidden", "Makefile", "empty.txt"):
+        (docs / name).write_text("")
+    (docs / "a.txt").write_text("words")
+    (docs / "t.csv").write_bytes("id;text\n1;Größe\n1;x;y\n1;z\n".encode("latin-1"))
+    out = tmp_path / "out.parquet"
+    arguments = ("embed", docs, "-o", out, "--model", model_folder, "--id-column", "id")
+    result = thalweg_command(*arguments)
+    assert result.exit_code == 3
+    for line in (
+        "8 files: 2 read, 1 empty, 5 left out (2 .py, 1 .pdf, 1 hidden, 1 without suffix); take others with --glob",
+        "3 rows of tables, 1 of them failed",
+        "t.csv: columns are separated by ';' (--delimiter says otherwise)",
+        "t.csv: read as windows-1252 (--encoding says otherwise)",
+        "1 document with the id of an earlier one ('1'): the column key tells them apart",
+    ):
+        assert line in result.stderr.splitlines()
+    strict = thalweg_command(*arguments, "--overwrite", "--strict")
+    assert (strict.exit_code, "--strict stops here" in strict.stderr) == (1, True)
+
+
+def test_debug_shows_where_a_reader_failed(
+    thalweg_command: Command, model_folder: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError("no idea")
+
+    monkeypatch.setattr("thalweg.corpus.documents.read_records", failing)
+    arguments = ("embed", docs, "-o", tmp_path / "out.npy", "--model", model_folder, "--overwrite")
+    result = thalweg_command(*arguments)
+    assert result.exit_code == 3
+    assert "ZeroDivisionError: no idea; this is a bug of thalweg" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = thalweg_command(*arguments, "--debug")
+    assert result.exit_code == 3
+    assert "in failing" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells")
+def test_a_closed_stdin_is_told(model_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg.cli", "embed", "-", "-o", str(tmp_path / "o.npy"), "--model"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command, str(model_folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "stdin is closed; pipe something into it, or name a file" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import thalweg.assets
@@ -103,3 +107,62 @@ def test_demo_shows_passages_and_commands(
     assert len([line for line in result.stdout.splitlines() if line.startswith("╭")]) == 2
     assert f"thalweg embed {book} --sections" in result.stdout
     assert "thalweg search book.parquet 'where do the swans drift?'" in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_any_stdout_takes_any_text(model_folder: Path, tmp_path: Path, encoding: str) -> None:
+    """A terminal of Windows, or a pipe without a locale."""
+    (tmp_path / "a.txt").write_text("naïve „façade“ 水 🦢 \x85")
+    out = tmp_path / "out.parquet"
+    program = f"""
+import sys
+from thalweg.cli.app import app, main
+for command in (["embed", {str(tmp_path)!r}, "-o", {str(out)!r}, "--model", {str(model_folder)!r}, "-q"],
+                ["search", {str(out)!r}, "words"], ["search", {str(out)!r}, "words", "--json"]):
+    sys.argv = ["thalweg", *command]
+    try:
+        main()
+    except SystemExit as stopped:
+        assert not stopped.code, stopped.code
+    print("=" * 9)
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    _, panel, found, _ = done.stdout.decode(encoding).split("=" * 9)
+    assert "a.txt" in panel
+    assert json.loads(found)[0]["text"] == "naïve „façade“ 水 🦢 \x85"
+
+
+def test_a_model_that_a_file_names_is_told_and_never_fetched(
+    thalweg_command: Command, embedded: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = thalweg_command("search", embedded, "words")
+    assert f"model: {model_folder}, named by {embedded}" in found.stderr
+    assert thalweg_command("search", embedded, "words", "--model", model_folder).stderr == ""
+
+    def fetch(*_: object, **__: object) -> None:
+        pytest.fail("the network was used")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fetch)
+    for name in ("somebody/model", "somebody/model/file.pth", "nowhere/at/all", "", "x" * 500, "../up"):
+        table = pq.read_table(embedded)
+        told = {**json.loads(table.schema.metadata[b"thalweg"]), "model": name, "revision": "main"}
+        pq.write_table(table.replace_schema_metadata({b"thalweg": json.dumps(told).encode()}), embedded)
+        refused = thalweg_command("search", embedded, "words")
+        assert refused.exit_code == 1
+        assert f"model: {name}, named by" in refused.stderr
+        assert "error: " in refused.stderr
+        if name == "somebody/model":
+            assert "pass --model somebody/model to fetch it, if you trust it" in refused.stderr
+
+
+def test_the_shipped_model_is_not_told(thalweg_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    out = tmp_path / "out.jsonl"
+    assert thalweg_command("embed", tmp_path / "a.txt", "-o", out, "-q").exit_code == 0
+    found = thalweg_command("search", out, "words")
+    assert (found.exit_code, found.stderr) == (0, "")
+    beside = out.with_name("out.jsonl.meta.json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "model": None, "revision": None}))
+    assert thalweg_command("search", out, "words").stderr == "", "a file of an earlier version"

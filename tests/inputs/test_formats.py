@@ -442,7 +442,10 @@ def test_lines_of_any_length_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "MAX_ROW", 10)
     for n in (8, 9, 10, 11, 25, 100_000):
         content = b"a\n" + b"x" * n + b"\nb\n" + b"y" * n
-        lines = [line if isinstance(line, bytes) else b"too long" for line in streams.text_lines(io.BytesIO(content))]
+        lines = [
+            line if isinstance(line, bytes) else b"too long"
+            for line in streams.text_lines(io.BufferedReader(io.BytesIO(content)))
+        ]
         fits = [b"x" * n + b"\n", b"y" * n]
         assert lines == [
             b"a\n",

@@ -209,6 +209,8 @@ def _tell(console: Console, mined: Mined, out: Path) -> None:
     ):
         if number:
             console.print(f"{counted(number, noun)} {words}")
+    if mined.remade:
+        console.print(f"damaged, and made again: {', '.join(mined.remade)}")
     console.print(
         f"{counted(mined.rows, 'row')}, {counted(mined.negatives, 'negative')} out of "
         f"{counted(mined.documents, 'text')} for {counted(mined.queries, 'query', 'queries')} → {out}"

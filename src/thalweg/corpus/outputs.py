@@ -18,10 +18,11 @@ from thalweg.inputs.discover import discover as inputs_discover
 from thalweg.storage.lock import LOCK
 from thalweg.storage.work_folder import MANIFEST
 
+_ANY = re.DOTALL | re.IGNORECASE
 _COMPANION = re.compile(
-    rf".+({'|'.join(map(re.escape, OUTPUT_SUFFIXES))})\.(ids\.jsonl|meta\.json|failures\.jsonl)", re.IGNORECASE
+    rf".+({'|'.join(map(re.escape, OUTPUT_SUFFIXES))})\.(ids\.jsonl|meta\.json|failures\.jsonl)", _ANY
 )
-_WORK_FOLDER = re.compile(r".+\.(parts|run)", re.IGNORECASE)
+_WORK_FOLDER = re.compile(r".+\.(parts|run)", _ANY)
 _ROW = {"id", "section", "char_start", "char_end", "n_tokens", "vector"}
 _FIRST_LINE = 16 << 20
 

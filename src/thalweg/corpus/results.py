@@ -181,6 +181,8 @@ def _damage_reported(path: Path) -> Iterator[None]:
         yield
     except CorpusError:
         raise
-    except (pa.ArrowException, ValueError, RecursionError, EOFError, KeyError) as error:
+    except (pa.ArrowException, ValueError, RecursionError, EOFError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system; pyarrow raises some without a number for damaged files
         what = "a readable Parquet file" if path.suffix.lower() == ".parquet" else "what `thalweg embed` wrote"
         raise CorpusError(f"{path} is not {what}: {error}") from error

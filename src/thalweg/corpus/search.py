@@ -42,10 +42,16 @@ def search(path: Path, metadata: Metadata, embedder: Embedder, query: str, k: in
             f"{path} holds vectors of {metadata.model or 'the shipped model'} (fingerprint {metadata.fingerprint}), "
             f"but {embedder.name} has fingerprint {embedder.fingerprint}: pass the right --model, or embed again"
         )
+    if metadata.dimension > embedder.dimension:
+        raise CorpusError(
+            f"{path} is damaged: its metadata says {metadata.dimension} dimensions, but {embedder.name} has "
+            f"{embedder.dimension}; embed the corpus again"
+        )
     vector = _query_vector(embedder, metadata, query, **prompt)
     best: list[Hit] = []
     for batch in read_batches(path, metadata):
-        scores = embedder.similarity(vector, restored(batch.vectors, metadata))[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for in what comes of it
+            scores = embedder.similarity(vector, restored(batch.vectors, metadata))[0]
         if not np.isfinite(scores).all():
             raise CorpusError(f"{path} is damaged: its numbers are too large to compare; embed the corpus again")
         best = _merged(best, batch, scores, k)

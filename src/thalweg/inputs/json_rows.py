@@ -31,7 +31,7 @@ def read_lines(file: InputFile, select: Select, meter: FileMeter, on_note: Notes
                 yield Row(number, number + 1, line)
                 continue
             try:
-                text = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), number)
+                text = decoded(line.removesuffix(b"\n").removesuffix(b"\r"))
                 yield Row(number, number + 1, {LINE: text})
             except CorpusError as error:
                 yield Row(number, number + 1, error)
@@ -53,8 +53,8 @@ def read_json(file: InputFile, select: Select, meter: FileMeter, on_note: Notes)
             first = next((entry for entry in lines if isinstance(entry[1], CorpusError) or entry[1].strip()), None)
             if first is None:
                 return
-            number, line = first
-            if isinstance(line, CorpusError) or _is_object(line, number):
+            _, line = first
+            if isinstance(line, CorpusError) or _is_object(line):
                 yield from _line_rows(chain([first], lines))
                 return
             start = line
@@ -72,19 +72,19 @@ def _line_rows(lines: Iterable[tuple[int, bytes | CorpusError]]) -> Iterator[Row
         if isinstance(line, CorpusError):
             yield Row(row, number + 1, line)
         elif line.strip():
-            yield Row(row, number + 1, _parsed(line, number))
+            yield Row(row, number + 1, _parsed(line))
         else:
             continue
         row += 1
 
 
-def _is_object(line: bytes, number: int) -> bool:
-    return isinstance(_parsed(line, number), dict)
+def _is_object(line: bytes) -> bool:
+    return isinstance(_parsed(line), dict)
 
 
-def _parsed(line: bytes, number: int) -> dict[str, Any] | CorpusError:
+def _parsed(line: bytes) -> dict[str, Any] | CorpusError:
     try:
-        return _checked(json.loads(decoded(line, number), object_pairs_hook=_object))
+        return _checked(json.loads(decoded(line), object_pairs_hook=_object))
     except CorpusError as error:
         return error
     except (ValueError, RecursionError) as error:

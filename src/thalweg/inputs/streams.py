@@ -174,8 +174,11 @@ def text_pieces(stream: BinaryIO) -> Iterator[str]:
         data = stream.read(PIECE)
 
 
-def text_lines(stream: BinaryIO) -> Iterator[bytes | CorpusError]:
-    """The lines of a stream with their ends, in bounded memory: one that is longer than `MAX_ROW` is an error."""
+def text_lines(stream: io.BufferedReader) -> Iterator[bytes | CorpusError]:
+    """The lines of a stream with their ends, in bounded memory: one that is longer than `MAX_ROW` is an error. A byte
+    order mark is no part of the first."""
+    if stream.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+        stream.read(len(codecs.BOM_UTF8))
     while line := stream.readline(MAX_ROW + 1):
         if len(line) <= MAX_ROW:
             yield line
@@ -190,14 +193,14 @@ def too_long() -> CorpusError:
     return CorpusError(f"longer than {MAX_ROW >> 20} MiB; put the text into a file of its own, which is read in pieces")
 
 
-def decoded(line: bytes, number: int) -> str:
-    """A line as text; the first (number 0) may begin with a byte order mark.
+def decoded(line: bytes) -> str:
+    """A line as text.
 
     Raises:
         CorpusError: bytes that are no UTF-8.
     """
     try:
-        return line.decode("utf-8-sig" if number == 0 else "utf-8")
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise CorpusError(f"not UTF-8: byte 0x{byte:02x} at offset {error.start} of the line") from error

@@ -17,6 +17,7 @@ import pytest
 
 import thalweg
 from thalweg.errors import CorpusError, InvalidInputError
+from thalweg.storage.lock import hold
 from thalweg.training.data import Rule, load_training_data, mine_hard_negatives
 from thalweg.training.data.mining import run, vectors
 from thalweg.training.data.mining.neighbours import Neighbours, nearest
@@ -296,10 +297,51 @@ def test_a_run_killed_while_it_searches_goes_on(tmp_path: Path, model: Any, monk
         mine_hard_negatives(data, out, model, on_status=die)
     searched: list[int] = []
     search = run._Run._search
-    monkeypatch.setattr(run._Run, "_search", lambda self, *a: (searched.append(a[-2]), search(self, *a)))
+    monkeypatch.setattr(run._Run, "_search", lambda self, *a: (searched.append(a[-2]), search(self, *a))[1])
     mine_hard_negatives(data, out, model, mode="resume")
     assert searched == [32]
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["queries-*", "documents-*", "found-*", "corpus.arrow", "corpus.hashes"])
+def test_a_saved_file_that_the_disk_has_changed_is_made_again_and_named(tmp_path: Path, model: Any, name: str) -> None:
+    data = str(write_rows(tmp_path / "pairs.jsonl", some_pairs(45)))
+    corpus = str(write_rows(tmp_path / "more.jsonl", [{"text": make_text(9, i)} for i in range(30)]))
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    mine_hard_negatives(data, whole, model, corpus=corpus)
+
+    def die(status: run.MiningStatus) -> None:
+        if status.stage == "rows" and status.done == 32:
+            raise Killed
+
+    with pytest.raises(Killed):
+        mine_hard_negatives(data, out, model, corpus=corpus, on_status=die)
+    damaged = sorted(out.with_name("out.jsonl.parts").glob(name))[-1]
+    content = bytearray(damaged.read_bytes())
+    content[-7] ^= 1
+    damaged.write_bytes(content)
+    mined = mine_hard_negatives(data, out, model, corpus=corpus, mode="resume")
+    assert mined.remade == ("corpus.arrow" if "corpus" in name else damaged.name,)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_an_output_that_is_a_link_or_in_use_is_refused(tmp_path: Path, model: Any) -> None:
+    data = str(write_rows(tmp_path / "pairs.jsonl", some_pairs(5)))
+    (tmp_path / "out.jsonl").symlink_to("nowhere.jsonl")
+    with pytest.raises(CorpusError, match=r"out.jsonl is a link to 'nowhere.jsonl'"):
+        mine_hard_negatives(data, tmp_path / "out.jsonl", model, mode="overwrite")
+    for mode in ("new", "resume", "overwrite"):
+        with hold(tmp_path / "free.jsonl.parts"), pytest.raises(CorpusError, match=r"is writing to .* now \(process"):
+            mine_hard_negatives(data, tmp_path / "free.jsonl", model, mode=mode)  # type: ignore[arg-type]
+
+
+def test_links_that_lead_to_themselves_are_named(tmp_path: Path, model: Any) -> None:
+    loop = tmp_path / "loop.jsonl"
+    loop.symlink_to(loop)
+    with pytest.raises((CorpusError, OSError), match=r"loop\.jsonl"):
+        mine_hard_negatives(str(loop), tmp_path / "out.jsonl", model)
+    with pytest.raises((CorpusError, OSError), match=r"loop\.jsonl"):
+        mine_hard_negatives(str(tmp_path), tmp_path / "out.jsonl", model)
 
 
 KILL = """

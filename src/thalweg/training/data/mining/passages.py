@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.storage.durable import move_durably, sync_file
+from thalweg.storage.checked import checksum
+from thalweg.storage.durable import move_durably, sync_file, write_durably
 from thalweg.training.data.build import row_hash
 from thalweg.training.data.extras import require_datasets
 from thalweg.training.data.files import read_rows
+from thalweg.training.data.mining.work import Blocks
 from thalweg.training.data.rows import passage_columns, read_passage
 from thalweg.training.data.sources import Source
 
@@ -33,16 +37,21 @@ class Passages:
         return self._texts[numbers]["text"] if len(numbers) else []
 
 
-def write_passages(sources: list[Source], path: Path) -> Path:
-    """Read a corpus into a file, unless it is there. Rows without text are passed over.
+def write_passages(sources: list[Source], blocks: Blocks) -> Path:
+    """Read a corpus into a file, unless it is there and whole. Rows without text are skipped.
 
     Raises:
         CorpusError: a row that cannot be used.
     """
     import pyarrow as pa
 
-    if path.is_file():
-        return path
+    path = blocks.folder / "corpus.arrow"
+    sums = path.with_suffix(".sums.json")
+    if sums.is_file():
+        with suppress(ValueError):
+            if _sums(path) == json.loads(sums.read_bytes()):
+                return path
+        blocks.remade.append(path.name)
     fresh = path.with_name(f"{path.name}.tmp")
     schema = pa.schema([("text", pa.string())])
     hashes = path.with_suffix(".hashes")
@@ -53,7 +62,12 @@ def write_passages(sources: list[Source], path: Path) -> Path:
     sync_file(hashes)
     sync_file(fresh)
     move_durably(fresh, path)
+    write_durably(sums, lambda stream: stream.write(json.dumps(_sums(path)).encode()))
     return path
+
+
+def _sums(path: Path) -> list[int]:
+    return [checksum(each) if each.is_file() else -1 for each in (path, path.with_suffix(".hashes"))]
 
 
 def _batches(sources: list[Source]) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from thalweg.corpus.manifest import Manifest
 from thalweg.corpus.settings import Mode
 from thalweg.errors import CorpusError
-from thalweg.storage.durable import write_durably
 from thalweg.training.data import build as building
 from thalweg.training.data.load import DUPLICATE, select_rows
 from thalweg.training.data.mining.embed import MiningEmbedder
@@ -22,7 +22,7 @@ from thalweg.training.data.mining.passages import Passages, write_passages
 from thalweg.training.data.mining.rule import Rule, choose
 from thalweg.training.data.mining.texts import Texts
 from thalweg.training.data.mining.vectors import VectorStore
-from thalweg.training.data.mining.work import check_out, working
+from thalweg.training.data.mining.work import Blocks, check_out, working
 from thalweg.training.data.sources import Source, resolve, resolve_specs
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Mined:
     """What came of a run.
 
     rows: in the output; queries, documents: different ones; negatives: mined; without: rows that have none, as no text
-    passes the rule; duplicates: rows left out; replaced: negatives that rows had before.
+    passes the rule; duplicates: rows left out; replaced: negatives that rows had before; remade: saved files that were
+    damaged, and made again.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Mined:
     without: int
     duplicates: int
     replaced: int
+    remade: tuple[str, ...] = ()
 
 
 class MiningStatus(NamedTuple):
@@ -93,8 +95,8 @@ def mine_hard_negatives(
     out = Path(out)
     check_out(out, mode)
     run = _Run(spec, out, MiningEmbedder(model), rule or Rule(), corpus, query_prompt, document_prompt)
-    with working(out, run.manifest(), mode) as folder:
-        return run.write(folder, on_status or (lambda status: None))
+    with working(out, run.manifest(), mode) as blocks:
+        return run.write(blocks, on_status or (lambda status: None))
 
 
 class _Run:
@@ -130,26 +132,26 @@ class _Run:
         files = (*self._source.files, *(file for source in self._corpus for file in source.files))
         return Manifest(settings, files)
 
-    def write(self, folder: Path, on_status: Callable[[MiningStatus], None]) -> Mined:
+    def write(self, blocks: Blocks, on_status: Callable[[MiningStatus], None]) -> Mined:
         options = building.Options(self._rule.seed, max_negatives=0, instructions="column")
         built = building.build(self._source, options)
         if not built.parts:
             raise CorpusError(f"data set {self._source.name!r} has no row that can be used")
         rows, counts = select_rows(built.parts[0], self._source, self._rule.seed, deduplicate=True)
-        corpus = write_passages(self._corpus, folder / "corpus.arrow") if self._corpus else None
+        corpus = write_passages(self._corpus, blocks) if self._corpus else None
         texts = Texts(rows, Passages(corpus))
-        queries, documents = self._embed(folder, texts, on_status)
+        queries, documents = self._embed(blocks, texts, on_status)
         n_negatives = without = 0
         for begin in range(0, len(rows), ROWS):
             end = min(begin + ROWS, len(rows))
-            if not _found(folder, begin).is_file():
-                self._search(_found(folder, begin), texts, queries, documents, begin, end)
-            with np.load(_found(folder, begin)) as found:
+            if not blocks.has(_found(begin)):
+                blocks.write(_found(begin), self._search(texts, queries, documents, begin, end))
+            with np.load(blocks.path(_found(begin))) as found:
                 taken = found["documents"] >= 0
             n_negatives += int(taken.sum())
             without += int((~taken.any(axis=1)).sum())
             on_status(MiningStatus("rows", end, len(rows)))
-        write_output(self._out, _mined_rows(folder, rows, texts))
+        write_output(self._out, _mined_rows(blocks, rows, texts))
         return Mined(
             rows=len(rows),
             queries=len(queries),
@@ -158,14 +160,15 @@ class _Run:
             without=without,
             duplicates=counts.get(DUPLICATE, 0),
             replaced=built.notes.get(building.BEYOND_MAXIMUM, 0),
+            remade=tuple(blocks.remade),
         )
 
     def _embed(
-        self, folder: Path, texts: Texts, on_status: Callable[[MiningStatus], None]
+        self, blocks: Blocks, texts: Texts, on_status: Callable[[MiningStatus], None]
     ) -> tuple[VectorStore, VectorStore]:
         dimension, encode = self._embedder.dimension, self._embedder.encode
-        queries = VectorStore(folder, "queries", len(texts.query_rows), dimension)
-        documents = VectorStore(folder, "documents", len(texts.document_rows), dimension)
+        queries = VectorStore(blocks, "queries", len(texts.query_rows), dimension)
+        documents = VectorStore(blocks, "documents", len(texts.document_rows), dimension)
         queries.fill(
             lambda begin, end: texts.queries(begin, end, self._before_query),
             encode,
@@ -183,10 +186,8 @@ class _Run:
             return self._query_prompt
         return building.query_prompt(instruction) or self._embedder.prompt("query")
 
-    def _search(
-        self, path: Path, texts: Texts, queries: VectorStore, documents: VectorStore, begin: int, end: int
-    ) -> None:
-        """Find the negatives of the rows from `begin` to `end`, and keep them in a file."""
+    def _search(self, texts: Texts, queries: VectorStore, documents: VectorStore, begin: int, end: int) -> memoryview:
+        """The negatives of the rows from `begin` to `end`, as the content of an .npz file."""
         vectors = queries.rows(texts.query_of_row[begin:end])
         positives = documents.rows(texts.document_of_row[begin:end])
         positive_scores = np.einsum("rd,rd->r", vectors, positives)
@@ -194,7 +195,9 @@ class _Run:
         draw = np.random.default_rng([self._rule.seed, begin])
         chosen = choose(found, positive_scores, self._rule, draw)
         arrays = {"documents": chosen.documents, "scores": chosen.scores, "positive_scores": positive_scores}
-        write_durably(path, lambda stream: np.savez(stream, **arrays))
+        data = io.BytesIO()
+        np.savez(data, **arrays)
+        return data.getbuffer()
 
 
 def _one_source(spec: str) -> Source:
@@ -205,11 +208,11 @@ def _one_source(spec: str) -> Source:
     return sources[0]
 
 
-def _mined_rows(folder: Path, rows: Dataset, texts: Texts) -> Iterator[list[dict[str, Any]]]:
+def _mined_rows(blocks: Blocks, rows: Dataset, texts: Texts) -> Iterator[list[dict[str, Any]]]:
     """The rows of the output, block by block."""
     for begin in range(0, len(rows), ROWS):
         batch = rows[begin : begin + ROWS]
-        with np.load(_found(folder, begin)) as found:
+        with np.load(blocks.path(_found(begin))) as found:
             chosen, scores, positive_scores = found["documents"], found["scores"], found["positive_scores"]
         taken = chosen >= 0
         negatives = iter(texts.documents(chosen[taken]))
@@ -228,5 +231,5 @@ def _mined_rows(folder: Path, rows: Dataset, texts: Texts) -> Iterator[list[dict
         ]
 
 
-def _found(folder: Path, begin: int) -> Path:
-    return folder / f"found-{begin // ROWS:05d}.npz"
+def _found(begin: int) -> str:
+    return f"found-{begin // ROWS:05d}.npz"

@@ -1,16 +1,16 @@
-"""Vectors on the disk, in blocks that each survive a crash: `NAME-00000.npy`, …"""
+"""Vectors on the disk, in blocks that each survive a crash: `NAME-00000-CHECKSUM.npy`, …"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg.pooling.vectors import FloatArray
-from thalweg.storage.durable import write_durably
+from thalweg.training.data.mining.work import Blocks
 
 BLOCK = 2048
 """Vectors of a file; so many texts are in memory at a time, and a crash costs no more than that many."""
@@ -27,11 +27,11 @@ class VectorStore:
     """(n, dimension) float32 vectors.
 
     Args:
-        folder, name: of the files; n: vectors when it is complete.
+        blocks: of the work folder; name: of these; n: vectors when it is complete.
     """
 
-    def __init__(self, folder: Path, name: str, n: int, dimension: int) -> None:
-        self._folder, self._name, self._n, self._dimension = folder, name, n, dimension
+    def __init__(self, blocks: Blocks, name: str, n: int, dimension: int) -> None:
+        self._blocks, self._name, self._n, self._dimension = blocks, name, n, dimension
 
     def __len__(self) -> int:
         return self._n
@@ -50,11 +50,12 @@ class VectorStore:
         """
         for begin in range(0, self._n, BLOCK):
             end = min(begin + BLOCK, self._n)
-            path = self._path(begin)
-            if not path.is_file():
+            if not self._blocks.has(self._block(begin)):
                 vectors = np.ascontiguousarray(encode(texts(begin, end)), np.float32)
                 assert vectors.shape == (end - begin, self._dimension)
-                write_durably(path, lambda stream, block=vectors: np.save(stream, block))  # type: ignore[misc]
+                data = io.BytesIO()
+                np.save(data, vectors)
+                self._blocks.write(self._block(begin), data.getbuffer())
             on_block(end)
 
     def blocks(self) -> Iterator[Block]:
@@ -71,8 +72,8 @@ class VectorStore:
             found[wanted] = self._load(int(number) * BLOCK)[numbers[wanted] - number * BLOCK]
         return found
 
-    def _path(self, begin: int) -> Path:
-        return self._folder / f"{self._name}-{begin // BLOCK:05d}.npy"
+    def _block(self, begin: int) -> str:
+        return f"{self._name}-{begin // BLOCK:05d}.npy"
 
     def _load(self, begin: int) -> FloatArray:
-        return np.asarray(np.load(self._path(begin), mmap_mode="r"))
+        return np.asarray(np.load(self._blocks.path(self._block(begin)), mmap_mode="r"))
