@@ -66,6 +66,29 @@ def test_tasks_of_a_file_are_measured_and_found_again(
     assert "(stored)" not in once_more.stderr
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"scores": 3}', "\udcff"])
+def test_a_damaged_result_is_measured_again_and_named(
+    thalweg_command: Command,
+    model_folder: Path,
+    task_file: Path,
+    tmp_path: Path,
+    content: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["eval", "--task-file", f"{task_file}:Pairs", "--model", model_folder, "-o", out]
+    assert thalweg_command(*arguments).exit_code == 0
+    before = read(out)["scores"]
+    (stored,) = out.rglob("MyPairs.json")
+    stored.write_bytes(content.encode("utf-8", "surrogateescape"))
+    again = thalweg_command(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "(stored)" not in again.stderr
+    assert "the stored result of MyPairs is damaged" in caplog.text
+    assert [score["score"] for score in read(out)["scores"]] == [score["score"] for score in before]
+    assert "(stored)" in thalweg_command(*arguments).stderr
+
+
 def test_another_cut_is_another_result(
     thalweg_command: Command, model_folder: Path, task_file: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +176,8 @@ def test_what_does_not_exist_is_told_in_one_line(
         ["--suite", "global", "--data", "."],
         ["--task", "STS12", "--max-length", "some"],
         ["--task", "STS12", "--max-length", "0"],
+        ["--task", "STS12", "--max-length", "²"],
+        ["--task", "STS12", "--max-length", "9" * 5000],
         ["--suite", "local", "--data", ".", "--needle-lengths", "64,many"],
         ["--suite", "local", "--data", ".", "--needle-documents", "101"],
         ["--task", "STS12", "--instructions", "all"],

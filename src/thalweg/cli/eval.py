@@ -291,6 +291,6 @@ def _several(value: str) -> list[int]:
 def _whole(value: str, option: str) -> int | None:
     if value == "none":
         return None
-    if not value.strip().isdigit() or int(value) < 1:
+    if not value.strip().isdecimal() or len(value) > 18 or int(value) < 1:
         raise typer.BadParameter(f"{option} takes a whole number from 1, or none, but got {value!r}")
     return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import mteb
 from mteb.results import TaskResult
 
 from thalweg.storage.durable import move_durably, sync_file
+
+log = logging.getLogger("thalweg")
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -28,7 +31,12 @@ class Store(mteb.ResultCache):
 
     def load_task_result(self, task_name: str, model_name: Any, *args: Any, **kwargs: Any) -> TaskResult | None:
         """What is stored for this model and task, None where it is nothing of use."""
-        result = super().load_task_result(task_name, model_name, *args, **kwargs)
+        try:
+            result = super().load_task_result(task_name, model_name, *args, **kwargs)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            # Written by us, whole or not at all: something else has changed it since.
+            log.warning("the stored result of %s is damaged (%s), so it is measured again", task_name, error)
+            return None
         wanted = self._revisions.get(task_name)
         return None if result is None or (wanted and result.dataset_revision != wanted) else result
 
