@@ -34,6 +34,8 @@ MARKS_OF_FILES = {
     "training/test_train_processes.py": ["training"],
     "training/test_train_quantized.py": ["training"],
     "training/test_train_resume.py": ["training"],
+    "checkpoints/test_describe.py": ["subprocess"],
+    "checkpoints/test_fuzz.py": ["slow", "subprocess"],
     "test_wheel.py": ["wheel", "subprocess"],
 }
 MARKS_OF_FIXTURES = {"forked": ["subprocess"]}

@@ -109,6 +109,7 @@ def test_demo_shows_passages_and_commands(
     assert "thalweg search book.parquet 'where do the swans drift?'" in result.stdout
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_any_stdout_takes_any_text(model_folder: Path, tmp_path: Path, encoding: str) -> None:
     """A terminal of Windows, or a pipe without a locale."""

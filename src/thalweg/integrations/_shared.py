@@ -184,4 +184,5 @@ def _load_options() -> frozenset[str]:
 def _encode_options() -> frozenset[str]:
     from thalweg.embedder.embedder import Embedder
 
-    return frozenset(inspect.signature(Embedder.encode).parameters) - {"self", "texts"}
+    # Where the model is, and what comes back, is not each call's to say here.
+    return frozenset(inspect.signature(Embedder.encode).parameters) - {"self", "texts", "device", "convert_to_tensor"}

@@ -11,6 +11,7 @@ from thalweg.errors import InvalidInputError
 from thalweg.synthesis.languages import default_languages
 from thalweg.synthesis.prompts import PROMPTS_VERSION
 from thalweg.synthesis.tasks import TASK_TYPES, TaskType
+from thalweg.system.words import counted
 
 MOST_EXAMPLES = 10_000_000
 """The numbers of a run's examples are held in memory."""
@@ -52,8 +53,8 @@ class Settings:
                 raise InvalidInputError(f"{task_type}={count} is no number of examples of {', '.join(TASK_TYPES)}")
         if sum(self.counts.values()) > MOST_EXAMPLES:
             raise InvalidInputError(
-                f"more examples are wanted than one run makes: {sum(self.counts.values()):,} of {MOST_EXAMPLES:,} at "
-                "most; start several, each with another --seed and folder"
+                f"{counted(sum(self.counts.values()), 'example')} are wanted, more than the {MOST_EXAMPLES:,} of one "
+                "run; start several, each with another --seed and folder"
             )
         if not self.languages:
             raise InvalidInputError("no language is left to write in")
