@@ -264,7 +264,7 @@ import thalweg
 from thalweg.corpus import Settings, discover, embed_corpus
 model, docs, folder = sys.argv[1:]
 embedder = thalweg.load(model, device="cpu")
-settings = Settings(section_size=64, save_every=0.1, schedule={"max_tokens_per_step": 512})
+settings = Settings(section_size=64, save_every=0, schedule={"max_tokens_per_step": 512})
 told = []
 for name, limit, after in (("nothing", 100, 0), ("parts", 100, 5), ("output", 60_000, 0)):
     steps = [0]
