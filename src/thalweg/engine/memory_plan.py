@@ -11,7 +11,7 @@ from thalweg.models.protocol import RecurrentModel, largest_layer_bytes, state_b
 from thalweg.models.quantized import weight_bytes, workspace_bytes
 from thalweg.pooling.lexicon import Lexicon
 from thalweg.pooling.pooling import Pooling
-from thalweg.system.malloc import pooled, room
+from thalweg.system.malloc import fix_thresholds, fragmentation_allowance
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,16 @@ class MemoryPlan:
 
     weights: the model's, quantised ones as they are; states: of the documents in flight, and one layer's new ones;
     activations: what lives at once in the largest packed step; room: the holes that the C library's allocator leaves
-    between activations (on the CPU; an estimate, all else is counted).
+    between activations (on the CPU; an estimate, all else is counted); fixed_thresholds: whether that allocator is set
+    up for such runs (`THALWEG_MALLOC=1`, `thalweg.system.malloc`), on which the room depends: then it is taken in
+    advance and the peak is the same in every run, otherwise it is an average.
     """
 
     weights: int
     states: int
     activations: int
     room: int
+    fixed_thresholds: bool = False
 
     @property
     def total(self) -> int:
@@ -51,9 +54,11 @@ def plan_memory(
     if lexicon is not None:
         weights += lexicon.nbytes
         activations.append(lexicon.step_bytes(schedule.max_tokens_per_step))
+    on_cpu = model.device.type == "cpu"
     return MemoryPlan(
         weights=weights,
         states=copies * schedule.max_in_flight * state_bytes(one_state) + new_states,
         activations=sum(activations),
-        room=room(pooled([*activations, new_states])) if model.device.type == "cpu" else 0,
+        room=fragmentation_allowance([*activations, new_states]) if on_cpu else 0,
+        fixed_thresholds=on_cpu and fix_thresholds(),
     )

@@ -235,11 +235,9 @@ class Mamba(nn.Module):
         """See `RecurrentModel.activation_blocks`. What lives at once at the fullest point of a layer."""
         c = self.config
         width = self.embeddings.weight.element_size()
-        # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
-        # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
-        # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
-        wide = 8
-        widths = wide * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
+        # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its norm, what is added to it and,
+        # while that is summed up, a copy.
+        widths = 4 * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
         blocks = [n_tokens * width * channels for channels in widths] + [n_tokens * 4 * c.d_model]
         if width == 2 and native.missing():
             blocks += 6 * [n_tokens * 4 * c.d_model]  # the norm in several float32 steps

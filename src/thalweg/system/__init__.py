@@ -1,1 +1,1 @@
-"""What the operating system and the C library know about this process. Imports nothing of thalweg."""
+"""What the operating system and the C library know about this process."""
