@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
 from thalweg.packing import Block, BlockGroup, Packing, blocks_side_by_side
 
 L2_EPS = 1e-6
@@ -112,6 +113,7 @@ def sequential_gated_delta_rule(
     return (out if rows is None else out[list(rows)]).to(out_dtype), torch.stack(final) if final else empty
 
 
+@isolated("q", "k", "v", "g", "beta")
 def chunkwise_gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -207,10 +209,13 @@ class _Blocks:
         self.reading_into = torch.cat([self.into, into], dim=1)
         self.out_of, self.through = decays.out_of(), decays.through()
         self.shape = (n_blocks, heads)
+        self.all_enter = group.all_enter
 
     def read(self, state: Tensor) -> Tensor:
         """(B, q + m, V): what keys and queries find in the state (B, K, V) before the block, decayed to their time."""
-        return torch.bmm(self.reading, state) * self.reading_into
+        found = torch.bmm(self.reading, state) * self.reading_into
+        # Selected: 0 times a state that is not finite would not be 0.
+        return found if self.all_enter else found.masked_fill(self.reading_into == 0, 0)
 
 
 class _Decays:
@@ -227,7 +232,7 @@ class _Decays:
         g = g.double().clamp(min=-1e3)  # -inf has no differences
         if not group.is_slice:
             g = g * group.inside[..., None]
-        self.sums = g.transpose(1, 2).cumsum(2)  # (b, Hv, q)
+        self.sums = group.sums(g).transpose(1, 2)  # (b, Hv, q)
         self.group = group
         self.dtype = dtype
 
@@ -242,11 +247,12 @@ class _Decays:
 
     def into(self) -> Tensor:
         """(B, q, 1): from the block's start to token i, 0 where i has no past before the block."""
-        return (self._exp(self.sums) * self.group.enters[:, None]).flatten(0, 1)[..., None]
+        return self._exp(self.sums).masked_fill(~self.group.enters[:, None], 0).flatten(0, 1)[..., None]
 
     def out_of(self) -> Tensor:
         """(B, q, 1): from token j to the block's end, 0 where nothing goes on."""
-        return (self._exp(self.sums[..., -1:] - self.sums) * self.group.leaves[:, None]).flatten(0, 1)[..., None]
+        exponent = (self.sums[..., -1:] - self.sums).clamp(max=0)  # above 0 is only what does not go on
+        return self._exp(exponent).masked_fill(~self.group.leaves[:, None], 0).flatten(0, 1)[..., None]
 
     def through(self) -> Tensor:
         """(B, 1, 1): over the whole block."""
@@ -318,7 +324,8 @@ def _many_at_once(
         right = torch.cat([blocks.values, blocks.keys * blocks.into], dim=2) * blocks.beta
         own, seen = _solve(blocks.system, right).split([width, blocks.keys.shape[2]], dim=2)
         entering, leaving = _hand_on(blocks, own, seen, group, carry, initial_state)
-        updates = own - torch.bmm(seen, entering)
+        found = torch.bmm(seen, entering)
+        updates = own - (found if blocks.all_enter else found.masked_fill(blocks.into == 0, 0))
         out = torch.bmm(blocks.attention, updates) + blocks.read(entering)[:, group.size :]
         y.append(group.flatten(out.unflatten(0, blocks.shape).transpose(1, 2)).to(run.v.dtype))
         carry = leaving[-1]

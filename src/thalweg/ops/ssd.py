@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
+from thalweg.ops.activations import softplus
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
@@ -91,7 +92,7 @@ def step_sizes(
     """(N, H) delta in `dtype` from the raw projection."""
     delta = dt.to(dtype)
     delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
-    delta = F.softplus(delta) if dt_softplus else delta
+    delta = softplus(delta) if dt_softplus else delta
     return delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
 
 
@@ -137,6 +138,7 @@ def sequential_ssd(
     return (out if rows is None else out[list(rows)]).to(out_dtype), (torch.stack(final) if final else empty)
 
 
+@isolated("x", "dt", "B", "C")
 def chunkwise_ssd(
     x: Tensor,
     dt: Tensor,
@@ -186,7 +188,10 @@ def chunkwise_ssd(
             Cg = group.take(C) if queries is None else group.take(C)[:, queries]
             out = _within_block(xg, Bg, Cg, steps, D, queries)
             if entering is not None:
-                out = torch.addcmul(out, _from_past(Cg, entering), steps.into(queries)[..., None])
+                past = _from_past(Cg, entering)
+                if not group.all_enter:  # selected: 0 times a state that is not finite would not be 0
+                    past = past.masked_fill(~steps.has_past(queries)[..., None, None], 0)
+                out = torch.addcmul(out, past, steps.into(queries)[..., None])
             y.append(group.flatten(out) if queries is None else out[0])
         carry = None if leaving is None else leaving[-1]
         final += [leaving[i] for i, block in enumerate(group.blocks) if leaving is not None and block.final >= 0]
@@ -218,7 +223,7 @@ class _Steps:
         self.delta = delta
         if not group.is_slice:
             log_decay = log_decay * group.inside[..., None]
-        self.sums = log_decay.double().cumsum(1)
+        self.sums = group.sums(log_decay.double())
 
     def between(self, queries: list[int] | None) -> Tensor:
         """(b, H, i, j) >= 0: what of token j's step is left at token i; arbitrary but finite where i may not see j.
@@ -244,13 +249,17 @@ class _Steps:
 
     def into(self, queries: list[int] | None) -> Tensor:
         """(b, i, H): decay from the block's start to token i, zero where i has no past before the block."""
-        decay = (self.sums.exp() * self.group.enters[..., None]).to(self.dtype)
+        decay = self.sums.exp().masked_fill(~self.group.enters[..., None], 0).to(self.dtype)
         return decay if queries is None else decay[:, queries]
+
+    def has_past(self, queries: list[int] | None) -> Tensor:
+        """(b, i) bool: whether the segment of token i has a past before the block."""
+        return self.group.enters if queries is None else self.group.enters[:, queries]
 
     def out_of(self) -> Tensor:
         """(b, j, H): token j's step times the decay from there to the block's end, zero where nothing goes on."""
-        decay = (self.sums[:, -1:] - self.sums).exp() * self.group.leaves[..., None]
-        return (self.delta * decay).to(self.dtype)
+        exponent = (self.sums[:, -1:] - self.sums).clamp(max=0)  # above 0 is only what does not go on
+        return (self.delta * exponent.exp()).masked_fill(~self.group.leaves[..., None], 0).to(self.dtype)
 
     def through(self) -> Tensor:
         """(b, H): decay over the whole block."""

@@ -99,8 +99,10 @@ def carry(
     carried: Memory | None,
     state: Memory,
     final: Memory,
+    finite: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The states through the blocks of a group: `state` goes on, rows of `final` are filled in.
+    """The states through the blocks of a group: `state` goes on, rows of `final` are filled in, and `finite` (1,) int64
+    becomes 0 where they are not.
 
     added (bH, K, P) and added_n (bH, K) float32 is what the blocks add. Returns what enters each block, C (bH, K, P) in
     added's dtype and n (bH, K) float32.
@@ -109,7 +111,7 @@ def carry(
     entering, entering_n = torch.empty_like(added), torch.empty_like(added_n)
     call(
         "mlstm_carry", added.dtype, added, added_n, through, blocks, len(blocks), carried and carried.C,
-        carried and carried.n, *state, entering, entering_n, *final, heads, key_width, value_width,
+        carried and carried.n, *state, entering, entering_n, *final, finite, heads, key_width, value_width,
     )  # fmt: skip
     return entering, entering_n
 
@@ -124,15 +126,16 @@ def readout(
     floors: Tensor,
     eps: float,
     out: Tensor,
+    finite: Tensor,
 ) -> None:
-    """out (b * q, H, P): inside + into * past, (bH, q, P) each, over the normaliser.
+    """out (b * q, H, P): inside + into * past, (bH, q, P) each, over the normaliser. `finite` as in `carry`.
 
     sums (bH, q), into and floors (b * q, H), entering_n (bH, K), all float32; queries (bH, q, K).
     """
     batch, size, value_width = inside.shape
     heads = into.shape[1]
     call(
-        "mlstm_readout", inside.dtype, inside, past, queries, entering_n, sums, into, floors, float(eps), out,
+        "mlstm_readout", inside.dtype, inside, past, queries, entering_n, sums, into, floors, float(eps), out, finite,
         batch // heads, size, heads, queries.shape[2], value_width,
     )  # fmt: skip
 
