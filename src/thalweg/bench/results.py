@@ -41,8 +41,12 @@ class Results:
         except OSError as error:
             raise InvalidInputError(f"another run is writing to {folder}; wait for it to end") from error
         self._path = folder / LINES
-        _cut_torn_line(self._path)
-        self._by_key = {_key(row): row for row in read_rows(folder)}
+        try:
+            _cut_torn_line(self._path)
+            self._by_key = {_key(row): row for row in read_rows(folder)}
+        except BaseException:
+            self._lock.close()
+            raise
 
     def __enter__(self) -> Results:
         return self
@@ -102,15 +106,22 @@ class Results:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """All rows of a folder, oldest first; of a point that was run again the latest."""
+    """All rows of a folder, oldest first; of a point that was run again the latest.
+
+    Raises:
+        InvalidInputError: a line that is no row: something else has changed the file.
+    """
     path = folder / LINES
     if not path.exists():
         return []
     found: dict[str, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines(keepends=True):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if line.endswith(b"\n"):
-            row = json.loads(line)
-            found[_key(row)] = row
+            try:
+                row = json.loads(line)
+                found[_key(row)] = row
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise InvalidInputError(f"{path}, line {number} is no result; take that line out: {error}") from error
     return list(found.values())
 
 
