@@ -161,7 +161,7 @@ def test_what_is_there_is_not_touched(thalweg_command: Command, files: dict[str,
     [
         ('{"query": "a"}\n', "has query and positive; its first row has query"),
         ('{"sentence1": "a", "score": 1}\n', "'sentence2' must be a text"),
-        ("{", "is not JSON lines"),
+        ("{", "line 1: not JSON"),
     ],
 )
 def test_dev_sets_that_are_none(thalweg_command: Command, files: dict[str, Path], rows: str, message: str) -> None:
