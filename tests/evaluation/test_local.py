@@ -149,3 +149,29 @@ def test_changed_data_is_another_task(data: Path) -> None:
     path.write_text(path.read_text() + json.dumps({"sentence1": "x", "sentence2": "y", "score": 1}) + "\n")
     after = {task.metadata.name: task.metadata.revision for task in local_tasks(data)}
     assert {name for name in before if before[name] != after[name]} == {"local-sts-pairs"}
+
+
+def test_marks_numeric_ids_and_every_format_are_taken(data: Path, tiny: thalweg.Embedder, tmp_path: Path) -> None:
+    """As `thalweg embed` takes them: the scores are those of the same rows in plain JSON lines."""
+    numbers = {id_: number for number, id_ in enumerate([row["id"] for row in (*CORPUS, *QUERIES)], 100)}
+    before = scores([our_model(tiny)], local_tasks(data), tmp_path / "out")
+    folder = data / "retrieval" / "notes"
+    for path in folder.iterdir():
+        path.unlink()
+    mark = b"\xef\xbb\xbf"
+    corpus = [{**row, "id": numbers[row["id"]]} for row in CORPUS]
+    (folder / "corpus.json").write_bytes(mark + json.dumps(corpus, indent=1).encode())
+    lines = "".join(json.dumps({**row, "id": str(numbers[row["id"]])}) + "\n" for row in QUERIES)
+    (folder / "queries.ndjson.gz").write_bytes(gzip.compress(mark + lines.encode()))
+    rows = [f"{numbers[str(row['query'])]};{numbers[str(row['doc'])]};{row['relevance']}\n" for row in QRELS]
+    (folder / "qrels.csv").write_bytes(mark + ("query;doc;relevance\n" + "".join(rows)).encode())
+    pairs = data / "sts" / "pairs.jsonl"
+    pairs.write_bytes(mark + pairs.read_bytes())
+    assert scores([our_model(tiny)], local_tasks(data), tmp_path / "again") == before
+
+
+def test_ids_that_repeat_are_refused(data: Path, tiny: thalweg.Embedder, tmp_path: Path) -> None:
+    path = data / "retrieval" / "notes" / "queries.jsonl"
+    path.write_text(path.read_text() + json.dumps(QUERIES[0]) + "\n")
+    (outcome,) = [each for each in run([our_model(tiny)], local_tasks(data), tmp_path / "out") if each.error]
+    assert "queries.jsonl: 1 ids come more than once, such as 'q0'" in str(outcome.error)

@@ -35,6 +35,7 @@ from thalweg.evaluation.rows import (
     row_files,
     stem,
     text_of,
+    unique_ids,
 )
 
 
@@ -170,6 +171,8 @@ def _retrieval(folder: Path) -> AbsTask:
                 {"id": id_of(row, "id", paths["queries"]), "text": text_of(row, "text", paths["queries"])}
                 for row in read_rows(paths["queries"])
             ]
+            unique_ids(corpus, paths["corpus"])
+            unique_ids(queries, paths["queries"])
             self.dataset = _collection(Dataset.from_list(corpus), queries, _qrels(paths["qrels"], corpus, queries))
             self.data_loaded = True
 

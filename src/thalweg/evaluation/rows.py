@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -92,6 +93,15 @@ def id_of(row: Row, key: str, path: Path) -> str:
     """A field that has to be an id: a text, or a number, which is the same as the text of its digits."""
     value = row.get(key)
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else text_of(row, key, path)
+
+
+def unique_ids(rows: Sequence[Row], path: Path) -> None:
+    """Raises:
+    CorpusError: an id comes more than once, so that one of its texts would be lost.
+    """
+    repeated = [id_ for id_, n in Counter(row["id"] for row in rows).items() if n > 1]
+    if repeated:
+        raise CorpusError(f"{path}: {len(repeated):,} ids come more than once, such as {repeated[0]!r}")
 
 
 def number_of(row: Row, key: str, path: Path) -> float:

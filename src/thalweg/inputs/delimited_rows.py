@@ -15,7 +15,7 @@ from thalweg.inputs.rows import TEXT_TYPE, Header, Notes, Row, Select, check_onc
 from thalweg.inputs.streams import MAX_ROW, FileMeter, opened_text, too_long
 
 DELIMITERS = ",;\t|"
-"""Of CSV, looked for in this order: the first by which the header has the columns that are needed."""
+"""Of CSV, looked for in this order."""
 
 _NAMED = {"tab": "\t", "\\t": "\t"}
 _STATED = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
@@ -106,12 +106,14 @@ def _read(file: InputFile, select: Select, meter: FileMeter, on_note: Notes, *, 
 
 
 def _recognised(first: str, select: Select) -> str:
-    """The delimiter by which the header has the columns that are needed; the first of all if there is none."""
+    """The delimiter by which the header has the columns that are needed, and most columns; the first if none has."""
+    found: dict[str, int] = {}
     for delimiter in DELIMITERS:
         with suppress(CorpusError, csv.Error, StopIteration):
-            select(_header(next(csv.reader([first], delimiter=delimiter))))
-            return delimiter
-    return DELIMITERS[0]
+            names = next(csv.reader([first], delimiter=delimiter))
+            select(_header(names))
+            found[delimiter] = len(names)
+    return max(found, key=lambda delimiter: found[delimiter], default=DELIMITERS[0])
 
 
 def _header(names: Sequence[str]) -> Header:
