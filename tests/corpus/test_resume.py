@@ -195,6 +195,19 @@ def test_a_work_folder_without_manifest_counts_for_nothing(
     assert len(rows_of(out)[0]) == 3
 
 
+def test_what_a_crash_leaves_of_a_folder_that_was_being_removed_goes(
+    corpus: Path, embedder: thalweg.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "out.parquet.parts", tmp_path / "out.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.storage.work_folder._remove", crash_after(1))
+        with pytest.raises(Crash):
+            run(embedder, corpus / "d.csv", out)
+    assert folder.is_dir()
+    assert run(embedder, corpus / "d.csv", out, "resume").nothing_to_do
+    assert not folder.exists()
+
+
 def test_a_folder_with_other_things_in_it_is_left_alone(
     corpus: Path, embedder: thalweg.Embedder, tmp_path: Path
 ) -> None:

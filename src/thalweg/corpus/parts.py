@@ -78,6 +78,14 @@ class Parts:
         """Whether an unfinished run has left its rows there."""
         return has_begun(folder)
 
+    @staticmethod
+    def sweep(folder: Path) -> None:
+        """Remove what a crash has left of a folder whose rows are all in the output."""
+        if folder.is_dir():
+            with WorkFolder(folder, _CONTENTS) as work:
+                if not work.begun:
+                    work.drop()
+
     def begin(self, manifest: Manifest) -> None:
         """Make the folder a new run's, dropping what an earlier one left."""
         self._forget()

@@ -66,7 +66,9 @@ def embed_corpus(
     if mode == "resume":
         manifest.check_repeatable()
         if not Parts.exist(parts_path(out)) and out.exists():
-            return _completed(out, manifest)
+            summary = _completed(out, manifest)
+            Parts.sweep(parts_path(out))
+            return summary
     schema = part_schema(settings.dimension(embedder), with_text=settings.with_text)
     with closing(Parts(parts_path(out), schema, settings.save_every)) as parts:
         goes_on = mode == "resume" and Parts.exist(parts.folder)
