@@ -33,6 +33,7 @@ def test_some_failures_exit_with_3_and_are_listed(
     assert result.stdout == ""
     assert "g-binary.txt  looks binary" in " ".join(result.stderr.split()).replace("g-binary.txt ", "g-binary.txt  ")
     assert "3 failed, 1 skipped; all are listed in" in result.stderr
+    assert "what is in another encoding than UTF-8 can be read with --encoding NAME" in result.stderr
     assert "41 documents, 41 vectors" in result.stderr
     assert len(rows_of(out)[0]) == 41
 

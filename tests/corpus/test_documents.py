@@ -106,7 +106,7 @@ def test_binary_and_utf16_files_are_told_apart(tmp_path: Path) -> None:
     assert failures[0] == ("a.txt", "looks binary: a NUL byte in its first 8 KiB")
     assert failures[1] == (
         "b.txt",
-        "UTF-16, not UTF-8; use --encoding utf-16, or convert it with: iconv -f utf-16 -t utf-8",
+        "UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8",
     )
 
 

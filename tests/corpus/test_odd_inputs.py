@@ -256,7 +256,7 @@ def test_names_of_columns_that_are_no_text(embedder: thalweg.Embedder, docs: Pat
     assert r"it has: \ud83d" in told["key.jsonl:0"]
     assert "it has: naïve, größe" in told["latin.csv"]
     assert r"gr\udcf6\udcdfe" in told["broken.csv"]
-    assert told["wide.csv"].startswith("UTF-16, not UTF-8; use --encoding utf-16")
+    assert told["wide.csv"].startswith("UTF-16, not UTF-8; convert it with")
     assert "binary" in told["wide.tsv"]
     assert [row["id"] for row in rows_of(out)[0]] == ["a.txt", "id.jsonl:0", "key.jsonl:1"]
     run(embedder, docs, out, "overwrite", columns=Columns("text", "id"))
@@ -375,7 +375,7 @@ def test_stdin_that_is_closed(embedder: thalweg.Embedder, tmp_path: Path, monkey
         ("a.md", b"{\\rtf1 hello}", "RTF, not text"),
         ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file"),
         ("a.txt", b"\x1f\x8b\x08", "gzip, not text; give it a name that ends in .gz"),
-        ("a.txt", b"PAR1....", "Parquet, not text; name it .parquet, or use --format parquet"),
+        ("a.txt", b"PAR1....", "Parquet, not text; give it a name that ends in .parquet"),
         ("a.txt", b"\x89PNG\r\n\x1a\n", "a PNG picture, not text"),
         ("a.jsonl", b"%PDF-1.4", "PDF, not text"),
         ("a.csv", b"PK\x03\x04" + b"\0" * 26 + b"xl/workbook.xml", "XLSX, not text"),

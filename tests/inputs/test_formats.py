@@ -163,7 +163,7 @@ def test_damaged_json(tmp_path: Path, content: str, texts: list[str], told: list
 
 def test_an_array_in_a_file_of_lines_is_told_of_the_format(tmp_path: Path) -> None:
     _, told, _ = read(tmp_path / "a.jsonl", json.dumps(ROWS))
-    assert told == ["1: a JSON object was expected, not list; an array in a file of lines: --format json"]
+    assert told == ["1: a JSON object was expected, not list; an array of rows belongs into a .json file"]
     assert read(tmp_path / "b.jsonl", json.dumps(ROWS), format="json")[0] == [row["text"] for row in ROWS]
 
 
@@ -312,7 +312,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
 def test_tables_that_are_no_text_get_the_hints_of_texts(tmp_path: Path, suffix: str) -> None:
     _, told, _ = read(tmp_path / f"a{suffix}", "text\nx\n".encode("utf-16"))
-    assert told == ["file: UTF-16, not UTF-8; use --encoding utf-16, or convert it with: iconv -f utf-16 -t utf-8"]
+    assert told == ["file: UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8"]
     assert read(tmp_path / f"b{suffix}", b"text\n\0\n")[1] == ["file: looks binary: a NUL byte in its first 8 KiB"]
     assert read(tmp_path / f"c{suffix}", b"%PDF-1.7 \xe2")[1][0].startswith("file: PDF, not text; convert it first")
 

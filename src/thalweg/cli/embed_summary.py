@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 def input_lines(summary: Summary) -> list[str]:
     """What was read, what was left out, and what had to be found out or told apart."""
     lines = list(summary.notes)
+    if any("not UTF-8" in told.reason for told in summary.shown):
+        lines.append("what is in another encoding than UTF-8 can be read with --encoding NAME")
     if summary.n_notes > len(summary.notes):
         lines.append(f"and {counted(summary.n_notes - len(summary.notes), 'note')} of this kind more")
     if summary.remade:

@@ -16,7 +16,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", "7-Zip", "unpack it first"),
     (0, b"Rar!\x1a\x07", "RAR", "unpack it first"),
     (257, b"ustar", "tar", "unpack it first: tar -xf FILE"),
-    (0, b"PAR1", "Parquet", "name it .parquet, or use --format parquet"),
+    (0, b"PAR1", "Parquet", "give it a name that ends in .parquet"),
     (0, b"ARROW1", "Arrow", "save it as Parquet first"),
     (0, b"\x93NUMPY", "NumPy", "it holds numbers, no text"),
     (0, b"SQLite format 3\x00", "an SQLite database", "export the table as CSV first"),

@@ -102,7 +102,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _checked(value: Any) -> dict[str, Any] | CorpusError:
     if isinstance(value, dict):
         return value
-    hint = "; an array in a file of lines: --format json" if isinstance(value, list) else ""
+    hint = "; an array of rows belongs into a .json file" if isinstance(value, list) else ""
     return CorpusError(f"a JSON object was expected, not {type(value).__name__}{hint}")
 
 

@@ -117,9 +117,7 @@ def opened_text(
         encoding = file.encoding
         if encoding is None:
             if head.startswith(_UTF16_MARKS):
-                raise CorpusError(
-                    "UTF-16, not UTF-8; use --encoding utf-16, or convert it with: iconv -f utf-16 -t utf-8"
-                )
+                raise CorpusError("UTF-16, not UTF-8; convert it with: iconv -f utf-16 -t utf-8")
             if what := recognise(head):
                 raise CorpusError(what)
             encoding = None if guess else "utf-8"

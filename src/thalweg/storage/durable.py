@@ -64,6 +64,17 @@ def check_no_link(path: Path) -> None:
         raise CorpusError(f"{path} is a link to {os.readlink(path)!r}; name what it leads to, or remove it")
 
 
+def check_utf8(path: Path) -> None:
+    """Raises:
+    CorpusError: a name that is no UTF-8, which libraries refuse that are to write there, at the end of all the work.
+    """
+    try:
+        os.fspath(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise CorpusError(f"{shown}: a name that is not UTF-8 cannot be written to; choose another") from error
+
+
 def in_words(error: OSError) -> str:
     """ "/data/x: No space left on device"."""
     return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)

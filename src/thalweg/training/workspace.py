@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 
 from thalweg.errors import InvalidInputError
-from thalweg.storage.durable import check_no_link
+from thalweg.storage.durable import check_no_link, check_utf8
 from thalweg.storage.work_folder import WorkFolder, has_begun, read_manifest, write_manifest
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -41,10 +41,11 @@ def held(out: Path, mode: Mode) -> Iterator[Path]:
 
     Raises:
         InvalidInputError: `out` or the folder is there and `mode` does not say what to do with it.
-        CorpusError: `out` is a link, or another process trains in the folder.
+        CorpusError: `out` is a link, its name is no UTF-8, or another process trains in the folder.
     """
     folder = run_folder(out)
     check_no_link(out)
+    check_utf8(out)
     if out.exists() and mode == "new":
         raise InvalidInputError(f"{out} exists; choose another folder, or --overwrite")
     if out.exists() and not (out / "config.json").is_file():

@@ -330,9 +330,23 @@ def test_an_output_that_is_a_link_or_in_use_is_refused(tmp_path: Path, model: An
     (tmp_path / "out.jsonl").symlink_to("nowhere.jsonl")
     with pytest.raises(CorpusError, match=r"out.jsonl is a link to 'nowhere.jsonl'"):
         mine_hard_negatives(data, tmp_path / "out.jsonl", model, mode="overwrite")
+    (tmp_path / "o\udce9").mkdir()
+    with pytest.raises(CorpusError, match=r"o\\xe9/out.jsonl: a name that is not UTF-8 cannot be written to"):
+        mine_hard_negatives(data, tmp_path / "o\udce9" / "out.jsonl", model)
     for mode in ("new", "resume", "overwrite"):
         with hold(tmp_path / "free.jsonl.parts"), pytest.raises(CorpusError, match=r"is writing to .* now \(process"):
             mine_hard_negatives(data, tmp_path / "free.jsonl", model, mode=mode)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("characters", [0, 100, 2000])
+def test_rows_are_written_by_the_size_of_their_texts(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    data = str(write_rows(tmp_path / "pairs.jsonl", some_pairs(45)))
+    mine_hard_negatives(data, tmp_path / "whole.parquet", model)
+    monkeypatch.setattr("thalweg.training.data.mining.output._GROUP_CHARACTERS", characters)
+    mine_hard_negatives(data, tmp_path / "out.parquet", model)
+    assert read(tmp_path / "out.parquet") == read(tmp_path / "whole.parquet")
 
 
 def test_links_that_lead_to_themselves_are_named(tmp_path: Path, model: Any) -> None:

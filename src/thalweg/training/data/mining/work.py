@@ -20,7 +20,7 @@ from thalweg.corpus.settings import Mode
 from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
 from thalweg.storage.checked import find_checked, is_whole, write_checked
-from thalweg.storage.durable import check_no_link, in_words
+from thalweg.storage.durable import check_no_link, check_utf8, in_words
 from thalweg.storage.lock import check_not_held
 from thalweg.storage.work_folder import WorkFolder, has_begun
 from thalweg.training.data.mining.output import SUFFIXES
@@ -34,12 +34,13 @@ def check_out(out: Path, mode: Mode) -> None:
     """Look before anything is loaded whether a run may write to `out`.
 
     Raises:
-        CorpusError: no known format; a link; another run writes to it now; or something is there and neither resuming
-            nor overwriting was asked for.
+        CorpusError: no known format; a link, or a name that is no UTF-8; another run writes to it now; or something is
+            there and neither resuming nor overwriting was asked for.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise CorpusError(f"{out} must end in {' or '.join(SUFFIXES)}")
     check_no_link(out)
+    check_utf8(out)
     check_not_held(parts_path(out))
     if mode == "overwrite":
         return
