@@ -277,7 +277,6 @@ import thalweg
 from thalweg.corpus import Settings, discover, embed_corpus
 model, docs, folder = sys.argv[1:]
 embedder = thalweg.load(model, device="cpu")
-settings = Settings(section_size=64, save_every=0, schedule={"max_tokens_per_step": 512})
 told = []
 for name, limit, after in (("nothing", 100, 0), ("parts", 100, 5), ("output", 60_000, 0)):
     steps = [0]
@@ -286,6 +285,9 @@ for name, limit, after in (("nothing", 100, 0), ("parts", 100, 5), ("output", 60
         if steps[0] == after:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit if after == 0 else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    settings = Settings(
+        section_size=64, save_every=0 if name == "parts" else 9, schedule={"max_tokens_per_step": 512}
+    )
     try:
         embed_corpus(embedder, discover([docs]).files, Path(folder) / f"{name}.jsonl", settings, on_status=follow)
     except thalweg.CorpusError as error:
@@ -305,8 +307,8 @@ def test_a_disk_without_room_is_named_and_costs_nothing_that_was_saved(
     assert done.returncode == 0, done.stderr
     nothing, parts, output = json.loads(done.stdout)
     assert nothing.startswith(f"{tmp_path / 'nothing.jsonl'}.parts/")
-    assert nothing.endswith(": File too large; nothing was saved yet: mend that, then start again")
-    saved = r": File too large; [1-9]\d* vectors are saved in .*: mend that, then go on with --resume"
+    assert nothing.endswith(": File too large; nothing was saved yet: make room, then start again")
+    saved = r": File too large; [1-9]\d* vectors are saved in .*: make room, then go on with --resume"
     assert re.fullmatch(rf"{tmp_path}/parts\.jsonl\.parts/part-\d+-\w+\.arrow{saved}", parts)
     assert re.fullmatch(rf"{tmp_path}/output\.jsonl{saved}", output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output.jsonl.parts", "parts.jsonl.parts"]

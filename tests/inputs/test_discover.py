@@ -196,3 +196,9 @@ def test_the_error_says_what_there_is_instead(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     with pytest.raises(CorpusError, match=r"no files in .*, which has 2 \.py, 1 hidden; folders give \*\.txt"):
         discover([str(tmp_path)])
+
+
+def test_what_one_argument_leaves_out_another_may_name(root: Path) -> None:
+    files, _, left_out = discover([str(root), str(root / "x.py"), str(root), str(root / ".hidden.txt")])
+    assert {os.path.basename(file.path) for file in files} >= {"x.py", ".hidden.txt"}
+    assert left_out == {"hidden": 1, "the same file again": 5}

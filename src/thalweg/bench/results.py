@@ -14,7 +14,7 @@ from typing import Any
 
 from thalweg.bench.point import NOT_RUN, OK, OUT_OF_MEMORY, TIME_LIMIT, Point
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.storage.durable import in_words, write_durably
+from thalweg.storage.durable import cure, in_words, write_durably
 from thalweg.storage.lines import Lines, read_lines
 from thalweg.storage.lock import hold
 
@@ -84,7 +84,7 @@ class Results:
             self._lines.append(row)
         except OSError as error:
             raise CorpusError(
-                f"{in_words(error)}; what was measured before is kept: mend that, and the same command goes on"
+                f"{in_words(error)}; what was measured before is kept: {cure(error)}, and the same command goes on"
             ) from error
         self._by_key[point.key] = row
         return row

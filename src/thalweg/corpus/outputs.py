@@ -35,13 +35,10 @@ def discover(inputs: Sequence[str], **options: Any) -> Found:
 def is_output(path: str) -> bool:
     """Whether `thalweg embed` wrote a file, or it or another command works in a folder."""
     name = os.path.basename(path)
-    if os.path.isdir(path):
-        files = (MANIFEST, "run.json", LOCK)
-        return bool(_WORK_FOLDER.fullmatch(name)) and any(os.path.isfile(os.path.join(path, file)) for file in files)
-    if _COMPANION.fullmatch(name):
-        return True
+    if _WORK_FOLDER.fullmatch(name) and os.path.isdir(path):
+        return any(os.path.isfile(os.path.join(path, file)) for file in (MANIFEST, "run.json", LOCK))
     suffix = os.path.splitext(name)[1].lower()
-    if suffix in OUTPUT_SUFFIXES and os.path.isfile(metadata_path(Path(path))):
+    if _COMPANION.fullmatch(name) or (suffix in OUTPUT_SUFFIXES and os.path.isfile(metadata_path(Path(path)))):
         return True
     try:
         return (suffix == ".parquet" and _says_so(path)) or (suffix == ".jsonl" and _looks_so(path))

@@ -25,7 +25,7 @@ from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
 from thalweg.inputs.discover import Unreadable
 from thalweg.inputs.files import InputFile
-from thalweg.storage.durable import in_words
+from thalweg.storage.durable import cure, in_words
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -94,9 +94,9 @@ def embed_corpus(
 
 def _unwritable(error: OSError, parts: Parts, *, repeatable: bool) -> CorpusError:
     if not parts.n_saved:
-        saved = "nothing was saved yet: mend that, then start again"
+        saved = f"nothing was saved yet: {cure(error)}, then start again"
     elif repeatable:
-        saved = f"{parts.n_saved:,} vectors are saved in {parts.folder}: mend that, then go on with --resume"
+        saved = f"{parts.n_saved:,} vectors are saved in {parts.folder}: {cure(error)}, then go on with --resume"
     else:
         saved = f"{parts.n_saved:,} vectors are in {parts.folder}, but stdin cannot be read again to go on"
     return CorpusError(f"{in_words(error)}; {saved}")

@@ -84,23 +84,27 @@ def discover(
         for path, id_, asked in search.expand(argument, single_root):
             key = path if path == STDIN else os.path.realpath(path)
             if key in files:
-                search.left_out[AGAIN] += 1
+                search.left_out[path] = AGAIN
             elif search.is_excluded(key):
-                search.left_out[OUTPUT] += 1
+                search.left_out[path] = OUTPUT
             else:
                 files[key] = _described(path, printable(id_), text, reading, asked)
+    # What one argument leaves out another may name.
+    left_out = Counter(
+        kind for path, kind in search.left_out.items() if kind == AGAIN or os.path.realpath(path) not in files
+    )
     if not files and not search.unreadable:
-        left_out = ", ".join(f"{n} {kind}" for kind, n in search.left_out.most_common())
+        told = ", ".join(f"{n} {kind}" for kind, n in left_out.most_common())
         raise CorpusError(
             f"no files in {', '.join(map(as_text, inputs))}"
-            + (f", which has {as_text(left_out)}" if left_out else "")
+            + (f", which has {as_text(told)}" if told else "")
             + f"; folders give {search.wanted} (--glob PATTERN takes others)"
         )
-    return Found(list(files.values()), search.unreadable, search.left_out)
+    return Found(list(files.values()), search.unreadable, left_out)
 
 
 class _Search:
-    """What is taken out of folders, and what was not."""
+    """What is taken out of folders, and what was not: paths, and of which kind they are."""
 
     def __init__(
         self, globs: Sequence[str], suffixes: tuple[str, ...], excluded: set[str], is_output: Callable[[str], bool]
@@ -110,7 +114,7 @@ class _Search:
         self._excluded = excluded
         self._is_output = is_output
         self.unreadable: list[Unreadable] = []
-        self.left_out: Counter[str] = Counter()
+        self.left_out: dict[str, str] = {}
 
     @property
     def wanted(self) -> str:
@@ -139,7 +143,7 @@ class _Search:
                     path = os.path.join(match, below)
                     yield path, PurePath(below if single_root else path).as_posix(), bool(self._globs)
             elif not named and self._is_output(match):
-                self.left_out[OUTPUT] += 1
+                self.left_out[match] = OUTPUT
             else:
                 yield match, PurePath(match).as_posix(), True
 
@@ -164,14 +168,14 @@ class _Search:
         elif self._is_output(folder) or self.is_excluded(os.path.realpath(folder)):
             kind = OUTPUT
         if kind is not None:
-            self.left_out[kind] += 1
+            self.left_out[folder] = kind
         return kind is None
 
     def _takes(self, below: str, root: str) -> bool:
         path = os.path.join(root, below)
         kind = self._left_out(path, below)
         if kind is not None:
-            self.left_out[kind] += 1
+            self.left_out[path] = kind
         return kind is None
 
     def _left_out(self, path: str, below: str) -> str | None:
@@ -181,7 +185,7 @@ class _Search:
             return HIDDEN
         if os.path.exists(path) and not os.path.isfile(path):
             return SPECIAL  # which would block for ever. A dangling link is taken, to be reported
-        if self._is_output(path) or self.is_excluded(os.path.realpath(path)):
+        if self._is_output(path):
             return OUTPUT
         suffix = split_suffix(name)[1]
         if not self._globs:

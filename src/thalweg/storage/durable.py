@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,11 @@ def check_utf8(path: Path) -> None:
 def in_words(error: OSError) -> str:
     """ "/data/x: No space left on device"."""
     return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
+def cure(error: OSError) -> str:
+    """What to do about it."""
+    return "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from thalweg.corpus.settings import Mode
 from thalweg.corpus.writers import parts_path
 from thalweg.errors import CorpusError
 from thalweg.storage.checked import find_checked, is_whole, write_checked
-from thalweg.storage.durable import check_no_link, check_utf8, in_words
+from thalweg.storage.durable import check_no_link, check_utf8, cure, in_words
 from thalweg.storage.lock import check_not_held
 from thalweg.storage.work_folder import WorkFolder, has_begun
 from thalweg.training.data.mining.output import SUFFIXES
@@ -102,7 +102,7 @@ def working(out: Path, manifest: Manifest, mode: Mode) -> Iterator[Blocks]:
                 work.drop()  # nothing to resume
             elif isinstance(error, OSError):
                 raise CorpusError(
-                    f"{in_words(error)}; what is done is saved in {work.path}: mend that, then go on with --resume"
+                    f"{in_words(error)}; what is done is saved in {work.path}: {cure(error)}, then go on with --resume"
                 ) from error
             raise
         work.drop()
