@@ -278,16 +278,16 @@ from thalweg.corpus import Settings, discover, embed_corpus
 model, docs, folder = sys.argv[1:]
 embedder = thalweg.load(model, device="cpu")
 told = []
-for name, limit, after in (("nothing", 100, 0), ("parts", 100, 5), ("output", 60_000, 0)):
+for name in ("nothing", "parts", "output"):
     steps = [0]
     def follow(status):
         steps[0] += 1
-        if steps[0] == after:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit if after == 0 else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    settings = Settings(
-        section_size=64, save_every=0 if name == "parts" else 9, schedule={"max_tokens_per_step": 512}
-    )
+        if status.writing if name == "output" else name == "parts" and steps[0] == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    limit = 100 if name == "nothing" else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    save_every = 0 if name == "parts" else 9
+    settings = Settings(section_size=64, save_every=save_every, schedule={"max_tokens_per_step": 512})
     try:
         embed_corpus(embedder, discover([docs]).files, Path(folder) / f"{name}.jsonl", settings, on_status=follow)
     except thalweg.CorpusError as error:
