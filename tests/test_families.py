@@ -28,7 +28,6 @@ from thalweg.integrations import transformers as integration
 from thalweg.integrations.transformers.modeling import MODELS
 
 SOURCE = Path(thalweg.__file__).parent
-ROOT = SOURCE.parent.parent
 
 SHARED = {"checkpoints/mamba_ssm.py"}
 """What two families have in common by their formats."""
