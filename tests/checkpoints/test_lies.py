@@ -397,6 +397,11 @@ def test_the_codes_of_a_lexicon(lexicon: Path, changes: dict[str, Callable[[Any]
     _refused(lexicon.parent, message)
 
 
+def test_a_long_name_of_a_head_is_cut(lexicon: Path) -> None:
+    _edit(lexicon.parent / "thalweg.json", head="9" * 10**5)
+    _refused(lexicon.parent, "a lexicon goes with the mean of all tokens and without a head")
+
+
 def test_a_lexicon_too_wide_for_its_file_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="a lexicon can be saved up to d_lexicon=32,768, not 40,000"):
         write_lexicon(tmp_path / "x", make_lexicon(50, d_lexicon=40_000), 32)

@@ -105,7 +105,7 @@ class EmbeddingConfig:
         if self.lexicon is not None and (self.pooling != Mean.name or self.head is not None):
             raise InvalidInputError(
                 f"a lexicon goes with the mean of all tokens and without a head, not with pooling {self.pooling!r} and "
-                f"head {self.head!r}"
+                f"head {self.head!r:.80}"
             )
 
 
