@@ -66,6 +66,7 @@ def test_the_latest_row_counts() -> None:
     assert line.by_x[10] is new
 
 
+@pytest.mark.slow
 def test_pictures_follow_from_the_rows(tmp_path: Path) -> None:
     names = [name for name, _, _ in pictures(study())]
     assert names == ["length", "chunk-v-8192", "chunk-q-8192", "batch-2048"]
@@ -85,6 +86,7 @@ def test_drawing_twice_gives_the_same_file(tmp_path: Path) -> None:
     assert content[0] == content[1]
 
 
+@pytest.mark.slow
 def test_report(tmp_path: Path) -> None:
     folder = fill(tmp_path / "results", study())
     note_command(folder, "thalweg bench --study length")

@@ -102,6 +102,7 @@ def test_another_cut_is_another_result(
     assert read(out)["settings"]["max_length"] == 2
 
 
+@pytest.mark.slow
 def test_the_local_suite(thalweg_command: Command, model_folder: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--needle-lengths", "64,256", "--needle-documents", 8, "--needle-queries", 4, "--against", "bm25"]

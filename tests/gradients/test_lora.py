@@ -104,6 +104,7 @@ def test_merged_and_unmerged_are_the_same(family: str) -> None:
     torch.testing.assert_close(merged, unmerged, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [None, Checkpointing(600, 600, two_level=True)])
 @pytest.mark.parametrize("family", ["rwkv7", "xlstm"])
 def test_dropout_drops_the_same_again(family: str, checkpointing: Checkpointing | None) -> None:

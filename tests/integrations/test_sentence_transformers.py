@@ -64,6 +64,7 @@ def close(a: Any, b: Any) -> bool:
     return bool(np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).max() <= 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
 @pytest.mark.parametrize(
     "schedule",

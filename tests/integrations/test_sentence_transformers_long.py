@@ -43,6 +43,7 @@ def _gradients(model: SentenceTransformer, loss: Any) -> dict[str, torch.Tensor]
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("options", [{}, {"two_level": True, "max_tokens_per_step": 32}])
 def test_gradients_under_grad_cache_are_those_without(model: SentenceTransformer, options: dict[str, Any]) -> None:
     full = _gradients(model, MultipleNegativesRankingLoss(model))

@@ -34,6 +34,7 @@ def test_fast_equals_sequential(op: Op, fast: str, packing: Packing) -> None:
     check_parity(op, fast, packing, dtype=torch.float64, tolerance=1e-10)
 
 
+@pytest.mark.slow
 @every_case
 @few
 @given(packing=packings(most_tokens=300))

@@ -68,6 +68,7 @@ def test_the_published_vocabulary() -> None:
     assert ours().vocab_size == 65530
 
 
+@pytest.mark.slow
 def test_each_entry_alone_and_among_others() -> None:
     """Every entry that is text, and all of them end to end in a random order."""
     texts = [text for entry in entries().values() if "\ufffd" not in (text := entry.decode(errors="replace"))]
@@ -98,6 +99,7 @@ def test_streamed_is_whole(text: str, prompt: str, cuts: list[int], window: int)
     assert ours().encode_batch([text, text], prompt)[1].tolist() == ids.tolist()
 
 
+@pytest.mark.slow
 def test_every_cut_of_a_short_text() -> None:
     text = "The river\u2019s   \n\n  deepest line, 最深处 e\u0301 \U0001f469\u200d\U0001f467." + " " * 150 + "=" * 140
     data = text.encode()

@@ -129,6 +129,7 @@ def test_the_cache_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: 
         TeacherCache(tmp_path / "t", "y")
 
 
+@pytest.mark.slow
 def test_teachers() -> None:
     long = " ".join(WORDS * 30)
     encode = load_teacher("all-MiniLM-L6-v2", "cpu")

@@ -13,6 +13,7 @@ from ...corpus.tiny import write_model
 from .tables import pairs, triples, write_rows
 
 
+@pytest.mark.training
 def test_the_trainer_takes_the_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
