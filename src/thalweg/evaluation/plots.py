@@ -2,80 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from thalweg.evaluation.lengths import EDGES
+from thalweg.evaluation.report import group_name
 from thalweg.evaluation.table import Table
+from thalweg.system.figures import label, look, save, tidy, token_axis
 
-Curves = Mapping[str, Mapping[str, Mapping[int, float]]]
+METRICS = {"ndcg": "nDCG", "map": "MAP", "mrr": "MRR", "hit_rate": "hit rate", "cosine_spearman": "Spearman"}
+"""mteb's names of what is measured, as papers write them; others stay as they are."""
+
+
+@dataclass
+class Panel:
+    """A task: of each model the scores (0 to 1) by length, and the lengths' names where they are groups."""
+
+    task: str
+    metric: str
+    lines: dict[str, dict[int, float]]
+    names: dict[int, str] = field(default_factory=dict)
 
 
 def write_plots(folder: Path, table: Table) -> list[Path]:
     """PNG and SVG files of what there is to see; none where no task has several lengths."""
     written = []
-    for name, label, curves in (
-        ("score-against-length", "document length, tokens", table.against_length()),
-        ("score-by-document-length", "length of the documents sought, tokens", _groups(table)),
+    of_groups = "length of the documents sought, tokens, and the number n of queries"
+    for name, axis, panels in (
+        ("score-against-length", "document length, tokens", list(_lengths(table))),
+        ("score-by-document-length", of_groups, list(_groups(table))),
     ):
-        if curves:
-            figure = _draw(curves, label, list(table.models))
+        if panels:
+            figure = _draw(panels, axis, list(table.models))
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
-                figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+                save(figure, path)
                 written.append(path)
     return written
 
 
-def _groups(table: Table) -> Curves:
-    curves: dict[str, dict[str, dict[int, float]]] = {}
+def metric_name(measure: str) -> str:
+    """mteb's `ndcg_at_10` as nDCG@10."""
+    kind, _, k = measure.partition("_at_")
+    return METRICS.get(kind, kind) + (f"@{k}" if k else "")
+
+
+def _lengths(table: Table) -> Iterator[Panel]:
+    """Tasks made at several lengths."""
+    for task, lines in table.against_length().items():
+        measures = {score.measure for score in table.scores if score.task == task or f"-{task}-" in score.task}
+        yield Panel(task, ", ".join(sorted(map(metric_name, measures))), lines)
+
+
+def _groups(table: Table) -> Iterator[Panel]:
+    """Tasks whose queries are grouped by the length of the documents that they seek."""
+    panels: dict[str, Panel] = {}
+    queries: dict[str, dict[int, int]] = {}
     for score in table.scores:
         if len(score.by_document_length) > 1:
-            line = {edge: value for edge, (value, _) in score.by_document_length.items()}
-            curves.setdefault(score.task, {})[score.model] = line
-    return curves
+            panel = panels.setdefault(score.task, Panel(score.task, metric_name(score.measure), {}))
+            panel.lines[score.model] = {edge: value for edge, (value, _) in score.by_document_length.items()}
+            queries.setdefault(score.task, {}).update({e: n for e, (_, n) in score.by_document_length.items()})
+    for task, panel in panels.items():
+        panel.names = {edge: f"{group_name(edge)}\nn = {n:,}" for edge, n in sorted(queries[task].items())}
+        yield panel
 
 
-def _draw(curves: Curves, label: str, models: list[str]) -> Figure:
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
+def _draw(panels: Sequence[Panel], x_label: str, models: list[str]) -> Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for i, (task, lines) in enumerate(curves.items()):
-        _panel(axes[i // columns][i % columns], task, lines, models)
-    for unused in axes.flat[len(curves) :]:
+    shared = panels[0].metric if len({panel.metric for panel in panels}) == 1 else None
+    handles: dict[str, Line2D] = {}
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        handles |= _panel(axis, panel, models)
+        axis.set_title(label(panel.task) if shared else f"{label(panel.task)}, {panel.metric}", fontsize="medium")
+    for unused in axes.flat[len(panels) :]:
         unused.set_axis_off()
-    figure.supxlabel(label, fontsize="medium")
-    figure.supylabel("score × 100", fontsize="medium")
-    handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
-    shown = [handles[model] for model in models if model in handles]
-    figure.legend(handles=shown, loc="outside upper center", ncols=min(3, len(shown)), frameon=False, fontsize="small")
+    figure.supxlabel(x_label, fontsize="medium")
+    figure.supylabel(f"{shared or 'score'} × 100", fontsize="medium")
+    shown = [model for model in models if model in handles]
+    figure.legend(
+        [handles[model] for model in shown],
+        [label(model) for model in shown],
+        loc="outside upper center",
+        ncols=min(3, len(shown)),
+        frameon=False,
+        fontsize="small",
+        handlelength=4,
+    )
     return figure
 
 
-def _panel(axis: Axes, task: str, lines: Mapping[str, Mapping[int, float]], models: list[str]) -> None:
-    for model, line in lines.items():
-        lengths = [max(length, EDGES[1] / 2) for length in line]
-        values = [100 * value for value in line.values()]
+def _panel(axis: Axes, panel: Panel, models: list[str]) -> dict[str, Line2D]:
+    """A panel's lines, by model."""
+    drawn = {}
+    places = {length: place for place, length in enumerate(panel.names)}  # groups stand side by side
+    for model, line in panel.lines.items():
+        xs = [places.get(length, length) for length in line]
         rank = models.index(model)
-        width = 1.5 + len(models) - 1 - rank  # lines that coincide stay visible
-        axis.plot(lengths, values, marker="o", markersize=2 + width, linewidth=width, color=f"C{rank}", label=model)
-    axis.set_xscale("log", base=2)
-    ticks = sorted({max(length, EDGES[1] // 2) for line in lines.values() for length in line})
-    axis.set_xticks(ticks, [_short(tick) for tick in ticks], fontsize="small")
-    axis.minorticks_off()
-    axis.set_ylim(-3, 103)
-    axis.grid(alpha=0.25)
-    axis.set_title(task, fontsize="medium")
-
-
-def _short(tokens: int) -> str:
-    if tokens < EDGES[1]:
-        return f"< {EDGES[1]}"
-    for unit, size in (("M", 2**20), ("k", 2**10)):
-        if tokens >= size and tokens % size == 0:
-            return f"{tokens // size}{unit}"
-    return str(tokens)
+        (drawn[model],) = axis.plot(xs, [100 * value for value in line.values()], **look(rank, len(models)))
+    if panel.names:
+        axis.set_xticks(list(places.values()), list(panel.names.values()))
+        axis.set_xlim(-0.3, len(places) - 0.7)
+    else:
+        token_axis(axis, [length for line in panel.lines.values() for length in line])
+    axis.set_ylim(-4, 104)
+    tidy(axis)
+    return drawn

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from thalweg.system.terminal import safe_text
@@ -49,6 +51,13 @@ def tidy(axis: Any) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize="small")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a PNG or SVG. A name in a script that the font lacks has boxes in it, which is no news to a user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def tokens(n: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thalweg.system.figures import PALETTE, label, look, tidy
+from thalweg.system.figures import PALETTE, label, look, save, tidy
 from thalweg.system.words import counted
 from thalweg.training.progress_log import Entry
 from thalweg.training.recipes import Recipe
@@ -152,7 +152,7 @@ def write_plot(path: Path, facts: Facts) -> None:
         axis.title.set_fontsize("medium")
     for unused in axes[panels:]:
         unused.set_axis_off()
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
