@@ -108,7 +108,7 @@ USES = {
         "with patch.dict(sys.modules, {'httpx': None}): import thalweg.synthesis.client",
         "synth",
     ),
-    "bench, memory": ("from thalweg.bench import process; process._psutil()", "bench"),
+    "bench, memory": ("from thalweg.bench import machine; machine.psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }
 """A use of each optional package, and the extra that its absence should name."""

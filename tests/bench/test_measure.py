@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
+from thalweg.bench.machine import OtherWork, loaded
 from thalweg.bench.matmul_limit import inner_chunk, products, scan_products, set_inner_chunk
 from thalweg.bench.meter import Meter
 from thalweg.bench.peers import CHUNK_LOOP, ONE_PASS, SENTENCES, installed
@@ -141,6 +146,38 @@ def test_peak_is_that_of_the_run() -> None:
     del held
     meter.reset()
     assert meter.peak()["peak_rss"] < before + 0.5 * size
+
+
+def test_other_work_is_that_of_others() -> None:
+    """This process's own computing does not count; what a child of it does, does."""
+    own = OtherWork()
+    until = time.perf_counter() + 1.0
+    while time.perf_counter() < until:
+        pass
+    mine = own.cores()
+    program = "import time; end = time.perf_counter() + 60\nwhile time.perf_counter() < end: pass"
+    child = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        time.sleep(0.3)
+        others = OtherWork()
+        time.sleep(1.5)
+        theirs = others.cores()
+    finally:
+        child.kill()
+        child.wait()
+    assert mine is not None
+    assert theirs is not None
+    assert theirs > 0.3
+    assert mine < (os.cpu_count() or 1), "or this process would count as well"
+    assert OtherWork().cores() is None, "too short to tell"
+
+
+@pytest.mark.parametrize(
+    ("used", "of", "spoils"),
+    [(0.0, 2, False), (0.2, 2, False), (0.3, 2, True), (1.0, 64, False), (None, 2, False), (9.0, None, False)],
+)
+def test_how_much_other_work_spoils_a_time(used: float | None, of: int | None, spoils: bool) -> None:
+    assert loaded(used, of) is spoils
 
 
 def test_json_round_trip() -> None:

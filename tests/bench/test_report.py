@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from thalweg.bench.figures import draw
 from thalweg.bench.plot_series import lines, pictures
@@ -76,6 +78,86 @@ def test_pictures_follow_from_the_rows(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
         assert "</svg>" in path.with_suffix(".svg").read_text()
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures that were saved as PNG."""
+    saved: list[Any] = []
+    save = Figure.savefig
+
+    def savefig(self: Figure, path: Path, **settings: Any) -> None:
+        if path.suffix == ".png":
+            saved.append(self)
+        save(self, path, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved
+
+
+def test_axes_have_names_units_and_numbers(figures: list[Any], tmp_path: Path) -> None:
+    draw(study(), tmp_path)
+    assert len(figures) == 4
+    for figure in figures:
+        left, right = figure.axes
+        assert left.get_ylabel() == "time per text (s)"
+        assert right.get_ylabel() == "peak memory of the process (GiB)"
+        for axis in (left, right):
+            assert axis.get_xlabel().endswith((" (tokens)", " (texts)"))
+            figure.canvas.draw()
+            low, high = axis.get_ylim()
+            numbers = [tick for tick in axis.get_yticks() if low <= tick <= high]
+            shown = [text.get_text() for text in axis.get_yticklabels() if low <= text.get_position()[1] <= high]
+            assert len(numbers) >= 3, "a scale that can be read"
+            assert all(shown), "with no tick without its number"
+            if axis.get_yscale() == "linear":
+                assert low == 0
+
+
+def test_lines_that_lie_on_each_other_are_told_apart(figures: list[Any], tmp_path: Path) -> None:
+    shapes = ("mamba2-130m", "mamba-130m", "xlstm-0.1b")
+    draw([row(tiny(n, shape=shape, vertical_chunk_size=16), 1.0) for n in (32, 64) for shape in shapes], tmp_path)
+    lines = [line for line in figures[0].axes[0].get_lines() if len(line.get_xdata()) == 2]
+    assert len(lines) == len(shapes)
+    for below, above in pairwise(lines):
+        assert below.get_linewidth() > above.get_linewidth()
+        assert below.get_markersize() > above.get_markersize()
+        assert below.get_color() != above.get_color()
+
+
+def test_single_and_disturbed_runs_are_marked(figures: list[Any], tmp_path: Path) -> None:
+    busy = {"machine": {**row(tiny())["machine"], "cores": 2}, "other_cores": 1.4}
+    once = {"median": 1.0, "min": 1.0, "max": 1.0, "all": [1.0]}
+    rows = [row(tiny(32)), row(tiny(64)), row(tiny(128), **busy), row(tiny(256), **busy)]
+    for each in rows[1::2]:
+        each["seconds"] = once
+    draw(rows, tmp_path)
+    (figure,) = figures
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "one timed run" in legend
+    assert "shortest to longest run" in legend
+    assert "other programs used up to 1.4 of 2 cores" in figure.get_suptitle()
+    marked = [line.get_xdata() for line in figure.axes[0].get_lines() if line.get_color() == "white"]
+    assert [list(xs) for xs in marked] == [[64, 256]]
+    write_report(tmp_path / "r.md", [fill(tmp_path / "results", rows)])
+    text = (tmp_path / "r.md").read_text()
+    assert "1 s · 1.00 GiB | 1 s † · 1.00 GiB | 1 s ‡ · 1.00 GiB | 1 s † ‡ · 1.00 GiB |" in text
+    assert "† One timed run" in text
+    assert "‡ Other programs used the processor" in text
+    csv = (tmp_path / "results" / "results.csv").read_text().splitlines()
+    assert {"other_cores"} <= set(csv[0].split(","))
+
+
+def test_any_model_is_named_in_the_legend(figures: list[Any], tmp_path: Path) -> None:
+    rows = [
+        row(tiny(n, shape=None, model=f"folder/{name}"), 1.0)
+        for n in (32, 64)
+        for name in ("_private", "$x$ {", "\x1b[2J")
+    ]
+    draw(rows, tmp_path)
+    texts = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert len([text for text in texts if "private" in text or r"\$x\$" in text or "␛[2J" in text]) == 3
+    assert "\x1b" not in (tmp_path / "length.svg").read_text()
 
 
 def test_drawing_twice_gives_the_same_file(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_a_torn_line_is_cut_off(tmp_path: Path, kept: int) -> None:
     assert [json.loads(line)["point"]["length"] for line in lines] == [10, 20]
 
 
+@pytest.mark.parametrize("line", ["{", "3", "[]", "{}", '{"point": 3}', '{"point": {}}', "[" * 100_000, "\xff"])
+def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
+    with Results(tmp_path) as results:
+        results.add(tiny(10), row(tiny(10)))
+    with (tmp_path / LINES).open("ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    for read in (read_rows, Results):
+        with pytest.raises((CorpusError, InvalidInputError), match=r"results.jsonl holds .* take (it|that line) out"):
+            read(tmp_path)
+
+
 def test_errors_are_tried_again(tmp_path: Path) -> None:
     with Results(tmp_path) as results:
         results.add(tiny(10), {"status": "error", "message": "a bug"})

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from thalweg.bench.results import read_rows
+from thalweg.cli.bench_progress import told
 
+from ..bench.points import row, tiny
 from .conftest import Command
 
 SMALL = ("--layers", 1, "--vocabulary", 64, "--threads", 1, "--repeat", 2)
@@ -67,6 +69,28 @@ def test_an_error_is_shown_and_does_not_last(thalweg_command: Command, tmp_path:
         "bench", "--shape", "mistral-130m", "--length", "16", *SMALL, "--device", "cpu", "-o", tmp_path
     )
     assert whole.exit_code == 0, whole.output
+
+
+def test_a_loaded_machine_is_warned_of(
+    thalweg_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thalweg.bench.machine.cores_in_use", lambda: 1.7)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    arguments = ["bench", "--shape", "mamba2-130m", "--length", "16", *SMALL, "--device", "cpu", "-o", tmp_path]
+    done = thalweg_command(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "warning: other programs use 1.7 of 2 cores, so times will be too long" in done.stderr
+    assert "warning" not in thalweg_command(*arguments, "--quiet").stderr
+    monkeypatch.setattr("thalweg.bench.machine.cores_in_use", lambda: 0.1)
+    assert "warning" not in thalweg_command(*arguments).stderr
+
+
+def test_what_is_said_of_single_and_disturbed_runs() -> None:
+    point = row(tiny())
+    assert "only" not in told(point)[1]
+    point["seconds"]["all"] = [1.0]
+    point |= {"other_cores": 1.4, "machine": {"cores": 2}}
+    assert told(point)[1].endswith(", one run only, while other programs used 1.4 of 2 cores")
 
 
 def test_dry_run_and_lists(thalweg_command: Command, tmp_path: Path) -> None:

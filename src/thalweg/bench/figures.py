@@ -5,24 +5,28 @@ A point that failed ends its line with a cross.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.bench.plot_series import Line, Over, Row, memory, pictures, seconds
+from thalweg.bench.plot_series import Line, Over, Row, disturbed, memory, pictures, seconds, single
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
 from thalweg.bench.shapes import LOOKS, SHAPES
 from thalweg.errors import MissingExtraError
+from thalweg.system.figures import label, save, tidy, tokens
+from thalweg.system.words import counted
 
 OTHERS = (("#e69f00", "p"), ("#7a5195", "h"), ("#8c564b", "*"), ("#17becf", "<"))
 """Colours and markers of real checkpoints, and of further sizes of one family."""
 
+CLOSE = 8
+"""Values within this factor are drawn on a linear scale."""
+
 AXES = {
-    "length": "tokens of the text",
-    "vertical_chunk_size": "vertical chunk V, tokens",
-    "inner_chunk": "inner chunk Q, tokens",
-    "batch": "texts in the batch",
+    "length": "length of the text (tokens)",
+    "vertical_chunk_size": "vertical chunk V (tokens)",
+    "inner_chunk": "inner chunk Q (tokens)",
+    "batch": "batch size (texts)",
 }
 
 
@@ -41,18 +45,18 @@ def _pair(plt: Any, drawn: list[Line], over: Over, path: Path) -> Path:
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
     colours, markers = _looks(drawn, over)
     for axis, value, title in (
-        (axes[0], seconds, "time per text, seconds"),
-        (axes[1], memory, f"peak memory of the {_place(drawn)}, GiB"),
+        (axes[0], seconds, "time per text (s)"),
+        (axes[1], memory, f"peak memory of the {_place(drawn)} (GiB)"),
     ):
         for line in drawn:
             colour, marker = (_of(looks, line.point, over) for looks in (colours, markers))
             _line(axis, line, over, value, colour, marker)
-        axis.set(xscale="log", yscale="log", xlabel=AXES[over], title=title)
+        axis.set(xscale="log", yscale="log", xlabel=AXES[over], ylabel=title)
         _ticks(axis, sorted({x for line in drawn for x, row in line.rows if not _apart(row, over)}))
     _legend(figure, drawn, over, colours, markers)
-    figure.suptitle(_headline(drawn, over), fontsize=10, color="#444444")
-    figure.savefig(path, dpi=150)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.suptitle(_headline(drawn, over).replace("$", r"\$"), fontsize=10, color="#444444")
+    save(figure, path)
+    save(figure, path.with_suffix(".svg"))
     plt.close(figure)
     return path
 
@@ -61,7 +65,12 @@ def _line(axis: Any, line: Line, over: Over, value: Callable[[Row], float], colo
     style = _style(line.point, over)
     shown = [(x, row) for x, row in line.done if not _apart(row, over)]
     xs, ys = [x for x, _ in shown], [value(row) for _, row in shown]
-    axis.plot(xs, ys, style, marker=marker, color=colour, markersize=4, linewidth=1.5)
+    # Each line is thinner than those below it, so that of lines which lie on each other all are seen.
+    width = max(2.8 - 0.4 * sum(below.get_linestyle() == style for below in axis.get_lines()), 1.2)
+    axis.plot(xs, ys, style, marker=marker, color=colour, markersize=2.5 + 1.5 * width, linewidth=width)
+    alone = [(x, value(row)) for x, row in shown if value is seconds and single(row)]
+    if alone:
+        axis.plot(*zip(*alone, strict=True), "o", color="white", markersize=2 + width / 2, zorder=5)
     if value is seconds and shown:
         low = [row["seconds_per_text"]["min"] for _, row in shown]
         high = [row["seconds_per_text"]["max"] for _, row in shown]
@@ -75,44 +84,50 @@ def _line(axis: Any, line: Line, over: Over, value: Callable[[Row], float], colo
 
 
 def _ticks(axis: Any, xs: list[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    """Numbers that can be read off: on a logarithmic scale at 1, 2 and 5, on a linear one where values are close.
+
+    A linear scale begins at 0, so that noise does not fill the picture.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis.set_xticks(xs[:: max(1, -(-len(xs) // 8))])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(round(x))))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tokens(round(x))))
     low, high = axis.get_ylim()
-    if high / low < 2:  # noise must not fill the picture
-        middle = math.sqrt(low * high)
-        low, high = axis.set_ylim(middle / math.sqrt(2), middle * math.sqrt(2))
-    named = "123456789" if high / low < 5 else "125" if high / low < 50 else "1"
-    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        which(FuncFormatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in named else ""))
-    axis.tick_params(labelsize=8, which="both")
-    axis.grid(which="both" if high / low < 5 else "major", alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _short(tokens: int) -> str:
-    if tokens >= 2**20 and tokens % 2**20 == 0:
-        return f"{tokens >> 20}M"
-    return f"{tokens >> 10}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+    if high / low < CLOSE:
+        axis.set(yscale="linear", ylim=(0, 1.05 * high))
+        axis.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,), numticks=20))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    tidy(axis)
 
 
 def _legend(figure: Any, drawn: list[Line], over: Over, colours: dict[str, str], markers: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     styles = {}
     for line in drawn:
         name = _setting(line.point, over)
         look: Any = {"linestyle": _style(line.point, over), "marker": markers.get(name), "markersize": 4}
-        styles[name] = Line2D([], [], color=colours.get(name, "#444444"), label=name, **look)
+        styles[name] = Line2D([], [], color=colours.get(name, "#444444"), label=label(name), **look)
     entries = [
-        Line2D([], [], color=each, linewidth=2.5, marker=markers.get(name), markersize=5, label=name)
+        Line2D([], [], color=each, linewidth=2.5, marker=markers.get(name), markersize=5, label=label(name))
         for name, each in colours.items()
     ]
-    handles = [entry for entry in entries if entry.get_label() not in styles] + list(styles.values())
+    named = {label(name) for name in styles}
+    handles: list[Any] = [entry for entry in entries if entry.get_label() not in named]
+    handles += styles.values()
     if over == "vertical_chunk_size" and any(line.whole for line in drawn):
         handles.append(Line2D([], [], color="#444444", linestyle="--", label="horizontal"))
+    rows = [row for line in drawn for _, row in line.done]
+    if any(map(single, rows)):
+        spot: Any = {"linestyle": "", "marker": "o", "markerfacecolor": "white", "markersize": 5}
+        handles.append(Line2D([], [], color="#444444", label="one timed run", **spot))
+    if not all(map(single, rows)):
+        handles.append(Patch(color="#444444", alpha=0.15, linewidth=0, label="shortest to longest run"))
     if any(line.failed for line in drawn):
         cross: Any = {"linestyle": "", "marker": "x", "markeredgewidth": 2}
         handles.append(Line2D([], [], color="#444444", label="memory or time limit", **cross))
@@ -181,7 +196,11 @@ def _headline(drawn: list[Line], over: Over) -> str:
         point.dtype,
         str(machine.get("gpu") or machine.get("cpu", point.device)),
     ]
-    words += [] if machine.get("gpu") else [f"{machine.get('threads')} threads"]
+    words += [] if machine.get("gpu") else [counted(machine.get("threads") or 0, "thread")]
+    busy = [row for line in drawn for _, row in line.done if disturbed(row)]
+    if busy:
+        worst = max(busy, key=lambda row: float(row["other_cores"]))
+        words.append(f"other programs used up to {worst['other_cores']:.1f} of {worst['machine']['cores']} cores")
     if over != "length":
         words.insert(0, f"texts of {point.length:,} tokens")
     if over != "batch" and point.batch > 1:

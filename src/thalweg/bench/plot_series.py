@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from thalweg.bench.machine import loaded
 from thalweg.bench.point import NOT_RUN, OK, THALWEG, Point
 
 Row = dict[str, Any]
@@ -103,6 +104,16 @@ def memory(row: Row) -> float:
     """Peak memory in GiB: of the device, where it has memory of its own."""
     found = row["memory"]
     return float(found.get("cuda_allocated", found["peak_rss"])) / 2**30
+
+
+def single(row: Row) -> bool:
+    """Whether there was one timed run only, so that nothing is known of the spread."""
+    return len(row["seconds"]["all"]) == 1
+
+
+def disturbed(row: Row) -> bool:
+    """Whether other programs used the processor meanwhile."""
+    return loaded(row.get("other_cores"), row.get("machine", {}).get("cores"))
 
 
 def _by(rows: Iterable[Row], of: Callable[[Point], Any]) -> dict[Any, list[Row]]:

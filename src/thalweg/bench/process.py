@@ -20,8 +20,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from thalweg.bench.machine import psutil
 from thalweg.bench.point import ERROR, OUT_OF_MEMORY, TIME_LIMIT
-from thalweg.errors import MissingExtraError
 
 Work = Callable[..., dict[str, Any]]
 
@@ -39,7 +39,7 @@ class Limits:
 
 def free_memory() -> int:
     """Bytes that could be used now without hurting anything else."""
-    return int(_psutil().virtual_memory().available)
+    return int(psutil().virtual_memory().available)
 
 
 def result_of(work: Work, task: dict[str, Any], limits: Limits, *more: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _watched(process: BaseProcess, limits: Limits) -> dict[str, Any] | None:
     began, most = time.perf_counter(), 0
     process.start()
     try:
-        watched = _psutil().Process(process.pid)
+        watched = psutil().Process(process.pid)
         while process.exitcode is None:
             most = max(most, _resident(watched))
             if most > limits.memory:
@@ -94,21 +94,13 @@ def _watched(process: BaseProcess, limits: Limits) -> dict[str, Any] | None:
 def _resident(process: Any) -> int:
     try:
         return int(process.memory_info().rss)
-    except _psutil().Error:  # it has just ended
+    except psutil().Error:  # it has just ended
         return 0
 
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1][:500] if lines else ""
-
-
-def _psutil() -> Any:
-    try:
-        import psutil
-    except ImportError as error:
-        raise MissingExtraError("measuring needs psutil: pip install 'thalweg[bench]'") from error
-    return psutil
 
 
 @dataclass(frozen=True)

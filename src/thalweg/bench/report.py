@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.bench.plot_series import Line, Over, Row, memory, pictures, seconds
+from thalweg.bench.plot_series import Line, Over, Row, disturbed, memory, pictures, seconds, single
 from thalweg.bench.point import OK, THALWEG, TRANSFORMER, Point
 from thalweg.bench.results import read_rows
 from thalweg.bench.shapes import SHAPES
@@ -23,6 +23,12 @@ HEADINGS: dict[Over, str] = {
     "inner_chunk": "Sweep of the inner chunk Q",
     "batch": "Batches",
 }
+SINGLE, DISTURBED = " †", " ‡"
+NOTES = {
+    SINGLE: "† One timed run, so nothing is known of its spread.",
+    DISTURBED: "‡ Other programs used the processor meanwhile: the time is too long.",
+}
+
 UNITS: dict[Over, str] = {"length": "", "vertical_chunk_size": "V = ", "inner_chunk": "Q = ", "batch": "batch "}
 
 
@@ -106,7 +112,8 @@ def _table(over: Over, drawn: list[Line]) -> str:
         cells += [_cell(line.whole)] if horizontal else []
         setting = {"vertical_chunk_size": "vertical", "inner_chunk": line.point.setting.split(", Q")[0]}
         table.append([line.point.name, setting.get(over, line.point.setting), *cells])
-    return _markdown(table)
+    notes = [note for mark, note in NOTES.items() if any(mark in cell for row in table for cell in row)]
+    return "\n\n".join([_markdown(table), *notes])
 
 
 def _cell(row: Row | None) -> str:
@@ -114,7 +121,8 @@ def _cell(row: Row | None) -> str:
         return ""
     if row["status"] != OK:
         return str(row["status"])
-    return f"{_time(seconds(row))} · {_size(memory(row))}"
+    marks = SINGLE * single(row) + DISTURBED * disturbed(row)
+    return f"{_time(seconds(row))}{marks} · {_size(memory(row))}"
 
 
 def _findings(drawn: list[Line]) -> Iterator[str]:

@@ -37,8 +37,8 @@ class Results:
         self.folder = folder
         self._lock = hold(folder)
         try:
-            self._lines = Lines(folder / LINES)
             self._by_key = {_key(row): row for row in read_rows(folder)}
+            self._lines = Lines(folder / LINES)
         except BaseException:
             self._lock.release()
             raise
@@ -109,7 +109,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All rows of a folder, oldest first; of a point that was run again the latest."""
     try:
         return list({_key(row): row for _, row in read_lines(folder / LINES)}.values())
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(f"{folder / LINES} holds a line that is no point ({error!r}); take it out") from error
 
 

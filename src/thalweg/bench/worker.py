@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thalweg.bench.machine import machine
+from thalweg.bench.machine import OtherWork, machine
 from thalweg.bench.meter import Meter, spread
 from thalweg.bench.point import ERROR, OK, OUT_OF_MEMORY, Point
 from thalweg.bench.subjects import Step, Subject, subject
@@ -42,10 +42,13 @@ def _measured(point: Point, meter: Meter, subject: Subject) -> dict[str, Any]:
         subject.run(warm)
     before = meter.reset()
     times: list[float] = []
+    others = OtherWork()
     while len(times) < point.repeat and (point.budget is None or sum(times) < point.budget):
         times.append(meter.seconds(lambda: subject.run(point.length)))
     result = {
         "status": OK,
+        "runs": len(times),
+        "other_cores": others.cores(),
         "seconds": {**spread(times), "all": times},
         "seconds_per_text": spread([each / point.batch for each in times]),
         "tokens_per_s": spread([point.batch * point.length / each for each in times]),

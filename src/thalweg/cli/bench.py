@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from thalweg.cli.bench_progress import bench_progress, told
-from thalweg.cli.console import INTERRUPTED, SOME_FAILED, errors_told, stderr, stdout, table
+from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
 from thalweg.cli.options import Debug, Device, lasting_name
 from thalweg.system.words import counted
@@ -227,6 +228,8 @@ def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, ret
     from thalweg.bench.runner import run_study
 
     console = stderr()
+    if not quiet:
+        _warn_if_loaded(console)
     with Results(out) as results:
         if retry:
             results.forget_limits()
@@ -246,6 +249,18 @@ def _run(points: list[Point], out: Path, limits: Limits, *, go_beyond: bool, ret
         stdout().print(results_table)
         console.print(f"points: {len(rows):,} → {out / 'results.jsonl'}, results.csv; pictures: {len(pictures)}")
     return sum(row["status"] == ERROR for row in rows)
+
+
+def _warn_if_loaded(console: Console) -> None:
+    """Times of a machine that has other work are too long, and nobody sees it in them later."""
+    from thalweg.bench.machine import cores_in_use, loaded
+
+    used, cores = cores_in_use(), os.cpu_count()
+    if loaded(used, cores):
+        console.print(
+            f"warning: other programs use {used:.1f} of {counted(cores or 1, 'core')}, so times will be too long; end "
+            "them, or wait. Points that they disturb are marked"
+        )
 
 
 def _models(wanted: list[str]) -> list[tuple[str, bool]]:

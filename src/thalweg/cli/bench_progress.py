@@ -42,7 +42,7 @@ def bench_progress(console: Console, quiet: bool) -> Iterator[Callable[[Status],
 
 def told(row: dict[str, Any]) -> tuple[str, str]:
     """A point and its result in words."""
-    from thalweg.bench.plot_series import memory, seconds
+    from thalweg.bench.plot_series import disturbed, memory, seconds, single
     from thalweg.bench.point import OK, Point
 
     title = Point.from_json(row["point"]).title
@@ -50,7 +50,10 @@ def told(row: dict[str, Any]) -> tuple[str, str]:
         return title, f"{row['status']}: {row.get('message', '')}"
     rate = row["tokens_per_s"]["median"]
     share = f", {row['share_of_limit']['median']:.0%} of the limit" if "share_of_limit" in row else ""
-    return title, f"{seconds(row):.3g} s a text, {rate:,.0f} tokens/s{share}, {memory(row):.2f} GiB"
+    notes = ", one run only" * single(row)
+    if disturbed(row):
+        notes += f", while other programs used {row['other_cores']:.1f} of {row['machine']['cores']} cores"
+    return title, f"{seconds(row):.3g} s per text, {rate:,.0f} tokens/s{share}, {memory(row):.2f} GiB{notes}"
 
 
 def _left(status: Status) -> str:
