@@ -173,5 +173,5 @@ def test_marks_numeric_ids_and_every_format_are_taken(data: Path, tiny: thalweg.
 def test_ids_that_repeat_are_refused(data: Path, tiny: thalweg.Embedder, tmp_path: Path) -> None:
     path = data / "retrieval" / "notes" / "queries.jsonl"
     path.write_text(path.read_text() + json.dumps(QUERIES[0]) + "\n")
-    (outcome,) = [each for each in run([our_model(tiny)], local_tasks(data), tmp_path / "out") if each.error]
+    (outcome,) = [each for each in evaluate([our_model(tiny)], local_tasks(data), tmp_path / "out") if each.error]
     assert "queries.jsonl: 1 ids come more than once, such as 'q0'" in str(outcome.error)
