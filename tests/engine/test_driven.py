@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.toy import Toy, expected, ids_of
 from thalweg.engine.engine import Engine
-from thalweg.engine.read_ahead import BlockingSource
+from thalweg.engine.read_ahead import BlockingSource, ReadAhead
 from thalweg.engine.results import Failure, Pooled
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Answer, Ids, TokenArray, TokenSource
@@ -404,3 +404,42 @@ def test_an_abandoned_run_lets_go_of_its_input() -> None:
             return
         time.sleep(0.01)
     raise AssertionError("the thread of the input is still there")
+
+
+class Tied(Live):
+    """A source that another thread has a hold on: closing waits for that thread, which is about to wake the engine."""
+
+    was_free = False
+
+    def close(self) -> None:
+        thread = threading.Thread(target=self.wake, daemon=True)
+        thread.start()
+        thread.join(10)
+        self.was_free = not thread.is_alive()
+
+
+def test_no_lock_is_held_while_a_source_is_closed() -> None:
+    source = Tied()
+    run = Engine(Toy(), "last", Schedule(60, 20, 2)).run([source, Ids(ids_of(30, 1))])
+    assert next(run).key == 1
+    run.close()
+    assert source.was_free
+
+
+def test_no_lock_is_held_while_an_engine_is_woken() -> None:
+    free: list[bool] = []
+
+    def ready() -> None:
+        thread = threading.Thread(target=ahead.close, daemon=True)
+        thread.start()
+        thread.join(10)
+        free.append(not thread.is_alive())
+
+    started = threading.Event()
+    ahead = ReadAhead((started.wait() for _ in range(3)), 1, ready)
+    started.set()
+    for _ in range(1000):
+        if len(free) == 2:  # the first item, and the end
+            break
+        time.sleep(0.01)
+    assert free == [True, True]

@@ -75,7 +75,8 @@ class ReadAhead(Generic[Item]):
                 with self._changed:
                     self._held.append(item)
                     self._changed.notify_all()
-                    self._ready()
+                self._ready()  # without the lock: it may wait for somebody who wants to close this
+                with self._changed:
                     self._changed.wait_for(lambda: self._closed or len(self._held) < self._limit)
                     if self._closed:
                         break

@@ -227,7 +227,13 @@ class Runs:
         for key in mine:
             self._engine.remove(key)
         with self._changed:
-            if not self._leading:
-                self._engine.tidy()
-            self._generation += 1
-            self._changed.notify_all()
+            may_tidy = not self._leading
+            self._leading = self._leading or may_tidy
+        try:
+            if may_tidy:
+                self._engine.tidy()  # without the lock: it closes sources, and those may wait for `notify`
+        finally:
+            with self._changed:
+                self._leading = self._leading and not may_tidy
+                self._generation += 1
+                self._changed.notify_all()
