@@ -1,12 +1,15 @@
-"""What the benchmarks share: one JSON line at the end, results on disk."""
+"""What the benchmarks share: one JSON line at the end, results on disk, the allocator as the command line has it."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from thalweg.bench.machine import machine
+
+os.environ.setdefault("THALWEG_MALLOC", "1")
 
 RESULTS = Path(__file__).parent / "results"
 

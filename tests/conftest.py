@@ -29,7 +29,8 @@ _data_sets = tempfile.TemporaryDirectory(prefix="thalweg-tests-")
 os.environ["HF_DATASETS_CACHE"] = _data_sets.name
 
 MARKS_OF_FILES = {
-    "*/test_memory*.py": ["memory", "subprocess"],
+    "*/test_memory_plan.py": ["memory", "subprocess"],
+    "checkpoints/test_memory.py": ["memory", "subprocess"],
     "training/test_train_families.py": ["training"],
     "training/test_train_processes.py": ["training"],
     "training/test_train_quantized.py": ["training"],

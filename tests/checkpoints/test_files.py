@@ -239,7 +239,8 @@ def test_stream_remaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = open_tensors(file)
     wanted = [name for name in everything if "norm" in name]
     for budget in (1, 300, 2**30):
-        monkeypatch.setattr("thalweg.checkpoints.files.REMAP_BYTES", budget)
+        for bound in ("LEAST_MAPPED", "MOST_MAPPED"):
+            monkeypatch.setattr(f"thalweg.checkpoints.files.{bound}", budget)
         streamed = list(stream(file, wanted))
         assert [name for name, _ in streamed] == wanted
         assert all(torch.equal(tensor, everything[name]) for name, tensor in streamed)

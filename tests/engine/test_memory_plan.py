@@ -28,17 +28,19 @@ from thalweg.engine.memory_plan import plan_memory
 from thalweg.models.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from thalweg.models.mamba import Mamba, MambaConfig
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
+from thalweg.models.quantized import quantize_
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
 
 torch.set_num_threads(1)
 family, lengths, bounds, dtype = sys.argv[1], json.loads(sys.argv[2]), Schedule(**json.loads(sys.argv[3])), sys.argv[4]
+layers, quantization = int(sys.argv[5]), sys.argv[6]
 MODELS = {
-    "mamba2": lambda: Mamba2(Mamba2Config(4000, 512, n_layers=6, n_heads=16, head_dim=64, d_state=128)),
-    "mamba": lambda: Mamba(MambaConfig(4000, 512, 4, d_inner=1024, dt_rank=32)),
-    "rwkv7": lambda: RWKV7(RWKV7Config(4000, 512, 4, 64, 512, 2048, rank_w=64, rank_a=64, rank_v=32, rank_g=128)),
-    "xlstm": lambda: XLSTM(XLSTMConfig(4000, 512, 4, n_heads=4, d_qk=256, d_v=512, d_ffn=1408)),
-    "gated_deltanet": lambda: GatedDeltaNet(GatedDeltaNetConfig(4000, 512, 4, 4, 96, 4, 192, d_mlp=1408)),
+    "mamba2": lambda: Mamba2(Mamba2Config(4000, 512, layers, n_heads=16, head_dim=64, d_state=128)),
+    "mamba": lambda: Mamba(MambaConfig(4000, 512, layers, d_inner=1024, dt_rank=32)),
+    "rwkv7": lambda: RWKV7(RWKV7Config(4000, 512, layers, 64, 512, 2048, rank_w=64, rank_a=64, rank_v=32, rank_g=128)),
+    "xlstm": lambda: XLSTM(XLSTMConfig(4000, 512, layers, n_heads=4, d_qk=256, d_v=512, d_ffn=1408)),
+    "gated_deltanet": lambda: GatedDeltaNet(GatedDeltaNetConfig(4000, 512, layers, 4, 96, 4, 192, d_mlp=1408)),
 }
 
 
@@ -62,22 +64,44 @@ before = memory("VmRSS")
 torch.set_default_dtype(getattr(torch, dtype))  # never in float32 first: that memory would serve the run
 model = MODELS[family]().to(getattr(torch, dtype)).eval().requires_grad_(False)
 torch.set_default_dtype(torch.float32)
+if quantization:  # layer by layer, which takes less than the run
+    quantize_(model, quantization)
+    ctypes.CDLL(None).malloc_trim(0)
 plan = plan_memory(model, bounds, "last")
 for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
     pass
 found = {"plan": plan.total, "peak": memory("VmHWM") - before, "whole": memory("VmHWM"), "weights": plan.weights}
-print(json.dumps(found | {"states": plan.states, "activations": plan.activations, "room": plan.room}))
+found |= {"states": plan.states, "activations": plan.activations, "room": plan.room, "fixed": plan.fixed_thresholds}
+print(json.dumps(found))
 """
+
+ALLOCATORS = {"fixed": {"THALWEG_MALLOC": "1"}, "as found": {}, "no holes": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
+"""Of a process: as the command line has it; as a program has it that imports thalweg; and one in which every larger
+block is a mapping of its own, which leaves no holes."""
 
 
 def measure(
-    family: str, lengths: list[int], bounds: dict[str, int], dtype: str = "float32", holes: bool = True
+    family: str,
+    lengths: list[int],
+    bounds: dict[str, int],
+    allocator: str,
+    *,
+    dtype: str = "float32",
+    layers: int = 4,
+    quantization: str = "",
 ) -> dict[str, Any]:
-    """The plan and the peak of one process; without `holes` every larger block is a mapping of its own."""
-    command = [sys.executable, "-c", RUN, family, json.dumps(lengths), json.dumps(bounds), dtype]
-    environment = os.environ | ({} if holes else {"MALLOC_MMAP_THRESHOLD_": "65536"})
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    """The plan and the peak of one process."""
+    model = [family, json.dumps(lengths), json.dumps(bounds), dtype, str(layers), quantization]
+    others = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    printed = subprocess.run(
+        [sys.executable, "-c", RUN, *model],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=others | ALLOCATORS[allocator],
+    ).stdout
     result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    assert result["fixed"] == (allocator == "fixed")
     return result
 
 
@@ -87,45 +111,57 @@ FAMILIES = ["mamba2", "mamba", "rwkv7", "xlstm", "gated_deltanet"]
 LIBRARIES = 8 << 20
 """Buffers that matrix products of other shapes may add to those that are there before the run."""
 
-ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000])
+ONE_DOCUMENT = ({"max_tokens_per_step": 2048, "vertical_chunk_size": 2048, "max_in_flight": 1}, [5000], 4)
 FULL_STEPS = {
-    "one document": ONE_DOCUMENT,
-    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 1024, "max_in_flight": 8}, [3000] * 8),
-    "states": ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [800] * 24),
-    "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 1}, [200] * 100),
+    "one document": (*ONE_DOCUMENT[:2], 6),
+    "activations": ({"max_tokens_per_step": 8192, "vertical_chunk_size": 1024, "max_in_flight": 8}, [3000] * 8, 2),
+    "states": ({"max_tokens_per_step": 4096, "vertical_chunk_size": 256, "max_in_flight": 16}, [800] * 24, 6),
+    "short texts": ({"max_tokens_per_step": 16384, "vertical_chunk_size": 512, "max_in_flight": 1}, [512] * 64, 2),
 }
-"""Runs that fill their steps, each with another part of the plan the largest."""
+"""Bounds, lengths and layers of runs that fill their steps, each with another part of the plan the largest."""
 RUNS = [*(("mamba2", *run) for run in FULL_STEPS.values()), *((family, *ONE_DOCUMENT) for family in FAMILIES[1:])]
 NAMES = [*FULL_STEPS, *FAMILIES[1:]]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("family", "bounds", "lengths"), RUNS, ids=NAMES)
-def test_the_plan_is_within_15_percent_of_the_real_peak(
-    family: str, bounds: dict[str, int], lengths: list[int], dtype: str
-) -> None:
-    found = measure(family, lengths, bounds, dtype)
+def assert_right(found: dict[str, Any]) -> None:
     assert found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + LIBRARIES), found
 
 
-@pytest.mark.parametrize(("family", "bounds", "lengths"), RUNS, ids=NAMES)
-def test_without_holes_the_plan_is_never_exceeded(family: str, bounds: dict[str, int], lengths: list[int]) -> None:
-    """The same at every run. What a plan may have too much: Mamba's temporaries, of one size, cannot follow each other
-    in the same hole, so that twice of what lives is counted."""
-    found = measure(family, lengths, bounds, holes=False)
+@pytest.mark.parametrize("allocator", ["fixed", "as found"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("family", "bounds", "lengths", "layers"), RUNS, ids=NAMES)
+def test_the_plan_is_within_15_percent_of_the_real_peak(
+    family: str, bounds: dict[str, int], lengths: list[int], layers: int, dtype: str, allocator: str
+) -> None:
+    assert_right(measure(family, lengths, bounds, allocator, dtype=dtype, layers=layers))
+
+
+@pytest.mark.parametrize("allocator", ["fixed", "as found"])
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_plan_of_a_quantised_model(quantization: str, allocator: str) -> None:
+    bounds, lengths, layers = ONE_DOCUMENT
+    assert_right(measure("mamba2", lengths, bounds, allocator, layers=layers, quantization=quantization))
+
+
+@pytest.mark.parametrize(("family", "bounds", "lengths", "layers"), RUNS, ids=NAMES)
+def test_without_holes_the_plan_is_never_exceeded(
+    family: str, bounds: dict[str, int], lengths: list[int], layers: int
+) -> None:
+    """The same at every run."""
+    found = measure(family, lengths, bounds, "no holes", layers=layers)
     counted = found["plan"] - found["room"]
-    assert 0.6 * counted <= found["peak"] <= counted + LIBRARIES, found
+    assert 0.8 * counted <= found["peak"] <= counted + LIBRARIES, found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_peak_is_the_same_at_any_length(family: str) -> None:
     """Two processes, four times the text. Were the past kept, it would show: the vectors of 12,000 tokens are 24 MB,
-    6 % of the peak. Without the allocator's holes, which differ by a few percent between processes;
+    7 % of the peak. Without the allocator's holes, which differ by a few percent between processes;
     `benchmarks/length.py` has them in."""
     bounds = {"max_tokens_per_step": 1024, "vertical_chunk_size": 512, "max_in_flight": 1}
 
     def whole(n: int) -> int:
-        return int(measure(family, [n], bounds, holes=False)["whole"])
+        return int(measure(family, [n], bounds, "no holes", layers=2)["whole"])
 
     short = whole(3_000)
     # One run of 40 was 1 % above all others. A past that is kept is there every time.

@@ -41,8 +41,8 @@ SAFETENSORS_DTYPES = {
 MAX_TENSORS = 1 << 16
 """Of all files together; the deepest public model has a thousand."""
 
-# What a reader may keep mapped of a file after its tensors were converted and dropped (see `stream`).
-REMAP_BYTES = 32 * 2**20
+LEAST_MAPPED, MOST_MAPPED = 8 << 20, 32 << 20
+"""Bytes of a file that stay in memory after its tensors were converted and dropped (see `stream`)."""
 
 
 @dataclass(frozen=True)
@@ -122,30 +122,33 @@ def stream(
 ) -> Iterator[tuple[str, Tensor]]:
     """The named tensors of one file, each a view of the file's memory map that stays valid while it is referenced.
 
-    Of those in `copies` a copy in that dtype. The file is mapped afresh every `REMAP_BYTES`: pages that were read in
+    Of those in `copies` a copy in that dtype. The file is mapped afresh every few MiB: pages that were read in
     order to convert a tensor are then given back as soon as the caller drops the view, instead of staying resident
     beside the converted weights.
     """
     copies, mapped_afresh = copies or {}, _is_mapped(path)
+    most = min(max(path.stat().st_size // 64, LEAST_MAPPED), MOST_MAPPED)  # mapping takes milliseconds
     waiting = [name for name in open_tensors(path) if name in names]
     while waiting:
         mapped = open_tensors(path)
         read = 0
-        while waiting and (read < REMAP_BYTES or not mapped_afresh):
+        while waiting and (read < most or not mapped_afresh):
             name = waiting.pop(0)
             tensor = mapped.pop(name)
             read += tensor.nbytes
             if name in copies:
-                is_large = tensor.nbytes > REMAP_BYTES and mapped_afresh
-                tensor = _copy_in_parts(path, name, copies[name]) if is_large else tensor.to(copies[name], copy=True)
+                is_large = tensor.nbytes > most and mapped_afresh
+                tensor = (
+                    _copy_in_parts(path, name, copies[name], most) if is_large else tensor.to(copies[name], copy=True)
+                )
             yield name, tensor
 
 
-def _copy_in_parts(path: Path, name: str, dtype: torch.dtype) -> Tensor:
-    """One tensor in a dtype, with at most `REMAP_BYTES` of the file in memory: embeddings may be most of a file."""
+def _copy_in_parts(path: Path, name: str, dtype: torch.dtype, most: int) -> Tensor:
+    """One tensor in a dtype, with at most so many bytes of the file in memory: embeddings may be most of a file."""
     stored = open_tensors(path)[name]
     out = torch.empty(stored.shape, dtype=dtype)
-    rows = max(1, REMAP_BYTES * len(stored) // stored.nbytes)
+    rows = max(1, most * len(stored) // stored.nbytes)
     for start in range(0, len(stored), rows):
         part = slice(start, start + rows)
         out[part] = open_tensors(path)[name][part]

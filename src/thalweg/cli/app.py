@@ -64,6 +64,8 @@ def main() -> None:
     # Threads that spin while they wait starve each other when the machine has other work: 20 times slower was seen on
     # two busy cores. It has to be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # This process is thalweg's own: see system/malloc.py.
+    os.environ.setdefault("THALWEG_MALLOC", "1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is saved, as after Ctrl-C
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(

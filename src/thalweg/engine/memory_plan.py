@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from thalweg.engine.states import largest_layer_nbytes, nbytes
 from thalweg.models.protocol import RecurrentModel
 from thalweg.models.quantized import weight_bytes, workspace_bytes
 from thalweg.pooling import Pooling, make_pooling
-from thalweg.system.malloc import pooled, room
+from thalweg.system.malloc import fix_thresholds, fragmentation_allowance
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,22 @@ class MemoryPlan:
 
     weights: the model's, quantised ones as they are; states: of the documents in flight, and one layer's new ones;
     activations: what lives at once in the largest packed step; room: the holes that the C library's allocator leaves
-    between activations (on the CPU; an estimate, all else is counted).
+    between activations (on the CPU; an estimate, all else is counted); fixed_thresholds: whether that allocator is set
+    up for such runs (`THALWEG_MALLOC=1`, `thalweg.system.malloc`), on which the room depends: then it is taken in
+    advance and the peak is the same in every run, otherwise it is an average.
     """
 
     weights: int
     states: int
     activations: int
     room: int
+    fixed_thresholds: bool = False
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{field.name} {getattr(self, field.name) / 2**20:.1f}" for field in fields(self))
-        return f"MemoryPlan({self.total / 2**20:.1f} MiB in total: {parts})"
+        names = ("weights", "states", "activations", "room")
+        parts = ", ".join(f"{name} {getattr(self, name) / 2**20:.1f}" for name in names)
+        allocator = "" if not self.room or self.fixed_thresholds else " on average"
+        return f"MemoryPlan({self.total / 2**20:.1f} MiB in total: {parts}{allocator})"
 
     @property
     def total(self) -> int:
@@ -53,9 +58,11 @@ def plan_memory(
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
     if pooling.nbytes:
         activations.append(pooling.step_bytes(schedule.max_tokens_per_step))
+    on_cpu = model.device.type == "cpu"
     return MemoryPlan(
         weights=weight_bytes(model) + pooling.nbytes,
         states=n_states * nbytes(one_state) + new_states,
         activations=sum(activations),
-        room=room(pooled([*activations, new_states])) if model.device.type == "cpu" else 0,
+        room=fragmentation_allowance([*activations, new_states]) if on_cpu else 0,
+        fixed_thresholds=on_cpu and fix_thresholds(),
     )

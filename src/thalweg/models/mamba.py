@@ -195,11 +195,9 @@ class Mamba(Stack[MambaLayerState]):
         c = self.config
         weight = self.embeddings.weight
         width = weight.element_size()
-        # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its
-        # norm, what is added to it and, while that is summed up, a copy. Of the wide ones twice as many: being of one
-        # size, a freed one does not hold the next where that must begin at another 64 bytes (measured).
-        wide = 8
-        widths = wide * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
+        # z, the convolved x, dt and y; r, B and C; the residual stream in float32, its norm, what is added to it and,
+        # while that is summed up, a copy.
+        widths = 4 * [c.d_inner] + [c.dt_rank + 2 * c.d_state] + 3 * [c.d_model]
         blocks = [n_tokens * width * channels for channels in widths] + [n_tokens * 4 * c.d_model]
         blocks += rms_norm_blocks(n_tokens, c.d_model, weight.device, weight.dtype)
         return blocks + selective_scan_blocks(c.d_inner, c.d_state)

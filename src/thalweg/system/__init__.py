@@ -1,1 +1,1 @@
-"""The operating system, the C library and the terminal. Imports nothing of thalweg."""
+"""The operating system, the C library and the terminal."""
