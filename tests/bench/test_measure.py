@@ -148,6 +148,8 @@ def test_peak_is_that_of_the_run() -> None:
     assert meter.peak()["peak_rss"] < before + 0.5 * size
 
 
+@pytest.mark.subprocess
+@pytest.mark.kill
 def test_other_work_is_that_of_others() -> None:
     """This process's own computing does not count; what a child of it does, does."""
     own = OtherWork()

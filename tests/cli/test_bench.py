@@ -71,6 +71,7 @@ def test_an_error_is_shown_and_does_not_last(thalweg_command: Command, tmp_path:
     assert whole.exit_code == 0, whole.output
 
 
+@pytest.mark.subprocess
 def test_a_loaded_machine_is_warned_of(
     thalweg_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
