@@ -25,7 +25,8 @@ from thalweg.lazy_names import lazy_names
 from thalweg.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from thalweg.embedder.embedder import Embedder, load
+    from thalweg.embedder.embedder import Embedder
+    from thalweg.embedder.loading import load
     from thalweg.embedder.results import Embedding
     from thalweg.engine.memory_plan import MemoryPlan
     from thalweg.engine.results import Failure, Progress
@@ -62,7 +63,7 @@ __getattr__ = lazy_names(
         "MemoryPlan": ".engine.memory_plan",
         "Progress": ".engine.results",
         "Schedule": ".engine.schedule",
-        "load": ".embedder.embedder",
+        "load": ".embedder.loading",
     },
 )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ import pytest
 import torch
 
 import thalweg
+from thalweg.assets import model_folder
 from thalweg.checkpoints import describe_checkpoint, load_checkpoint
 from thalweg.embedder.embedder import Embedder
 from thalweg.engine.memory_plan import plan_memory
@@ -84,7 +87,7 @@ class _Hub(BaseHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return None
-        return self._answer(file.read_bytes(), file.name)
+        return self._answer(file.read_bytes(), file.relative_to(self.root).as_posix())
 
     def _answer(self, content: bytes, name: str) -> None:
         whole, wanted = len(content), self.headers.get("Range") or self.headers.get("range")
@@ -151,6 +154,32 @@ def test_of_the_hub_only_headers_are_fetched(hub: Any, sharded: bool) -> None:
     assert max(weights.values()) <= 100_001  # what huggingface_hub asks for at first
     assert max((root / name).stat().st_size for name in weights) > 1_000_000
     assert "tokenizer.json" in sent
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_info_of_a_hub_model_fetches_no_weights(hub: Any, tmp_path: Path, quantize: str | None) -> None:
+    """It says the same of it as of the same folder here, but for the fingerprint. The model has a lexicon."""
+    root, sent, environment = hub
+    shutil.copytree(model_folder(), root, dirs_exist_ok=True)
+    options = ["--quantize", quantize] if quantize else []
+
+    def info(model: str) -> dict[str, str]:
+        command = [sys.executable, "-m", "thalweg.cli", "info", model, *options]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        done = subprocess.run(command, capture_output=True, text=True, env={**clean, **environment}, timeout=120)
+        assert done.returncode == 0, done.stderr
+        lines = (re.split(r"  +", line.strip(), maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+        return dict(lines)
+
+    here, there = info(str(root)), info("org/model")
+    assert {name for name in here if here[name] != there[name]} == {"model", "fingerprint"}
+    assert there["fingerprint"] == "known once it is downloaded"
+    loaded = thalweg.load(root, device="cpu", quantize=quantize)
+    assert here["fingerprint"] == loaded.fingerprint
+    plan = loaded.plan_memory()
+    assert here["weights"] == f"{plan.weights / 2**20:.1f} MiB"
+    assert here["activations"] == f"{plan.activations / 2**20:.1f} MiB"
+    assert sent["model.safetensors"] <= 100_001
 
 
 def test_of_pickles_only_the_config_is_read(hub: Any) -> None:

@@ -14,6 +14,7 @@ from thalweg.checkpoints.hub import read_headers, resolve
 from thalweg.checkpoints.loader import Checkpoint, dtype_to_load, open_folder, stated_dtype
 from thalweg.checkpoints.structure import build, check_sizes, main_dtype, match
 from thalweg.errors import CheckpointError
+from thalweg.models.quantized import Quantization, QuantizedLinear, check_quantization, replace_linears
 
 
 def describe_checkpoint(
@@ -21,6 +22,7 @@ def describe_checkpoint(
     *,
     dtype: torch.dtype | Literal["auto"] | None = None,
     device: torch.device | str = "cpu",
+    quantize: Quantization | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -34,14 +36,16 @@ def describe_checkpoint(
 
     Args:
         name_or_path, revision, token, cache_dir, local_files_only: as `resolve` takes them.
-        dtype, device: as `load_checkpoint` takes them: of the model to be described.
+        dtype, device, quantize: as `load_checkpoint` takes them: of the model to be described.
 
     Returns:
         A checkpoint for `Embedder` and `plan_memory`; its model cannot be run, and its folder may lack the weights.
 
     Raises:
         CheckpointError: as `resolve` and `load_checkpoint`.
+        InvalidInputError: no such quantisation, or not on this device.
     """
+    check_quantization(quantize, device)
     found = None
     if isinstance(name_or_path, str) and not local_files_only:
         found = read_headers(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
@@ -62,8 +66,21 @@ def describe_checkpoint(
         match(model, tensors, opened.format)
         stored = main_dtype(tensors)
     checkpoint = opened.checkpoint(model, stored)
-    _fill_with_nothing(model, dtype_to_load(dtype, stored or stated_dtype(source) or torch.float32, place), place)
+    dtype = dtype_to_load(dtype, stored or stated_dtype(source) or torch.float32, place)
+    if quantize is not None:
+        _quantize_nothing(model, quantize, dtype)
+    _fill_with_nothing(model, dtype, place)
     return checkpoint
+
+
+def _quantize_nothing(model: nn.Module, quantize: Quantization, dtype: torch.dtype) -> None:
+    """Quantised layers of zeros; layers of one form share them."""
+    filled: dict[object, QuantizedLinear] = {}
+    for _, layer, old in replace_linears(model, quantize, dtype=dtype):
+        alike = filled.setdefault((layer.in_features, layer.out_features, layer.widths), layer)
+        if alike is layer:
+            layer.fill(torch.zeros(old.weight.shape, dtype=dtype))
+        layer.matrices = alike.matrices
 
 
 def _fill_with_nothing(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

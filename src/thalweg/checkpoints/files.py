@@ -82,6 +82,14 @@ def choose_weights(names: Collection[str]) -> tuple[str, ...]:
     return standalone if len(standalone) == 1 else ()
 
 
+def has_weights(source: Path) -> bool:
+    """Whether a folder's files of weights are there, all of them, or the one file; they are not read."""
+    try:
+        return bool(scan(source))
+    except CheckpointError:
+        return False
+
+
 def scan(source: Path) -> dict[str, TensorInfo]:
     """Every tensor of a folder's weight files, or of one weight file, by its stored name; no tensor is read.
 

@@ -19,6 +19,7 @@ SMALL_FILES = (
     *TOKENIZER_FILES,
     "modules.json",
     "*/config.json",
+    "*_Lexicon/model.safetensors",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "thalweg.json",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from thalweg.cli.console import errors_told, stdout, table
-from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
+from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision
 from thalweg.system.words import counted
 
 if TYPE_CHECKING:
+    from thalweg.embedder.dtypes import Dtype
     from thalweg.embedder.embedder import Embedder
 
 
@@ -29,12 +30,20 @@ def info(
     quantize: QuantizeOption = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a model is and how much memory it takes.
+    """Show what a model is and how much memory it takes, without downloading its weights.
 
     Example: thalweg info state-spaces/mamba2-130m
     """
     with errors_told(debug):
-        embedder = load_model(model, revision, device, dtype, quantize)
+        from thalweg.embedder.loading import describe
+
+        embedder = describe(
+            model,
+            revision=revision,
+            device=device,
+            dtype=cast("Dtype", dtype.value if dtype else None),
+            quantize=quantize.value if quantize else None,
+        )
         console = stdout()
         for rows in (_facts(embedder), _memory(embedder)):
             facts = table()
@@ -46,6 +55,7 @@ def info(
 
 def _facts(embedder: Embedder) -> list[tuple[str, str]]:
     from thalweg import kernels
+    from thalweg.checkpoints.files import has_weights
     from thalweg.models.quantized import weight_count
 
     config = embedder.embedding_config
@@ -54,7 +64,7 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
         ("family", embedder.family),
         ("format", embedder.format),
         ("parameters", f"{weight_count(embedder.model):,}"),
-        ("weights in the file", str(embedder.weights_dtype).removeprefix("torch.")),
+        ("weights in the file", str(embedder.weights_dtype or "not looked at").removeprefix("torch.")),
         ("dimension", f"{embedder.dimension:,}"),
         (
             "pooling",
@@ -63,7 +73,7 @@ def _facts(embedder: Embedder) -> list[tuple[str, str]]:
         ("similarity", config.similarity),
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in embedder.prompts.items()) or "none"),
         ("vocabulary", f"{embedder.tokenizer.vocab_size:,}"),
-        ("fingerprint", embedder.fingerprint),
+        ("fingerprint", embedder.fingerprint if has_weights(embedder.source) else "known once it is downloaded"),
         *kernels.report(embedder.model.device, embedder.dtype),
         *_quantized(embedder),
     ]

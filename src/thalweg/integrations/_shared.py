@@ -93,7 +93,7 @@ class SharedModel:
     """
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
-        from thalweg.embedder.embedder import load
+        from thalweg.embedder.loading import load
 
         self._arguments = name, options
         self.embedder = load(name, **options)
@@ -175,7 +175,7 @@ def _listing(names: Iterable[str]) -> str:
 
 @functools.cache
 def _load_options() -> frozenset[str]:
-    from thalweg.embedder.embedder import load
+    from thalweg.embedder.loading import load
 
     return frozenset(inspect.signature(load).parameters) - {"name_or_path"}
 

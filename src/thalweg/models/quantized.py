@@ -49,14 +49,14 @@ class QuantizedLinear(nn.Module):
         self.quantization = quantization
         self.bias = bias
         rest = out_features - sum(parts)
-        self._widths = (*parts, rest) if rest else parts
+        self.widths = (*parts, rest) if rest else parts
         self._n_quantized = len(parts)
         self.matrices: list[Int8 | WeightOnly] = []
 
     def fill(self, weight: Tensor) -> None:
         """(E, D) of any dtype; it is not kept."""
         self.matrices = []
-        for i, part in enumerate(weight.detach().split(self._widths)):
+        for i, part in enumerate(weight.detach().split(self.widths)):
             whole = i < self._n_quantized
             if self.quantization == "int8" and whole:
                 self.matrices.append(Int8(part))
@@ -87,7 +87,7 @@ class QuantizedLinear(nn.Module):
         out = x.new_empty(len(x), stop - start)
         integer: list[tuple[Int8, Tensor | None, Tensor]] = []
         at = 0
-        for matrix, width in zip(self.matrices, self._widths, strict=True):
+        for matrix, width in zip(self.matrices, self.widths, strict=True):
             end = at + width
             if start <= at and end <= stop:
                 bias, to = None if self.bias is None else self.bias[at:end], out[:, at - start : end - start]
