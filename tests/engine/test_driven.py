@@ -6,15 +6,18 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from tests.engine.toy import Toy, expected, ids_of
+from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.engine.engine import Engine
 from thalweg.engine.read_ahead import BlockingSource, ReadAhead
 from thalweg.engine.results import Failure, Pooled
+from thalweg.engine.runs import MOST_RESULTS
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Answer, Ids, TokenArray, TokenSource
 from thalweg.errors import InvalidInputError, TokenizationError
@@ -443,3 +446,48 @@ def test_no_lock_is_held_while_an_engine_is_woken() -> None:
             break
         time.sleep(0.01)
     assert free == [True, True]
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("blocked", [False, True], ids=["there", "its text comes late"])
+def test_sections_in_order_are_held_up_to_a_bound(size: int, pooling: str, blocked: bool) -> None:
+    """However long the documents are that an earlier one keeps waiting, and in however many rows."""
+    gate = threading.Event()
+    lengths = [3000, *(2000, 5, 300, 17) * 4]
+    ids = [ids_of(length, number) for number, length in enumerate(lengths)]
+
+    def pull_from(at: int) -> tuple[TokenArray, bool]:
+        if blocked:
+            assert gate.wait(30)
+        return ids[0], True
+
+    sources: list[TokenSource] = [BlockingSource(pull_from), *(Ids(each) for each in ids[1:])]
+    toy = Toy()
+    engine = Engine(toy, pooling, Schedule(60, 20, 3), probe_id=1)
+    queue, held = ReorderBuffer(), [0]
+    queue.CAPACITY = 30
+    run = engine.run(
+        sources,
+        section_size=size,
+        may_start=queue.has_room,
+        is_early=queue.is_early,
+        on_step=lambda _: held.append(len(queue)),
+    )
+    threading.Timer(0.5, gate.set).start()
+    results = [(result.key, result.section) for result in queue.release(run) if isinstance(result, Pooled)]
+    assert max(held) <= 30 + 3 * 42 + 60, "what was read of each and a step gives more than there is room for"
+    assert results == sorted(results)
+    assert Counter(key for key, _ in results) == {
+        number: max(1, -(-(length - 1) // size)) for number, length in enumerate(lengths)
+    }
+
+
+def test_results_that_nobody_takes_hold_their_document_back() -> None:
+    """Another thread's documents go on through the same engine meanwhile."""
+    engine = Engine(Toy(), "mean", Schedule(60, 20, 3))
+    mine = engine.run([Ids(ids_of(60_000, 0))], section_size=2)
+    assert next(mine).key == 0
+    assert len(list(engine.run(Ids(ids_of(5000, number)) for number in range(30)))) == 30
+    assert engine.progress.tokens < 30 * 5000 + 2 * MOST_RESULTS + 200
+    assert sum(1 for _ in mine) == 30_000 - 1

@@ -531,11 +531,12 @@ class Embedder:
             results = engine.run(
                 sources(),
                 section_size=section_size,
-                may_start=queue.has_room if queue else None,
+                may_start=None if queue is None else queue.has_room,
+                is_early=None if queue is None else queue.is_early,
                 on_step=on_step,
                 blocking=not isinstance(documents, Sequence),
             )
-            for result in queue.release(results) if queue else results:
+            for result in results if queue is None else queue.release(results):
                 text = texts[result.key]
                 if isinstance(result, Failure):
                     del texts[result.key]

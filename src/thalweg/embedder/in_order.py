@@ -17,8 +17,16 @@ class ReorderBuffer:
         self._count = 0
         self._next = 0
 
+    def __len__(self) -> int:
+        """Results that are held."""
+        return self._count
+
     def has_room(self) -> bool:
         return self._count < self.CAPACITY
+
+    def is_early(self, document: int) -> bool:
+        """Whether what a document gives now would have to be held, where there is no room for it."""
+        return document != self._next and not self.has_room()
 
     def release(self, results: Iterable[Pooled | Failure]) -> Iterator[Pooled | Failure]:
         for result in results:

@@ -191,6 +191,7 @@ class Engine:
         *,
         section_size: int | None = None,
         may_start: Callable[[], bool] | None = None,
+        is_early: Callable[[int], bool] | None = None,
         on_step: Callable[[Progress], None] | None = None,
         blocking: bool | None = None,
     ) -> Iterator[Pooled | Failure]:
@@ -203,6 +204,8 @@ class Engine:
             documents: pulled when there is room for another; their keys are their numbers.
             section_size: as in `add`.
             may_start: asked before a document is taken in; False holds the input back while those under way go on.
+            is_early: for results in order: whether a document is another's successor and its sections would have to be
+                held for long; True makes it wait where it is. Documents then begin in order.
             on_step: called between steps with what the run has done.
             blocking: whether `documents` may block, and so is pulled by a thread of its own, a little ahead of what is
                 needed: no document in flight waits for it. None: unless it is a sequence.
@@ -211,6 +214,7 @@ class Engine:
             documents,
             section_size=section_size,
             may_start=may_start or (lambda: True),
+            is_early=is_early,
             on_step=on_step,
             blocking=not isinstance(documents, Sequence) if blocking is None else blocking,
         )
@@ -242,6 +246,13 @@ class Engine:
         self._take_in()
         self._pending.read()
         return self._pending.is_full(client)
+
+    def has_place(self, key: Hashable) -> bool:
+        """Whether a document is in flight, will be before any that is read later, or has left."""
+        document = self._documents.get(key)
+        if document is None or document in self._flying or document in self._resting:
+            return True
+        return self._pending.has_turn(document)
 
     def keys(self) -> list[Hashable]:
         """The keys of all documents that were added and have not left."""
@@ -354,7 +365,7 @@ class Engine:
         short = self._pending.take_short(budget - sum(parts))
         for document in reversed(begin):
             if document not in chosen:
-                self._pending.add(document, first=True)
+                self._pending.put_back(document)
         self._keep_rows([d for d in in_flight if d not in chosen], [d for d in in_flight if d in chosen])
         self._give_rows([document for document in begin if document in chosen and document.state is not None])
         new = [

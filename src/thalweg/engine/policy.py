@@ -94,6 +94,11 @@ class Pending:
         else:
             line.unseen.append(document)
 
+    def put_back(self, document: Document) -> None:
+        """A document of `take_long` that had no token in the step is the first of its line again."""
+        line = self._lines.setdefault(document.priority, {}).setdefault(document.client, _Line())
+        line.long = {document: None, **line.long}
+
     def remove(self, document: Document) -> None:
         """Forget a document, which may be here or not."""
         line = self._lines.get(document.priority, {}).get(document.client)
@@ -117,6 +122,11 @@ class Pending:
                 del lines[client]
             if not lines:
                 del self._lines[priority]
+
+    def has_turn(self, document: Document) -> bool:
+        """Whether a document has been read, and no document that is read later can take the state that it needs."""
+        line = self._lines.get(document.priority, {}).get(document.client, _Line())
+        return document in line.short or (document in line.long and not self._waits(document))
 
     def is_full(self, client: Hashable = None, priority: int = 0) -> bool:
         """Whether another document of a client would not be looked at before the next step."""

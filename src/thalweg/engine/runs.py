@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+from thalweg.engine.gate import Gate
 from thalweg.engine.read_ahead import ReadAhead
 from thalweg.engine.results import Failure, Pooled, Progress
 from thalweg.engine.sources import Answer, TokenSource
@@ -20,7 +21,8 @@ READ_AHEAD = 32
 """Documents that are read ahead from an input that may block."""
 
 MOST_RESULTS = 4096
-"""Results that a run holds for a caller who does not take them, before no further document of it is begun."""
+"""Results that a run holds for a caller who does not take them, before no further document of it is begun and no
+further section worked on."""
 
 
 class Steps(Protocol):
@@ -37,6 +39,7 @@ class Steps(Protocol):
     def read(self) -> list[tuple[Hashable, Exception]]: ...
     def advance(self) -> list[Pooled | Failure]: ...
     def is_full(self, client: Hashable = None) -> bool: ...
+    def has_place(self, key: Hashable) -> bool: ...
     def keys(self) -> list[Any]: ...
     def tidy(self) -> None: ...
 
@@ -59,6 +62,8 @@ class _Run:
         self.thread = ReadAhead(documents, READ_AHEAD, ready) if blocking else None
         self.ended = False
         self.number = 0  # documents added
+        self.placed = 0  # documents before which all have a place in the engine, or have left
+        self.gates: dict[int, Gate] = {}  # of documents with sections
         self.left = 0  # documents in the engine
         self.results: deque[Pooled | Failure] = deque()
         self.error: BaseException | None = None
@@ -105,6 +110,7 @@ class Runs:
         *,
         section_size: int | None,
         may_start: Callable[[], bool],
+        is_early: Callable[[int], bool] | None,
         on_step: Callable[[Progress], None] | None,
         blocking: bool,
     ) -> Iterator[Pooled | Failure]:
@@ -117,7 +123,7 @@ class Runs:
         try:
             while True:
                 if self._may_lead(run):
-                    self._lead(number, run, section_size, may_start)
+                    self._lead(number, run, section_size, may_start, is_early)
                 if on_step and run.steps > told:
                     told = run.steps
                     on_step(self._progress(run))
@@ -147,14 +153,24 @@ class Runs:
                     return True
                 self._changed.wait()
 
-    def _lead(self, number: int, run: _Run, section_size: int | None, may_start: Callable[[], bool]) -> None:
+    def _lead(
+        self,
+        number: int,
+        run: _Run,
+        section_size: int | None,
+        may_start: Callable[[], bool],
+        is_early: Callable[[int], bool] | None,
+    ) -> None:
         """Add what the run's input holds, make a step, and give everybody what is theirs."""
         with self._changed:
             generation = self._generation
+            gates = [gate for each in self._runs.values() for gate in each.gates.values()]
         before = self._engine.progress.steps
         moved = False
         try:
-            moved = self._add(number, run, section_size, may_start)
+            for gate in gates:
+                gate.look()
+            moved = self._add(number, run, section_size, may_start, is_early)
             broken = self._engine.read()
             results = self._engine.advance()
             moved = moved or bool(results or broken) or self._engine.progress.steps > before
@@ -175,7 +191,14 @@ class Runs:
                     run.stuck_at = generation
                 self._changed.notify_all()
 
-    def _add(self, number: int, run: _Run, section_size: int | None, may_start: Callable[[], bool]) -> bool:
+    def _add(
+        self,
+        number: int,
+        run: _Run,
+        section_size: int | None,
+        may_start: Callable[[], bool],
+        is_early: Callable[[int], bool] | None,
+    ) -> bool:
         """Documents from the run's input, while they would be looked at in the next step; whether there were any."""
         count = run.number
         try:
@@ -185,12 +208,37 @@ class Runs:
                 source = run.next()
                 if source is None:
                     break
+                if section_size is not None:
+                    source = run.gates[run.number] = Gate(source, self._hold(number, run, run.number, is_early))
                 self._engine.add(source, _Key(number, run.number), section_size=section_size, client=number)
                 run.number += 1
                 run.left += 1
         except BaseException as error:  # the input's own: no other run's business
             run.error = error
         return run.number > count
+
+    def _hold(
+        self, number: int, run: _Run, document: int, is_early: Callable[[int], bool] | None
+    ) -> Callable[[], bool]:
+        """Whether a document with sections has to wait, as there is no room for what it would give.
+
+        In a run that gives its results in order (`is_early`), no document begins before all earlier ones have a place
+        in the engine: otherwise documents that wait for an earlier one could have all places that it needs.
+        """
+
+        def has_place(document: int) -> bool:
+            return self._engine.has_place(_Key(number, document))
+
+        def is_held() -> bool:
+            if len(run.results) >= MOST_RESULTS:
+                return True
+            if is_early is None:
+                return False
+            while run.placed < document and has_place(run.placed):
+                run.placed += 1
+            return run.placed < document or is_early(document)
+
+        return is_held
 
     def _deliver(self, results: list[Pooled | Failure], broken: list[tuple[Any, Exception]]) -> None:
         tokens = self._engine.last_tokens
@@ -204,6 +252,8 @@ class Runs:
                     continue
                 ended = isinstance(result, Failure) or result.last
                 owner.left -= ended
+                if ended:
+                    owner.gates.pop(result.key.number, None)
                 owner.documents += isinstance(result, Pooled) and result.last
                 owner.results.append(replace(result, key=result.key.number))
             for key, error in broken:
