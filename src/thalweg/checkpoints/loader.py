@@ -28,6 +28,7 @@ from thalweg.checkpoints.structure import (
 from thalweg.checkpoints.tokens import read_token_ids
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, check_quantization, replace_linears
+from thalweg.system.forked import compute_in_forked_process
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -91,6 +92,7 @@ def load_checkpoint(
         InvalidInputError: a dtype or quantisation that there is not, or a quantisation not on the CPU.
     """
     check_quantization(quantize, device)
+    compute_in_forked_process()
     source = Path(folder)
     if not source.is_dir() and not (source.is_file() and source.suffix == STANDALONE):
         raise CheckpointError(f"there is no checkpoint folder {source}")

@@ -10,12 +10,18 @@ from typing import Any
 from thalweg.engine.engine import Engine
 from thalweg.engine.schedule import Schedule
 from thalweg.pooling import Pooling
+from thalweg.system.forked import compute_in_forked_process, reset_when_forked
 
 
 class Engines:
     """One engine for every schedule in use; it goes with the last call that uses it, and its states with it."""
 
     def __init__(self) -> None:
+        self.reset()
+        reset_when_forked(self)
+
+    def reset(self) -> None:
+        """Begin without any engine."""
         self._lock = threading.Lock()
         self._engines: dict[tuple[Schedule, Pooling], Engine] = {}
         self._users: dict[tuple[Schedule, Pooling], int] = {}
@@ -25,6 +31,7 @@ class Engines:
         self, schedule: Schedule, pooling: Pooling, make: Callable[[Schedule, Pooling], Engine]
     ) -> Iterator[Engine]:
         """The engine of a schedule, made by `make` where there is none."""
+        compute_in_forked_process()
         key = (schedule, pooling)
         with self._lock:
             if key not in self._engines:
