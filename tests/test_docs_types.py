@@ -1,4 +1,4 @@
-"""The Python blocks of the README and of docs/ pass the two type checkers that editors run, as a user would write them."""
+"""The Python blocks of README and docs/ pass the two type checkers that editors run, as a user would write them."""
 
 from __future__ import annotations
 
