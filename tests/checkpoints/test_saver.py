@@ -139,7 +139,7 @@ def test_an_existing_folder(tmp_path: Path, checkpoint: Checkpoint) -> None:
     out = tmp_path / "out"
     out.mkdir()
     _save(checkpoint, out)  # an empty one is fine
-    with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite=True"):
+    with pytest.raises(InvalidInputError, match="exists; choose another folder or overwrite it"):
         _save(checkpoint, out)
     (out / "stale").touch()
     again = load_checkpoint(out)

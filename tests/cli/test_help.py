@@ -59,7 +59,7 @@ def parameters() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("name", "parameter"), [pytest.param(*each, id=each[0]) for each in parameters()])
 def test_help_texts_are_sentences(name: str, parameter: Any) -> None:
-    if parameter.name == "help" or name.startswith("embed "):
+    if parameter.name == "help":
         return
     text = parameter.help
     assert text, name

@@ -166,7 +166,7 @@ def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise InvalidInputError(f"{folder} exists; choose another folder or pass overwrite=True")
+        raise InvalidInputError(f"{folder} exists; choose another folder or overwrite it (overwrite=True, --overwrite)")
     if not (folder / config_file).is_file() or not (folder / "model.safetensors").is_file():
         raise InvalidInputError(f"{folder} exists and is no checkpoint, so it is not replaced; choose another folder")
 

@@ -51,7 +51,9 @@ def embed(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", show_default=False, help="To write: .parquet, .jsonl or .npy (ids beside it)."),
+        typer.Option(
+            "--out", "-o", show_default=False, help="File of vectors: .parquet, .jsonl or .npy (ids beside it)."
+        ),
     ],
     model: Model = None,
     revision: Revision = None,
@@ -60,10 +62,15 @@ def embed(
     quantize: QuantizeOption = None,
     text_column: Annotated[
         str | None,
-        typer.Option(help="Of tables.", show_default="text, content, body, …", rich_help_panel=INPUT_PANEL),
+        typer.Option(
+            help="Column of a table that holds the text.",
+            show_default="text, content, body, …",
+            rich_help_panel=INPUT_PANEL,
+        ),
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="Of tables.", show_default="path:row", rich_help_panel=INPUT_PANEL)
+        str | None,
+        typer.Option(help="Column of a table that holds the id.", show_default="path:row", rich_help_panel=INPUT_PANEL),
     ] = None,
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of text is a document.", rich_help_panel=INPUT_PANEL)
@@ -124,7 +131,7 @@ def embed(
         ),
     ] = None,
     precision: Annotated[
-        PrecisionName, typer.Option(help="Of the stored vectors.", rich_help_panel=VECTOR_PANEL)
+        PrecisionName, typer.Option(help="Numbers of the stored vectors.", rich_help_panel=VECTOR_PANEL)
     ] = PrecisionName.float32,
     truncate_dim: Annotated[
         int | None, typer.Option(min=1, help="Keep the first dimensions.", rich_help_panel=VECTOR_PANEL)
@@ -137,7 +144,7 @@ def embed(
         typer.Option(
             min=1,
             show_default="nothing is cut",
-            help="Cut documents to so many tokens.",
+            help="Cut documents after N tokens.",
             rich_help_panel=VECTOR_PANEL,
         ),
     ] = None,

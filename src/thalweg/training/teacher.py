@@ -77,8 +77,8 @@ class TeacherCache:
         stated = json.dumps({"teacher": name}).encode()
         if settings.is_file() and settings.read_bytes() != stated:
             raise InvalidInputError(
-                f"{folder} holds vectors of {json.loads(settings.read_bytes())['teacher']!r}, not of {name!r}; remove "
-                "it, or name that teacher"
+                f"{folder} holds vectors of another teacher, not of {name!r}: {settings.name} says "
+                f"{settings.read_bytes()[:200]!r}; remove the folder, or name that teacher"
             )
         if not settings.is_file():
             write_durably(settings, lambda stream: stream.write(stated))

@@ -421,6 +421,9 @@ def test_wrong_arguments(tmp_path: Path, model: Any) -> None:
     corpus = write_rows(tmp_path / "corpus.jsonl", [{"query": "q"}])
     with pytest.raises(CorpusError, match=r"line 1: there is no column for the text; it has 'query'"):
         mine_hard_negatives(path, tmp_path / "out.jsonl", model, corpus=str(corpus))
+    for name in ("margin", "relative_margin"):
+        with pytest.raises(InvalidInputError, match=f"{name} must be a finite number, got nan"):
+            Rule(**{name: float("nan")})
     with pytest.raises(InvalidInputError, match="ranks 3 to 5 have no room for 3 negatives"):
         Rule(3, 3, 5)
     with pytest.raises(InvalidInputError, match="n must be at least 1, got 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,10 @@ class Rule:
                 f"ranks {self.range_min} to {self.range_max} have no room for {self.n} negatives: range_min must be at "
                 "least 0, and range_max at least range_min + n"
             )
+        for name in ("margin", "relative_margin"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InvalidInputError(f"{name} must be a finite number, got {value}")
         if self.strategy not in ("random", "top"):
             raise InvalidInputError(f"strategy must be 'random' or 'top', got {self.strategy!r}")
 
