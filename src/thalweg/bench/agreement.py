@@ -87,7 +87,7 @@ def agreement(a: Floats, b: Floats, *, k: int = 10, most_queries: int = 1000, se
 
 
 def _ranked(a: Floats, b: Floats, i: int, k: int, alike: bool) -> tuple[float, float, float, float]:
-    """Of text i: shared neighbours, the same nearest one, rank correlation, and neighbours across."""
+    """How A and B agree on text i: shared neighbours, the same nearest one, rank correlation, neighbours across."""
     by_a, by_b = np.delete(a @ a[i], i), np.delete(b @ b[i], i)
     near_a, near_b = _nearest(by_a, k), _nearest(by_b, k)
     across = len(np.intersect1d(near_a, _nearest(np.delete(a @ b[i], i), k))) / k if alike else 0.0

@@ -39,7 +39,7 @@ class Line:
 
     @property
     def whole(self) -> Row | None:
-        """Of a sweep of V: the same, horizontally."""
+        """The same run horizontally, for a sweep of V."""
         return next((row for _, row in self.rows if Point.from_json(row["point"]).vertical_chunk_size is None), None)
 
 

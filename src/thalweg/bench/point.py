@@ -73,7 +73,7 @@ class Point:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Point:
-        """The point that `to_json` wrote; fields of other versions are passed over."""
+        """The point that `to_json` wrote; fields of other versions are skipped."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
 

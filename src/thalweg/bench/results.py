@@ -27,7 +27,7 @@ FINAL = (OK, *LIMITED)
 """What is not tried again; an error is, by the next run."""
 
 LASTING = ("cpu", "cores", "capability", "gpu", "torch", "thalweg")
-"""Of a row's machine: what must be the same for figures to stand side by side."""
+"""Parts of a row's machine that must be the same for figures to stand side by side."""
 
 
 class Results:

@@ -14,7 +14,7 @@ from thalweg.bench.subjects import Step, Subject, subject
 from thalweg.errors import ThalwegError
 
 TURNS = 5
-"""Of a step and its matrix products."""
+"""Repetitions of a step and its matrix products."""
 
 WARM_TOKENS = 1024
 """On the CPU a warm-up of more tokens brings nothing and only costs time."""

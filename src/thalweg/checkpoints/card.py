@@ -12,7 +12,7 @@ KEPT_KEYS = ("license", "license_name", "license_link", "language", "base_model"
 """What a card's front matter says of its origin, and the copy inherits."""
 
 MAX_BYTES = 2**20
-"""Of a card that is copied; whatever is beyond is no card."""
+"""Bytes of a card that are copied; whatever is beyond is no card."""
 
 TRUST = {"stock": "", "thalweg": ", trust_remote_code=True", "either": ", trust_remote_code=True"}
 

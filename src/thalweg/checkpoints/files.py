@@ -39,7 +39,7 @@ SAFETENSORS_DTYPES = {
 }
 
 MAX_TENSORS = 1 << 16
-"""Of all files together; the deepest public model has a thousand."""
+"""Most tensors of all files together; the deepest public model has a thousand."""
 
 LEAST_MAPPED, MOST_MAPPED = 8 << 20, 32 << 20
 """Bytes of a file that stay in memory after its tensors were converted and dropped (see `stream`)."""
@@ -55,7 +55,7 @@ class TensorInfo:
 
     @classmethod
     def stated(cls, path: Path, shape: list[int], dtype: str) -> TensorInfo:
-        """Of an entry of a safetensors header that is not here.
+        """From an entry of a safetensors header whose file is not here.
 
         Raises:
             ValueError: no shape, or a dtype that torch lacks.
@@ -67,7 +67,7 @@ class TensorInfo:
 
 
 def choose_weights(names: Collection[str]) -> tuple[str, ...]:
-    """Of the files of a folder or repository, those of the one preferred weight format; () where there is none.
+    """The files of the one preferred weight format among those of a folder or repository; () if there is none.
 
     The index file, where there is one, comes first.
     """

@@ -75,7 +75,7 @@ def read_headers(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> tuple[Path, dict[str, TensorInfo] | None] | None:
-    """Of a hub id the folder of its small files and what its weight files hold, without downloading these.
+    """The folder of a hub id's small files, and what its weight files hold, without downloading these.
 
     Of safetensors the headers are fetched; other weight files are not looked at (None). None for both where `resolve`
     has to be used: for a local folder, a `.pth`, which needs no config, and where the hub cannot be reached.

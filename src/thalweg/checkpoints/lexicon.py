@@ -24,7 +24,7 @@ MAX_DIMENSIONS = 2**15
 
 
 def read_lexicon(folder: Path) -> tuple[Lexicon, int]:
-    """Of the module's folder; and the width D of the vectors that it is put beside.
+    """Name of the module's folder, and the width D of the vectors that it is put beside.
 
     Raises:
         CheckpointError: a file that is missing or says what cannot be.

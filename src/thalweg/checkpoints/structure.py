@@ -1,6 +1,6 @@
 """A config and the names and shapes of tensors → a model without weights, once they are known to belong together.
 
-Nothing is built before the numbers of the config are held against what the files hold: a config that lies about them
+Nothing is built before the numbers of the config are compared with what the files hold: a config that lies about them
 costs neither time nor memory.
 """
 

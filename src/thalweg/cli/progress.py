@@ -79,7 +79,7 @@ def duration(seconds: float) -> str:
 
 
 def _seconds_left(status: Status, seconds: float) -> float | None:
-    """By the bytes read in this run; those passed over because they were done before tell nothing about its speed."""
+    """By the bytes read in this run; those that were skipped as done before say nothing about its speed."""
     if status.n_bytes is None or not status.meter.read:
         return None
     left = status.n_bytes - status.meter.passed - status.meter.read

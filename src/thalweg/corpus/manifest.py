@@ -14,7 +14,7 @@ from thalweg.inputs.files import STDIN, InputFile
 from thalweg.storage.durable import write_durably
 
 FORMAT = 2
-"""Of the work folder; runs of another format cannot be resumed."""
+"""Format of the work folder; runs of another format cannot be resumed."""
 
 _SHOWN = 5
 

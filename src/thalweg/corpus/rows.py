@@ -13,7 +13,7 @@ from thalweg.errors import CorpusError
 from thalweg.pooling.vectors import FloatArray, Precision
 
 METADATA_KEY = b"thalweg"
-"""Of the schema metadata of a Parquet file that `embed` wrote: JSON."""
+"""Key of the schema metadata of a Parquet file that `embed` wrote; its value is JSON."""
 
 EXCERPT = 1000
 """Characters of a whole document that are stored as its text."""
@@ -44,7 +44,7 @@ VECTOR_TYPES: dict[str, type] = {
     "binary": np.int8,
     "ubinary": np.uint8,
 }
-"""Of the stored numbers, by precision."""
+"""Arrow types of the stored numbers, by precision."""
 
 
 class Row(NamedTuple):
@@ -156,19 +156,19 @@ def _check_together(metadata: Metadata) -> None:
 
 
 def part_schema(dimension: int, *, with_text: bool) -> pa.Schema:
-    """Of parts: keys, columns and float32 vectors."""
+    """Schema of parts: keys, columns and float32 vectors."""
     columns = [(name, type_) for name, type_ in _columns(with_text) if name != KEY]
     return pa.schema([*KEYS.items(), *columns, ("vector", pa.list_(pa.float32(), dimension))])
 
 
 def output_schema(metadata: Metadata, *, with_text: bool) -> pa.Schema:
-    """Of the output: columns and vectors as the precision stores them."""
+    """Schema of the output: columns, and vectors as the precision stores them."""
     vector = pa.list_(pa.from_numpy_dtype(vector_dtype(metadata.precision)), vector_width(metadata))
     return pa.schema([*_columns(with_text), ("vector", vector)], metadata={METADATA_KEY: metadata.dumps()})
 
 
 def vector_dtype(precision: Precision) -> np.dtype[Any]:
-    """Of the stored numbers."""
+    """Dtype of the stored numbers."""
     return np.dtype(VECTOR_TYPES[precision])
 
 

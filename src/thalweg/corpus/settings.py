@@ -24,7 +24,7 @@ Mode: TypeAlias = Literal["new", "resume", "overwrite"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one run.
+    """Settings of one run.
 
     Args:
         model, revision: as given to `thalweg.load`, so that `search` can load the same; a folder as an absolute path.

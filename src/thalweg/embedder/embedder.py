@@ -129,7 +129,7 @@ class Embedder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products."""
+        """Dtype of the matrix products."""
         return dtype_of_products(self.model)
 
     @property

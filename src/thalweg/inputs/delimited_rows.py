@@ -15,7 +15,7 @@ from thalweg.inputs.rows import TEXT_TYPE, Header, Notes, Row, Select, check_onc
 from thalweg.inputs.streams import MAX_ROW, FileMeter, opened_text, too_long
 
 DELIMITERS = ",;\t|"
-"""Of CSV, looked for in this order."""
+"""Delimiters of CSV, looked for in this order."""
 
 _NAMED = {"tab": "\t", "\\t": "\t"}
 _STATED = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)

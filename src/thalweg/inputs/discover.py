@@ -65,7 +65,7 @@ def discover(
 
     Args:
         inputs: files, folders (searched recursively, without hidden entries and links to folders), globs, or "-".
-        globs: what to take out of folders; one with a slash is held against the path below the folder, others against
+        globs: what to take out of folders; one with a slash is matched with the path below the folder, others with
             the name.
         suffixes: of what is taken out of folders if there are no `globs`, in whatever case they are written.
         reading: how to read them.

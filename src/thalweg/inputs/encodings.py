@@ -24,7 +24,7 @@ _ODD = re.compile(rb"[\x83\x86-\x89\x8b\x98\x99\x9b]|[\x80-\xff]{3,}")
 """In `GUESS` signs that hardly any text has, or three accented letters in a row; Russian and Chinese have many."""
 
 _MOST_ACCENTS, _MOST_ODD = 0.4, 0.1
-"""Of all letters, and of all high bytes."""
+"""Shares of all letters, and of all high bytes."""
 
 
 def check_encoding(name: str) -> str:

@@ -25,7 +25,7 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 class Meter:
     """Bytes of the input that are dealt with: `read` in this run, `passed` over because they were done before; and rows
-    of tables, of which none is passed over."""
+    of tables, of which none is skipped."""
 
     def __init__(self) -> None:
         self.read = 0

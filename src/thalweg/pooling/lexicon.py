@@ -69,7 +69,7 @@ class Lexicon:
 
     @property
     def nbytes(self) -> int:
-        """Of the codes."""
+        """Bytes of the codes."""
         return self.columns.nbytes + self.values.nbytes
 
     def step_bytes(self, n_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible chat endpoint: what may be tried again is, and an endpoint that stays down ends the run."""
+"""One OpenAI-compatible chat endpoint. Retries what can be retried; an endpoint that stays down ends the run."""
 
 from __future__ import annotations
 

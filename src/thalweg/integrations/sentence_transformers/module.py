@@ -128,7 +128,7 @@ class ThalwegModule(InputModule):
         return vectors if head is None else self.model.heads[head](vectors)
 
     def _token_vectors(self, tokens: Tensor, lengths: list[int]) -> list[Tensor]:
-        """Of each text the hidden vectors (n, D) float32 of its tokens, a vertical chunk at a time."""
+        """The hidden vectors (n, D) float32 of each text's tokens, a vertical chunk at a time."""
         chunk = self.embedder.schedule().vertical_chunk_size
         results = []
         for row in tokens.split(lengths):

@@ -231,7 +231,7 @@ def _warn_of_growth(backbone: Any, name: str) -> None:
 def _run(
     backbone: Any, ids: torch.Tensor, sizes: Sequence[int], call: Callable[..., Any] | None = None
 ) -> Iterator[tuple[torch.Tensor, Any]]:
-    """Of each chunk of `ids` (b, n), which has no padding: the hidden states (b, size, D), and the cache after it."""
+    """The hidden states (b, size, D) of each chunk of `ids` (b, n) without padding, and the cache after it."""
     call = call or backbone
     if ids.shape[1] == 1:
         yield call(input_ids=ids, use_cache=False).last_hidden_state, None
@@ -281,7 +281,7 @@ def _check_ids(input_ids: torch.Tensor) -> tuple[int, int]:
 
 
 def _spans(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[list[int], list[int]]:
-    """Of each row: its first token and its number of tokens."""
+    """The first token of each row and its number of tokens."""
     batch, length = input_ids.shape
     if attention_mask is None:
         return [0] * batch, [length] * batch

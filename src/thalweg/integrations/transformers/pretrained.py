@@ -121,7 +121,7 @@ def _dtype(asked: torch.dtype | str | None, config: Any, source: Path) -> torch.
 
 
 def _device(device_map: Any) -> torch.device:
-    """Of the whole model, which is never spread over several."""
+    """Device of the whole model, which is never spread over several."""
     if isinstance(device_map, dict) and list(device_map) == [""]:
         device_map = device_map[""]
     if device_map == "auto":

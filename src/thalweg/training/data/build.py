@@ -35,7 +35,7 @@ from thalweg.training.data.rows import Example, example_columns, read_example
 from thalweg.training.data.sources import Source
 
 FORMAT = 1
-"""Of a cached source; others are made anew."""
+"""Format of a cached source; others are made anew."""
 
 READ = "read"
 EMPTY_QUERY, EMPTY_POSITIVE, EMPTY_NEGATIVE = "empty query", "empty positive", "empty negative"

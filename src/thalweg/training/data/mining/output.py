@@ -10,11 +10,11 @@ from typing import Any
 from thalweg.storage.durable import move_durably, sync_file, write_durably
 
 SUFFIXES = (".parquet", ".jsonl")
-"""Of the files that are written."""
+"""Formats of the files that are written."""
 
 
 _GROUP_CHARACTERS = 64 << 20
-"""Of the texts that are written at a time: Arrow takes 2 GiB in a column."""
+"""Bytes of text that are written at a time: Arrow takes 2 GiB in a column."""
 
 
 def write_output(out: Path, blocks: Iterable[Sequence[dict[str, Any]]]) -> None:

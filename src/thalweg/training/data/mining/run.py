@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ROWS = 2048
-"""Of a block whose negatives are looked for at a time; a crash costs no more than that many."""
+"""Rows of a block whose negatives are looked for at a time; a crash costs no more than that many."""
 
 
 @dataclass(frozen=True)
