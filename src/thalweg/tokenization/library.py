@@ -1,16 +1,17 @@
 """A `tokenizers.Tokenizer` as a backend."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
 from thalweg.errors import TokenizationError
-from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.library_errors import library_errors
-from thalweg.tokenization.windows import WindowEncoder, find_mismatch
+from thalweg.tokenization.splitting import Splitter
+from thalweg.tokenization.windows import LibraryWindow
 
 
 class LibraryBackend:
@@ -23,6 +24,7 @@ class LibraryBackend:
         if isinstance(library.model, tokenizers.models.BPE) and library.model.dropout is not None:
             library.model.dropout = None
         self._library = library
+        self.splitter = Splitter(library)
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -35,25 +37,14 @@ class LibraryBackend:
             encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
-    def windows(
-        self, pieces: Iterator[str], *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int
-    ) -> WindowEncoder:
-        return WindowEncoder(
-            self._library,
-            lambda: self.rules,
-            pieces,
+    def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> LibraryWindow:
+        return LibraryWindow(
+            self.splitter,
             with_offsets=with_offsets,
             skip=skip,
             window_chars=window_chars,
             max_uncut_chars=max_uncut_chars,
         )
 
-    @functools.cached_property
-    def rules(self) -> CutRules:
-        """Made when the first text longer than a window comes; proves itself on awkward texts before use."""
-        rules = CutRules(self._library)
-        if rules.refusal is None:
-            mismatch = find_mismatch(self._library, rules)
-            if mismatch is not None:
-                rules.refusal = f"its self-check failed: cut into parts, {mismatch[:60]!r}… gives other ids"
-        return rules
+    def restored(self, state: Mapping[str, Any]) -> LibraryWindow:
+        return LibraryWindow.from_state(self.splitter, state)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.errors import InvalidInputError
-from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, Windows
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, Window
 from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
 
@@ -115,16 +115,12 @@ class Tokenizer:
                 f"window_chars must be in 1 … max_uncut_chars={max_uncut_chars}, not {window_chars}"
             )
         check_surrogates(prompt, where="the prompt's ")
-        windows = self._backend.windows(
-            chain([prompt], text_pieces(text, max(1, window_chars // 4))),
-            with_offsets=with_offsets,
-            skip=len(prompt),
-            window_chars=window_chars,
-            max_uncut_chars=max_uncut_chars,
+        window = self._backend.window(
+            with_offsets=with_offsets, skip=len(prompt), window_chars=window_chars, max_uncut_chars=max_uncut_chars
         )
-        return TokenStream(
-            windows, prefix=self._prefix, suffix=self._suffix, max_length=max_length, with_offsets=with_offsets
-        )
+        pieces = chain([prompt], text_pieces(text, max(1, window_chars // 4)))
+        ends = {"prefix": self._prefix, "suffix": self._suffix}
+        return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets)
 
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
         prefix, suffix = np.array(self._prefix, dtype=np.int32), np.array(self._suffix, dtype=np.int32)
@@ -144,7 +140,8 @@ class TokenStream:
 
     def __init__(
         self,
-        windows: Windows,
+        window: Window,
+        pieces: Iterator[str],
         *,
         prefix: Sequence[int],
         suffix: Sequence[int],
@@ -153,8 +150,13 @@ class TokenStream:
     ) -> None:
         self.truncated = False
         self._with_offsets = with_offsets
-        self._blocks = self._all_blocks(windows, prefix, suffix, max_length)
-        self._rest = self._specials([], 0)
+        self._window = window
+        self._pieces = pieces
+        self._suffix = suffix
+        self._room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
+        self._char = 0  # where the last id ends
+        self._rest = Block.specials(prefix, 0, with_offsets=with_offsets)
+        self._complete = False  # the rest is all that is left
         self._error: Exception | None = None
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
@@ -188,9 +190,10 @@ class TokenStream:
         blocks = [self._rest]
         count = len(self._rest.ids)
         try:
-            while count <= n and (block := next(self._blocks, None)) is not None:  # one more than n shows the end
-                blocks.append(block)
-                count += len(block.ids)
+            while count <= n and not self._complete:  # one more than n shows the end
+                new = self._read()
+                blocks += new
+                count += sum(len(block.ids) for block in new)
         except Exception as error:
             self._error = error  # a later take must not pass for the end of the text
             raise
@@ -198,22 +201,21 @@ class TokenStream:
         self._rest = joined.part(n, None)
         return joined.part(0, n), count <= n
 
-    def _all_blocks(
-        self, windows: Windows, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
-    ) -> Iterator[Block]:
-        room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
-        end = 0
-        yield self._specials(prefix, 0)
-        for block in windows.blocks():
-            kept = block.part(0, room)
-            yield kept
-            room -= len(kept.ids)
-            if kept.offsets is not None and len(kept.ids):
-                end = int(kept.offsets[-1, 1])
-            if len(kept.ids) < len(block.ids):
-                self.truncated = True
-                break
-        yield self._specials(suffix, end if self.truncated else windows.end)
+    def _read(self) -> list[Block]:
+        """The ids that one more piece of the text decides."""
+        piece = next(self._pieces, None)
+        blocks = self._window.finish() if piece is None else self._window.push(piece)
+        kept = [self._kept(block) for block in blocks]
+        self._complete = self.truncated or piece is None
+        if self._complete:
+            end = self._char if self.truncated else self._window.end
+            kept.append(Block.specials(self._suffix, end, with_offsets=self._with_offsets))
+        return kept
 
-    def _specials(self, ids: Sequence[int], char: int) -> Block:
-        return Block.specials(ids, char, with_offsets=self._with_offsets)
+    def _kept(self, block: Block) -> Block:
+        kept = block.part(0, self._room)
+        self._room -= len(kept.ids)
+        self.truncated |= len(kept.ids) < len(block.ids)
+        if kept.offsets is not None and len(kept.ids):
+            self._char = int(kept.offsets[-1, 1])
+        return kept
