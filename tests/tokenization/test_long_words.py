@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import models
+from tokenizers import AddedToken, models, normalizers
 
 from tests.tokenization import fuzz_segments
-from tests.tokenization.shapes import PLAIN_SHAPES, SHAPES, from_library, library, llama3, ours
-from thalweg.errors import TokenizationError
+from tests.tokenization.shapes import PLAIN_SHAPES, SHAPES, byte_level, from_library, library, llama3, ours, split
+from thalweg.errors import CheckpointError, TokenizationError
 from thalweg.tokenization import last_tokens, segmenters
 from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.library import LibraryBackend
@@ -77,6 +77,19 @@ def test_a_failed_self_check_keeps_to_cuts(monkeypatch: pytest.MonkeyPatch) -> N
     assert tokenizer.stream(text, window_chars=16).take_all().tolist() == backend.encode(text).ids
     with pytest.raises(TokenizationError, match="its self-check failed"):
         tokenizer.stream("a" * 500, window_chars=16, max_uncut_chars=100).take_all()
+
+
+def two_spaces_as_a_token(normalizer: normalizers.Normalizer) -> tokenizers.Tokenizer:
+    backend = byte_level(split(r"\p{N}{1,3}"), normalizer)
+    backend.add_tokens([AddedToken("  ", normalized=True)])
+    return backend
+
+
+def test_an_added_token_that_is_normalized_to_nothing_is_refused() -> None:
+    """The library would panic at a text with other letters than ASCII, or allocate memory until there is none."""
+    with pytest.raises(CheckpointError, match=r"leaves nothing of its added token '  '.*\"normalized\": false"):
+        LibraryBackend(two_spaces_as_a_token(normalizers.Strip()))
+    LibraryBackend(two_spaces_as_a_token(normalizers.NFC()))
 
 
 @pytest.mark.parametrize("place", ["windows", "self_check"])

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from thalweg.errors import TokenizationError
-from thalweg.tokenization.library_errors import library_errors
+from thalweg.errors import CheckpointError, TokenizationError
+from thalweg.tokenization.library_errors import library_errors, normalize
 from thalweg.tokenization.splitting import Splitter
 from thalweg.tokenization.windows import LibraryWindow
 
@@ -23,6 +23,7 @@ class LibraryBackend:
         library.post_processor = None
         if isinstance(library.model, tokenizers.models.BPE) and library.model.dropout is not None:
             library.model.dropout = None
+        _refuse_tokens_of_nothing(library)
         self._library = library
         self.splitter = Splitter(library)
 
@@ -48,3 +49,17 @@ class LibraryBackend:
 
     def restored(self, state: Mapping[str, Any]) -> LibraryWindow:
         return LibraryWindow.from_state(self.splitter, state)
+
+
+def _refuse_tokens_of_nothing(library: tokenizers.Tokenizer) -> None:
+    """The library finds such a token everywhere: it panics, or allocates memory until there is none."""
+    for token in library.get_added_tokens_decoder().values():
+        with library_errors(
+            CheckpointError, f"the added token {token.content!r} of tokenizer.json cannot be normalized"
+        ):
+            nothing = token.normalized and token.content and not normalize(library.normalizer, token.content)
+        if nothing:
+            raise CheckpointError(
+                f'the tokenizer\'s normalizer leaves nothing of its added token {token.content!r}: set "normalized": '
+                "false for it in tokenizer.json, or take it out"
+            )
