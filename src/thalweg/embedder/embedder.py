@@ -17,6 +17,7 @@ import torch
 from thalweg.assets import DEFAULT, MODEL_NAME, model_folder
 from thalweg.checkpoints import (
     Checkpoint,
+    EmbeddingConfig,
     TokenIds,
     load_checkpoint,
     resolve,
@@ -44,6 +45,7 @@ from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import Pooling, make_pooling
 from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, SpecialTokens
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def load(
     local_files_only: bool | None = None,
     head: str | None = None,
     quantize: Quantization | None = None,
+    special_tokens: SpecialTokens | None = None,
+    max_uncut_chars: int | None = None,
 ) -> Embedder:
     """Load a model to embed with.
 
@@ -87,6 +91,11 @@ def load(
         quantize: "int8" keeps the wide weights in 8 bits and multiplies in integers, for speed; "int4" keeps them in 4
             bits, for memory (`docs/quantization.md`). On the CPU only, without gradients. It is the model that is
             quantised; of vectors that is `precision`.
+        special_tokens: what the literal of a special token ("<|endoftext|>") in a text or prompt is read as: "token" is
+            the token itself, as in transformers, so that texts of strangers can end a document in its middle; "text"
+            is the characters that it has. None is what the folder says; "token" if it says nothing.
+        max_uncut_chars: most characters of a text in memory where it cannot be tokenised in parts (1,048,576); a longer
+            one is refused. Such a text needs 200 to 650 bytes a character. See `docs/checkpoints.md`.
 
     Raises:
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
@@ -105,13 +114,27 @@ def load(
         raise InvalidInputError(f"quantize={quantize!r} runs on the CPU only, not on {device}")
     place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(folder, dtype=torch_dtype(dtype), device=place, quantize=quantize)
-    return Embedder(checkpoint, name=MODEL_NAME if name_or_path is None else str(name_or_path), head=head)
+    return Embedder(
+        checkpoint,
+        name=MODEL_NAME if name_or_path is None else str(name_or_path),
+        head=head,
+        special_tokens=special_tokens,
+        max_uncut_chars=max_uncut_chars,
+    )
 
 
 class Embedder:
     """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str, head: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        head: str | None = None,
+        *,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self.name = name
         self.family = checkpoint.family
@@ -131,7 +154,12 @@ class Embedder:
                 "id; add bos_token_id to config.json"
             )
         self.tokenizer = Tokenizer.from_folder(
-            checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding_config.n_eos
+            checkpoint.folder,
+            eos_token_id=eos,
+            bos_token_id=bos,
+            n_eos=self.embedding_config.n_eos,
+            special_tokens=self.embedding_config.special_tokens if special_tokens is None else special_tokens,
+            max_uncut_chars=MAX_UNCUT_CHARS if max_uncut_chars is None else max_uncut_chars,
         )
         self._probe_id = checkpoint.eos_token_id
         self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
@@ -200,6 +228,11 @@ class Embedder:
         """Names of the embedding heads that the model has; `thalweg.load(head=…)` chooses one of them."""
         return tuple(getattr(self.model, "heads", ()))
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """What the literal of a special token in a text is read as; see `thalweg.load`."""
+        return self.tokenizer.special_tokens
+
     def _checked_head(self, head: str | None) -> str | None:
         if head is not None and (not isinstance(head, str) or head not in self.heads):
             known = ", ".join(map(repr, self.heads)) or "none"
@@ -228,7 +261,8 @@ class Embedder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell vectors of this model from those of others."""
-        return fingerprint(self.folder, self._checkpoint.source, self.head)
+        chosen = None if self.special_tokens == self.embedding_config.special_tokens else self.special_tokens
+        return fingerprint(self.folder, self._checkpoint.source, self.head, chosen)
 
     def schedule(
         self,
@@ -261,6 +295,11 @@ class Embedder:
             raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
         return self.prompts[name]
 
+    @property
+    def saved_config(self) -> EmbeddingConfig:
+        """`embedding_config` with what was chosen when the model was loaded."""
+        return replace(self.embedding_config, head=self.head, special_tokens=self.special_tokens)
+
     def save(
         self,
         folder: str | Path,
@@ -286,7 +325,7 @@ class Embedder:
                 quantised.
         """
         export(
-            replace(self._checkpoint, embedding=replace(self.embedding_config, head=self.head)),
+            replace(self._checkpoint, embedding=self.saved_config),
             folder,
             name=self.name,
             dimension=self.dimension,
@@ -319,6 +358,8 @@ class Embedder:
         batch_size: int | None = None,
         convert_to_tensor: bool = False,
         device: str | torch.device | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
     ) -> Any:
         """Vectors of texts of any length.
 
@@ -337,6 +378,7 @@ class Embedder:
                 (`max_tokens_per_step`), however many there are.
             convert_to_tensor: return a torch.Tensor on the model's device instead of an array.
             device: move the model there first.
+            special_tokens, max_uncut_chars: as in `thalweg.load`; None is what was given there.
 
         Returns:
             An array (n, d) in input order, or (d,) for a single text.
@@ -370,6 +412,8 @@ class Embedder:
                 max_tokens_per_step=max_tokens_per_step,
                 max_in_flight=max_in_flight,
                 progress=report,
+                special_tokens=special_tokens,
+                max_uncut_chars=max_uncut_chars,
             ):
                 vectors[embedding.index] = embedding.vector
                 cut += embedding.truncated
@@ -475,6 +519,8 @@ class Embedder:
         max_in_flight: int | None = ...,
         on_error: Literal["raise"] = ...,
         progress: Callable[[Progress], None] | None = ...,
+        special_tokens: SpecialTokens | None = ...,
+        max_uncut_chars: int | None = ...,
     ) -> Iterator[Embedding]: ...
 
     @overload
@@ -494,6 +540,8 @@ class Embedder:
         max_in_flight: int | None = ...,
         on_error: Literal["yield"],
         progress: Callable[[Progress], None] | None = ...,
+        special_tokens: SpecialTokens | None = ...,
+        max_uncut_chars: int | None = ...,
     ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
@@ -512,6 +560,8 @@ class Embedder:
         max_in_flight: int | None = None,
         on_error: Literal["raise", "yield"] = "raise",
         progress: Callable[[Progress], None] | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
     ) -> Iterator[Embedding | Failure]:
         """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
 
@@ -553,20 +603,20 @@ class Embedder:
             max_in_flight=max_in_flight,
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
-        return self._run(
-            schedule, documents, before, section_size, ordered, normalize, truncate_dim, max_length, on_error, progress
-        )
+        tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
+        texts = tokenized(documents, tokenizer, before, max_length, section_size is not None, self._probe_id)
+        blocking = not isinstance(documents, Sequence)
+        return self._run(schedule, texts, blocking, section_size, ordered, normalize, truncate_dim, on_error, progress)
 
     def _run(
         self,
         schedule: Schedule,
-        documents: Iterable[TextSource],
-        prompt: str,
+        documents: Iterator[TokenizedText],
+        blocking: bool,
         section_size: int | None,
         ordered: bool,
         normalize: bool,
         truncate_dim: int | None,
-        max_length: int | None,
         on_error: Literal["raise", "yield"],
         progress: Callable[[Progress], None] | None,
     ) -> Iterator[Embedding | Failure]:
@@ -578,9 +628,7 @@ class Embedder:
                 progress(done)
 
         def sources() -> Iterator[TokenSource]:
-            for index, text in enumerate(
-                tokenized(documents, self.tokenizer, prompt, max_length, section_size is not None, self._probe_id)
-            ):
+            for index, text in enumerate(documents):
                 texts[index] = text
                 yield text
 
@@ -591,7 +639,7 @@ class Embedder:
                 section_size=section_size,
                 may_start=queue.has_room if queue else None,
                 on_step=on_step,
-                blocking=not isinstance(documents, Sequence),
+                blocking=blocking,
             )
             for result in queue.release(results) if queue else results:
                 text = texts[result.key]

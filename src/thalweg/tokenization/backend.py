@@ -5,13 +5,16 @@ BOS, EOS and the length limit are none of a backend's business: they are put on 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 WINDOW_CHARS = 1 << 14  # speed differs little from 2 Ki to 64 Ki; texts up to this length are never cut
 MAX_UNCUT_CHARS = 1 << 20  # 200 to 650 MiB in the worst case
+
+SpecialTokens = Literal["token", "text"]
+"""What the literal of a special token in a text ("<|endoftext|>") is read as."""
 
 
 class Block(NamedTuple):
@@ -76,6 +79,10 @@ class Backend(Protocol):
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
+        ...
+
+    def reading(self, special_tokens: SpecialTokens) -> "Backend":
+        """This tokenizer, with the literals of special tokens read so."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:

@@ -9,21 +9,25 @@ import numpy.typing as npt
 import tokenizers
 
 from thalweg.errors import CheckpointError, TokenizationError
+from thalweg.tokenization.backend import SpecialTokens
 from thalweg.tokenization.library_errors import library_errors, normalize
 from thalweg.tokenization.splitting import Splitter
 from thalweg.tokenization.windows import LibraryWindow
 
 
 class LibraryBackend:
-    """`library` is taken over: truncation, padding, post-processor and BPE dropout are switched off in it."""
+    """`library` is taken over: truncation, padding, post-processor and BPE dropout are switched off in it, and the
+    literals of its special tokens are read as `special_tokens` says."""
 
-    def __init__(self, library: tokenizers.Tokenizer) -> None:
+    def __init__(self, library: tokenizers.Tokenizer, special_tokens: SpecialTokens = "token") -> None:
         library.no_truncation()
         library.no_padding()
         library.post_processor = None
         if isinstance(library.model, tokenizers.models.BPE) and library.model.dropout is not None:
             library.model.dropout = None
         _refuse_tokens_of_nothing(library)
+        library.encode_special_tokens = special_tokens == "text"
+        self._special_tokens = special_tokens
         self._library = library
         self.splitter = Splitter(library)
 
@@ -31,6 +35,17 @@ class LibraryBackend:
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included; not every id below need be a token."""
         return 1 + max(self._library.get_vocab().values(), default=-1)
+
+    def reading(self, special_tokens: SpecialTokens) -> "LibraryBackend":
+        return self if special_tokens == self._special_tokens else self._reading_otherwise
+
+    @functools.cached_property
+    def _reading_otherwise(self) -> "LibraryBackend":
+        """With a library of its own, so that texts of both kinds can be under way at the same time."""
+        copy = tokenizers.Tokenizer.from_str(self._library.to_str())
+        other = LibraryBackend(copy, "text" if self._special_tokens == "token" else "token")
+        other._reading_otherwise = self
+        return other
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         # As for a word that has no token, where none stands for unknown ones.

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.checks import one_of, whole_number
 from thalweg.errors import InvalidInputError
-from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, Window
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, SpecialTokens, Window
 from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
 
@@ -27,16 +29,29 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     `eos_token_id` None appends nothing, else it is appended `n_eos` times; `bos_token_id` None (the default) prepends
-    nothing.
+    nothing. `special_tokens`: whether the literal of a special token in a text or a prompt is that token or the text
+    that it is. `max_uncut_chars`: see `stream`.
     """
 
     def __init__(
-        self, backend: Backend, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
+        self,
+        backend: Backend,
+        *,
+        eos_token_id: int | None,
+        bos_token_id: int | None = None,
+        n_eos: int = 1,
+        special_tokens: SpecialTokens = "token",
+        max_uncut_chars: int = MAX_UNCUT_CHARS,
     ) -> None:
+        one_of("special_tokens", special_tokens, get_args(SpecialTokens))
+        whole_number("max_uncut_chars", max_uncut_chars, WINDOW_CHARS)
         for name, token_id in (("eos_token_id", eos_token_id), ("bos_token_id", bos_token_id)):
             if token_id is not None and token_id < 0:
                 raise InvalidInputError(f"{name} must be None or a token id, not {token_id}")
-        self._backend = backend
+        self._backend = backend.reading(special_tokens)
+        self.special_tokens: SpecialTokens = special_tokens
+        self.max_uncut_chars = max_uncut_chars
+        self._n_eos = n_eos
         self.eos_token_id = eos_token_id
         self.bos_token_id = bos_token_id
         self._prefix = [] if bos_token_id is None else [bos_token_id]
@@ -44,10 +59,37 @@ class Tokenizer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
+        cls,
+        folder: Path,
+        *,
+        eos_token_id: int | None,
+        bos_token_id: int | None = None,
+        n_eos: int = 1,
+        special_tokens: SpecialTokens = "token",
+        max_uncut_chars: int = MAX_UNCUT_CHARS,
     ) -> "Tokenizer":
         """The tokenizer of a checkpoint folder; see `load_backend` for the files and errors."""
-        return cls(load_backend(folder), eos_token_id=eos_token_id, bos_token_id=bos_token_id, n_eos=n_eos)
+        return cls(
+            load_backend(folder, special_tokens),
+            eos_token_id=eos_token_id,
+            bos_token_id=bos_token_id,
+            n_eos=n_eos,
+            special_tokens=special_tokens,
+            max_uncut_chars=max_uncut_chars,
+        )
+
+    def with_settings(
+        self, special_tokens: SpecialTokens | None = None, max_uncut_chars: int | None = None
+    ) -> "Tokenizer":
+        """The same tokenizer with other settings; None leaves one as it is."""
+        return Tokenizer(
+            self._backend,
+            eos_token_id=self.eos_token_id,
+            bos_token_id=self.bos_token_id,
+            n_eos=self._n_eos,
+            special_tokens=self.special_tokens if special_tokens is None else special_tokens,
+            max_uncut_chars=self.max_uncut_chars if max_uncut_chars is None else max_uncut_chars,
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -96,18 +138,20 @@ class Tokenizer:
         max_length: int | None = None,
         with_offsets: bool = False,
         window_chars: int = WINDOW_CHARS,
-        max_uncut_chars: int = MAX_UNCUT_CHARS,
+        max_uncut_chars: int | None = None,
     ) -> "TokenStream":
         """The ids of one text as a stream, in memory that does not grow with the text.
 
         text: a str, UTF-8 bytes, an iterable of pieces of one of them (cut anywhere), or an open file.
         max_length: keep at most so many ids, the last one being EOS; `TokenStream.truncated` tells. None keeps all.
         window_chars: characters encoded at a time. A shorter text is always encoded whole.
-        max_uncut_chars: most characters in memory when a text offers no safe place to cut it (one long word, or a
+        max_uncut_chars: most characters in memory when a text cannot be tokenised in parts (a row of spaces, or a
             tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
-            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character. The tokenizer of the
-            RWKV models can be cut anywhere and never comes near it.
+            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character. None is the tokenizer's
+            own. That of the RWKV models can be cut anywhere and never comes near it.
         """
+        if max_uncut_chars is None:
+            max_uncut_chars = self.max_uncut_chars
         if max_length is not None:
             self._check_max_length(max_length)
         if not 1 <= window_chars <= max_uncut_chars:

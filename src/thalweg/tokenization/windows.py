@@ -192,8 +192,8 @@ class LibraryWindow:
         state = self._state
         return TokenizationError(
             f"{len(state.text)} characters from character {max(state.start, 0)} on cannot be tokenised in parts: "
-            f"{reason}. Put spaces or line breaks there, or raise max_uncut_chars={self._max_uncut_chars} and with it "
-            "the memory"
+            f"{reason}. Put spaces or line breaks there, or raise max_uncut_chars={self._max_uncut_chars} (of load, "
+            "encode and encode_stream; --max-uncut-chars) and with it the memory"
         )
 
     def _up_to(self, cut: Cut) -> Block:
@@ -233,7 +233,7 @@ class LibraryWindow:
             raise TokenizationError(
                 f"this tokenizer gives other ids around character {self._shift + state.done} when the text is cut "
                 f"{state.done} characters before it: it cannot be streamed. "
-                "Pass window_chars and max_uncut_chars of at least the text's length"
+                f"Texts of up to {self._window_chars} characters are never cut"
             )
         return start
 

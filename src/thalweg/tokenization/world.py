@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from thalweg.errors import CheckpointError
 from thalweg.storage.untrusted_json import check_size
-from thalweg.tokenization.backend import Block
+from thalweg.tokenization.backend import Block, SpecialTokens
 
 _LINE = re.compile(r"([0-9]{1,9}) (.+) ([0-9]{1,9})")
 _MAX_ID = 65535  # the largest of an RWKV vocabulary
@@ -78,6 +78,10 @@ class WorldBackend:
         self._trie = _Trie(vocabulary)
         self._separator = vocabulary[_NOT_UTF8]
         self.vocab_size = max(vocabulary.values()) + 1
+
+    def reading(self, special_tokens: SpecialTokens) -> "WorldBackend":
+        """A text is text in any case: the vocabulary has no literals of special tokens."""
+        return self
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         data = b"".join(text.encode() + _NOT_UTF8 for text in texts)
