@@ -116,8 +116,9 @@ def test_a_panic_of_the_library_is_an_error_of_ours(place: str, monkeypatch: pyt
 
 
 MEMORY_SCRIPT = """
-import resource, sys
+import sys
 import tokenizers
+from thalweg.bench.meter import peak_rss
 from thalweg.tokenization.library import LibraryBackend
 from thalweg.tokenization.tokenizer import Tokenizer
 backend = LibraryBackend(tokenizers.Tokenizer.from_str(sys.stdin.read()))
@@ -127,14 +128,13 @@ def take(count):
     while not last:
         block, last = stream.take(1000)
         ids += len(block)
-    return ids, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return ids, peak_rss()
 print(*take(10), *take(int(sys.argv[1])))
 """
 
 
 @pytest.mark.subprocess
 @pytest.mark.memory
-@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 @pytest.mark.parametrize("make", [llama3, PLAIN_SHAPES["unigram"]])
 def test_memory_does_not_grow_with_a_word(make: Callable[[], tokenizers.Tokenizer]) -> None:
     """A million letters without a space, and ten million."""

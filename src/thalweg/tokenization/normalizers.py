@@ -23,7 +23,8 @@ _JAMO, _LATER_JAMO = (
     range(0x1160, 0x1200),
 )  # parts of Hangul syllables, all but the first of them
 _SYLLABLES = range(0xAC00, 0xD7A4)
-_VIRAMA = 9  # combining class: joins consonants
+_VIRAMA = 9  # combining class: joins consonants, but not in Thai and Lao
+_THAI_AND_LAO = range(0xE00, 0xF00)
 
 
 class NormalizerRules:
@@ -61,7 +62,8 @@ class NormalizerRules:
 
 def _place_among_graphemes(char: str, first: str) -> Place:
     is_jamo = ord(first) in _JAMO and ord(char) not in _SYLLABLES
-    if char in "\r\n\u200d" or char in _LETTERS_JOINED_AFTER or unicodedata.combining(char) == _VIRAMA or is_jamo:
+    joins_consonants = unicodedata.combining(char) == _VIRAMA and ord(char) not in _THAI_AND_LAO
+    if char in "\r\n\u200d" or char in _LETTERS_JOINED_AFTER or joins_consonants or is_jamo:
         return "unsure"
     is_base = unicodedata.category(char)[0] in "LNPZ" or unicodedata.category(char) in ("Sc", "Sm", "So")
     return "alone" if is_base and unicodedata.category(first)[0] != "M" and ord(char) not in _FLAGS else "mark"
