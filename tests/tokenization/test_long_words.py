@@ -59,6 +59,12 @@ def test_a_copy_goes_on_by_itself_and_a_state_is_plain(name: str) -> None:
         assert ids == backend.splitter.library.encode(start + end, add_special_tokens=False).ids
 
 
+def test_a_row_with_characters_that_the_normalizer_takes_away() -> None:
+    text = "क" * 3 + "ि" * 60 + "कि" * 2000
+    stream = ours("shipped", None).stream(text, window_chars=64, max_uncut_chars=300)
+    assert stream.take_all().tolist() == library(ours("shipped")).splitter.library.encode(text).ids
+
+
 def test_a_model_that_cannot_be_followed_is_refused_by_name() -> None:
     """BPE without an entry for every character, and none for unknown ones."""
     backend = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))

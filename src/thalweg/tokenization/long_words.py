@@ -33,7 +33,8 @@ class LongWords:
         self.units = UnitReader(library, rules.normalizers, rules.added_tokens, self.runs, self.speller, self.segmenter)
 
     def find_row(self, units: Units, done: int) -> tuple[int, np.uint64] | None:
-        """The row in which a window ends: its first unit beyond `margin` and beyond character `done`, and its kinds.
+        """The row in which a window ends: its first unit beyond `margin` and beyond character `done`, of those that the
+        normalizer leaves anything of, and its kinds.
 
         None if there is none, or if it is too short for anything to be left out.
         """
@@ -46,8 +47,9 @@ class LongWords:
         if not starts.any():
             return None
         start = int(np.argmax(starts))
-        first = int(np.searchsorted(units.bounds, max(int(units.bounds[start]) + self.margin, done)))
-        return (first, kinds[start] & units.kinds.first[start]) if self.ends(units)[1] > first else None
+        beyond = int(np.searchsorted(units.bounds, max(int(units.bounds[start]) + self.margin, done)))
+        filled = units.filled(beyond, max(0, self.ends(units)[1]))
+        return (int(filled[0]), kinds[start] & units.kinds.first[start]) if len(filled) else None
 
     def ends(self, units: Units) -> tuple[int, int]:
         """Of a row at the end of a window: the first unit that does not yet go to the model, and the first of those

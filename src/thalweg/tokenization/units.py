@@ -65,10 +65,10 @@ class Units:
         self.bounds = bounds
         self.kinds = Kinds(*(masks[numbers] for masks in table.kinds))
 
-    def filled(self, begin: int, end: int) -> int:
-        """How many of units [begin, end) become any symbols."""
+    def filled(self, begin: int, end: int) -> Int64:
+        """Which of units [begin, end) become any symbols."""
         numbers = self._numbers[begin:end]
-        return int(np.count_nonzero(self._table.begins[numbers + 1] - self._table.begins[numbers]))
+        return begin + np.flatnonzero(self._table.begins[numbers + 1] - self._table.begins[numbers])
 
     def symbols(self, begin: int, end: int) -> Symbols:
         """Those of units [begin, end)."""

@@ -306,7 +306,7 @@ class LibraryWindow:
         number = spelled.words[here]
         goes_on = state.word is not None and spelled.words[done - 1] == number
         begin = done if goes_on else max(done, int(np.searchsorted(spelled.words, number)))
-        if not goes_on and units.filled(first, words.ends(units)[0]) <= words.segmenter.least:
+        if not goes_on and len(units.filled(first, words.ends(units)[0])) <= words.segmenter.least:
             return None
         try:
             head = symbols_of(words.segmenter, spelled.between(begin, here), first=not goes_on, last=False)
