@@ -66,6 +66,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/first_vector.py
 	$(BIN)/python benchmarks/small_model.py
 	$(BIN)/python benchmarks/tokenizer.py
+	$(BIN)/python benchmarks/long_words.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,7 +35,8 @@ setup(
         Extension(
             "thalweg.kernels.native._kernels",
             sources=[
-                f"src/thalweg/kernels/native/{name}.cpp" for name in ("kernels", "mlstm", "quantize", "rwkv7", "ssd")
+                f"src/thalweg/kernels/native/{name}.cpp"
+                for name in ("kernels", "mlstm", "quantize", "rwkv7", "segment", "ssd")
             ],
             depends=["src/thalweg/kernels/native/common.hpp", "src/thalweg/kernels/native/rows.hpp"],
             extra_compile_args=[*FLAGS, *(["-fopenmp"] if sys.platform == "linux" else [])],

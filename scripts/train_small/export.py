@@ -159,7 +159,9 @@ def main() -> None:
         model,
         args.out,
         tokenizer_folder=args.tokenizer,
-        embedding=EmbeddingConfig(pooling="mean", normalize=True, append_eos=True, lexicon=lexicon),
+        embedding=EmbeddingConfig(
+            pooling="mean", normalize=True, append_eos=True, lexicon=lexicon, special_tokens="text"
+        ),
         dtype=torch.float16,
         load_dtype=torch.float32,
         overwrite=True,

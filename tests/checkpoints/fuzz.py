@@ -60,6 +60,7 @@ KEYS = [
     "num_heads",
     "state_size",
     "n_eos",
+    "special_tokens",
     "head",
     "model_type",
     "attn",

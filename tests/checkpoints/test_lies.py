@@ -282,6 +282,8 @@ def test_a_first_module_that_is_one(embedder: Path, kind: str) -> None:
         ("thalweg.json", {"n_eos": 10**12}, "n_eos must be an integer of at most 256"),
         ("thalweg.json", {"n_eos": 10**400}, "n_eos must be an integer of at most 256"),
         ("thalweg.json", {"head": 5}, "head must be a text"),
+        ("thalweg.json", {"special_tokens": 5}, "special_tokens must be a text"),
+        ("thalweg.json", {"special_tokens": "words"}, "special_tokens must be one of token, text, but is 'words'"),
         ("thalweg.json", {"head": "retr"}, "the model has no embedding head 'retr'; its heads: none"),
         ("config_sentence_transformers.json", {"similarity_fn_name": ["dot"]}, "similarity_fn_name must be a text"),
         ("config_sentence_transformers.json", {"default_prompt_name": 0}, "default_prompt_name must be a text"),

@@ -177,6 +177,24 @@ def test_options_reach_the_run(thalweg_command: Command, docs: Path, model_folde
     assert metadata.model == str(model_folder)
 
 
+def test_how_texts_are_read_is_an_option(thalweg_command: Command, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the river " + " " * 40_000 + "a")
+    (tmp_path / "b.txt").write_text("the river </s> and on")
+    common = ["embed", tmp_path / "a.txt", tmp_path / "b.txt", "--model", model_folder, "-o"]
+    result = thalweg_command(*common, tmp_path / "one.parquet", "--max-uncut-chars", 20_000)
+    assert result.exit_code == 3
+    assert "max_uncut_chars=20000" in (tmp_path / "one.parquet.failures.jsonl").read_text()
+    options = ["--max-uncut-chars", 50_000, "--special-tokens"]
+    found = []
+    for special_tokens in ("token", "text"):
+        out = tmp_path / f"{special_tokens}.parquet"
+        assert thalweg_command(*common, out, *options, special_tokens).exit_code == 0
+        found.append(thalweg.corpus.read_metadata(out).fingerprint)
+        query = thalweg_command("search", out, "the", "--model", model_folder, "--special-tokens", special_tokens)
+        assert query.exit_code == 0, query.stderr
+    assert found[0] != found[1]
+
+
 def test_a_relative_model_is_found_from_elsewhere(
     thalweg_command: Command, docs: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

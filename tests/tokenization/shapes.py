@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,14 @@ import tokenizers
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 
-from thalweg.tokenization.cuts import KNOWN_PATTERNS
+from thalweg.tokenization import last_tokens
+from thalweg.tokenization.backend import Block
+from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.library import LibraryBackend
+from thalweg.tokenization.long_words import LongWords
+from thalweg.tokenization.patterns import AFTER_NUMBERS_ARE_APART, KNOWN_PATTERNS, NUMBERS
 from thalweg.tokenization.tokenizer import Tokenizer, TokenStream
+from thalweg.tokenization.windows import LibraryWindow
 
 EOS = 0
 BYTES = pre_tokenizers.ByteLevel.alphabet()
@@ -47,6 +53,11 @@ def byte_level(pre_tokenizer: Any, normalizer: Any = None) -> tokenizers.Tokeniz
 def split(*patterns: str) -> Any:
     parts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     return pre_tokenizers.Sequence([*parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def known(pattern: str) -> Any:
+    """A pre-tokenizer of one known pattern, and of what must come before it."""
+    return split(NUMBERS, pattern) if pattern in AFTER_NUMBERS_ARE_APART else split(pattern)
 
 
 def gpt_neox() -> tokenizers.Tokenizer:
@@ -164,6 +175,20 @@ def library(tokenizer: Tokenizer) -> LibraryBackend:
     return tokenizer._backend
 
 
+class Splitting:
+    """How a text can be split by these rules, without a self-check."""
+
+    def __init__(self, library: tokenizers.Tokenizer, rules: CutRules | None = None, rows: bool = False) -> None:
+        self.library = library
+        self.rules = rules or CutRules(library)
+        self.words = LongWords(library, self.rules) if rows else "not asked for"
+
+
+def through_windows(splitting: Splitting, pieces: Iterable[str], window_chars: int) -> Block:
+    window = LibraryWindow(splitting, with_offsets=True, window_chars=window_chars)
+    return Block.join([block for piece in pieces for block in window.push(piece)] + window.finish())
+
+
 @cache
 def ours(name: str, eos_token_id: int | None = EOS) -> Tokenizer:
     return from_library(tokenizers.Tokenizer.from_str(shape_json(name)), eos_token_id=eos_token_id)
@@ -248,3 +273,13 @@ def drain(stream: TokenStream, sizes: list[int]) -> tuple[list[int], list[tuple[
     assert stream.take(1)[0].tolist() == []
     assert stream.take(1)[1] is True
     return ids, offsets
+
+
+def last_token_modules() -> list[ModuleType]:
+    """The reference, and what is compiled, where it is."""
+    from thalweg.kernels.native import library, segment
+
+    if library.missing():
+        return [last_tokens]
+
+    return [last_tokens, segment]

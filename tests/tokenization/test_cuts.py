@@ -4,16 +4,26 @@ import random
 
 import pytest
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from tests.tokenization.shapes import ATOMS, byte_level, from_library, reference, split, with_awkward_tokens
-from thalweg.tokenization.cuts import KNOWN_PATTERNS, CutRules
-from thalweg.tokenization.windows import WindowEncoder
+from tests.tokenization.shapes import (
+    ATOMS,
+    Splitting,
+    byte_level,
+    from_library,
+    known,
+    reference,
+    through_windows,
+    with_awkward_tokens,
+)
+from thalweg.tokenization.added_tokens import AddedTokens
+from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.patterns import KNOWN_PATTERNS
 
 
 @pytest.mark.parametrize("pattern", sorted(KNOWN_PATTERNS))
 def test_known_patterns(pattern: str) -> None:
-    tokenizer = with_awkward_tokens(lambda: byte_level(split(pattern)))()
+    tokenizer = with_awkward_tokens(lambda: byte_level(known(pattern)))()
     assert CutRules(tokenizer).refusal is None
     streamed = from_library(tokenizer)
     draw = random.Random(1)
@@ -27,12 +37,12 @@ def test_known_patterns(pattern: str) -> None:
     ("allowed", "pairs"),
     [
         (True, ["e ", ". ", "e\n", ".\n", "1\t", "字\r", "글 ", "e.", "字。", "1，", 'e"']),
-        (False, [" e", "  ", "ab", "..", "a1", ".a"]),
+        (True, ["ab", "a1", "12", "1a", "aA", "字字", "ก\u0e34", "字\u0301", "글글", "a☃"]),
+        (False, [" e", "  ", "..", ".a", "字A", "\u1100\u1161", "가\u11a8", "か\u3099"]),
         (False, ["e'", "e’", "e＇"]),  # part of a contraction
         (False, ["e=", "e<", "e>"]),  # ≠ if a combining mark follows
         (False, ["\u0301 ", "é ", "\ufe70 ", "\u200b ", "\ufffd "]),  # what normalizers take away or change
         (False, ["e\u00a0", "e\u3000", "e\u2017", "e\u0301"]),
-        (False, ["o ", "O ", "o\t", "a b"[:2]]),  # within an added token, or as one once normalised
     ],
 )
 def test_where_cuts_are_allowed(allowed: bool, pairs: list[str]) -> None:
@@ -44,8 +54,34 @@ def assert_streams_exactly(backend: tokenizers.Tokenizer, text: str) -> None:
     rules = CutRules(backend)
     assert rules.refusal is None
     for window in range(1, len(text)):
-        blocks = list(WindowEncoder(backend, lambda: rules, iter(text), window_chars=window).blocks())
-        assert [int(id_) for block in blocks for id_ in block.ids] == backend.encode(text).ids
+        assert through_windows(Splitting(backend, rules), text, window).ids.tolist() == backend.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "lies"),
+    [
+        ("Two Words", 3, True),
+        ("TWO\tw", 3, True),  # as one once normalised
+        ("two", 2, True),
+        ("twe", 1, True),
+        ("owe", 2, False),
+        ("no Words", 2, False),
+        ("a b", 1, True),
+        ("A b", 1, False),  # looked for as it is
+        ("a b c", 3, True),
+        ("<|end", 2, True),
+        ("a|end", 2, False),
+        ("x" * 500 + "Two Words", 503, True),
+        ("\u0301" * 500 + "wo", 501, True),  # hardly anything is left of it
+    ],
+)
+def test_added_tokens_over_a_place(text: str, place: int, lies: bool) -> None:
+    library = byte_level(
+        pre_tokenizers.ByteLevel(),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]),
+    )
+    library.add_tokens([AddedToken("Two Words", normalized=True), AddedToken("a b c", normalized=False)])
+    assert AddedTokens(library).may_lie_over(text, place) == lies
 
 
 def test_marks_beyond_the_window_cannot_move_a_cut() -> None:

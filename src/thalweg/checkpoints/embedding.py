@@ -7,7 +7,7 @@ Files, whose formats differ between releases (what is written here suits 5.x and
     3_Normalize/config.json             {}: the folder's presence is what counts (2_Normalize without a lexicon)
     config_sentence_transformers.json   prompts, similarity
     sentence_bert_config.json           max_seq_length
-    thalweg.json                        what only thalweg knows: end tokens, head
+    thalweg.json                        what only thalweg knows: end tokens, head, special tokens
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from thalweg.checkpoints.tokens import ends_with_eos
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.pooling import POOLINGS, LastToken, Lexicon, Mean
 from thalweg.storage.untrusted_json import read_json
+from thalweg.tokenization.backend import SpecialTokens
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 ModuleClasses = Literal["stock", "thalweg", "either"]
@@ -80,6 +81,7 @@ class EmbeddingConfig:
         include_prompt: whether a mean runs over the prompt's tokens too.
         head: the one of the model's embedding heads that a pooled vector goes through; None for none.
         lexicon: what is put beside the mean of hidden vectors; None for nothing.
+        special_tokens: what the literal of a special token in a text is read as; see `thalweg.load`.
     """
 
     pooling: str = LastToken.name
@@ -94,10 +96,12 @@ class EmbeddingConfig:
     include_prompt: bool = True
     head: str | None = None
     lexicon: Lexicon | None = None
+    special_tokens: SpecialTokens = "token"
 
     def __post_init__(self) -> None:
         _one_of("pooling", self.pooling, tuple(POOLINGS))
         _one_of("similarity", self.similarity, get_args(Similarity))
+        _one_of("special_tokens", self.special_tokens, get_args(SpecialTokens))
         if self.default_prompt_name is not None:
             _one_of("default_prompt_name", self.default_prompt_name, tuple(self.prompts))
         if not 1 <= self.n_eos <= MAX_EOS:
@@ -129,6 +133,7 @@ def read_embedding_config(
         "default_prompt_name": general.text("default_prompt_name"),
         "similarity": general.text("similarity_fn_name") or "cosine",
         "n_eos": own.integer("n_eos", default.n_eos if default else 1, maximum=MAX_EOS),
+        "special_tokens": own.text("special_tokens") or "token",
         "head": own.text("head") if "head" in own.raw or default is None else default.head,
     }
     try:
@@ -196,7 +201,8 @@ def save_model_settings(folder: Path, config: EmbeddingConfig) -> None:
         write_json(
             folder / "sentence_bert_config.json", {"max_seq_length": config.max_seq_length, "do_lower_case": False}
         )
-    write_json(folder / OWN_FILE, {"append_eos": config.append_eos, "n_eos": config.n_eos, "head": config.head})
+    names = ("append_eos", "n_eos", "head", "special_tokens")
+    write_json(folder / OWN_FILE, {name: getattr(config, name) for name in names})
 
 
 def _read_modules(folder: Path, d_model: int | None) -> tuple[str, bool, Lexicon | None, bool]:

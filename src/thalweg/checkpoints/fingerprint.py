@@ -9,12 +9,13 @@ SAMPLE, SAMPLES = 4096, 512
 """A fingerprint reads at most so many samples of so many bytes of a file, evenly spread."""
 
 
-def fingerprint(folder: Path, source: Path, head: str | None) -> str:
+def fingerprint(folder: Path, source: Path, head: str | None, special_tokens: str | None = None) -> str:
     """16 hexadecimal digits that tell vectors of this model from others': small files whole, weights by samples.
 
-    Of several `.pth` files only the one that was loaded (`source`) counts, and so does the head.
+    Of several `.pth` files only the one that was loaded (`source`) counts, and so does the head. `special_tokens`: how
+    they are read, where that is not as the folder says.
     """
-    digest = hashlib.sha256() if head is None else hashlib.sha256(head.encode())
+    digest = hashlib.sha256("".join(choice for choice in (head, special_tokens) if choice).encode())
     suffixes = [".json", ".safetensors", ".bin", ".model", ".txt"]
     suffixes += [".pth"] if source == folder else []
     for path in sorted(folder.rglob("*")):

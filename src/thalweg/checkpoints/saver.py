@@ -158,7 +158,8 @@ def _write_tokenizer(
         return
     prefix = [tokens.bos] if getattr(config, "force_bos_token_insert", False) and tokens.bos is not None else []
     suffix = [tokens.eos] * embedding.n_eos if embedding.append_eos and tokens.eos is not None else []
-    write_tokenizer(source, folder, tokens, prefix=prefix, suffix=suffix)
+    as_text = embedding.special_tokens == "text"
+    write_tokenizer(source, folder, tokens, prefix=prefix, suffix=suffix, special_tokens_are_text=as_text)
 
 
 def _check_free(folder: Path, config_file: str, overwrite: bool) -> None:

@@ -35,10 +35,19 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         raise InvalidInputError(f"{source} holds no tokenizer file; looked for {', '.join(TOKENIZER_FILES)}")
 
 
-def write_tokenizer(source: Path, folder: Path, tokens: TokenIds, *, prefix: list[int], suffix: list[int]) -> None:
+def write_tokenizer(
+    source: Path,
+    folder: Path,
+    tokens: TokenIds,
+    *,
+    prefix: list[int],
+    suffix: list[int],
+    special_tokens_are_text: bool = False,
+) -> None:
     """The tokenizer of `source` in the files that transformers reads, putting `prefix` and `suffix` around a text.
 
     `tokens`: the special tokens to state. A tokenizer without tokenizer.json is copied as it is.
+    `special_tokens_are_text`: their literals in a text are.
 
     Raises:
         InvalidInputError: there is no tokenizer.
@@ -56,6 +65,8 @@ def write_tokenizer(source: Path, folder: Path, tokens: TokenIds, *, prefix: lis
         raw |= {"post_processor": _template(library, prefix, suffix), "truncation": None, "padding": None}
         (folder / "tokenizer.json").write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
     settings = _settings(source, library, tokens)
+    if special_tokens_are_text:
+        settings["split_special_tokens"] = True
     (folder / "tokenizer_config.json").write_text(
         json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

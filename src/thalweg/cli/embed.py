@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +15,13 @@ from thalweg.cli.embed_summary import input_lines
 from thalweg.cli.options import (
     Debug,
     Device,
-    DtypeName,
     DtypeOption,
+    MaxUncutChars,
     Model,
     PrecisionName,
-    QuantizeName,
     QuantizeOption,
     Revision,
+    SpecialTokensOption,
     lasting_name,
     load_model,
 )
@@ -34,6 +34,7 @@ from thalweg.system.words import counted
 
 if TYPE_CHECKING:
     from thalweg.corpus import Mode, Settings, Summary
+    from thalweg.embedder.embedder import Embedder
 
 INPUT_PANEL, VECTOR_PANEL, RUN_PANEL = "Input", "Vectors", "Run"
 
@@ -60,6 +61,8 @@ def embed(
     device: Device = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    special_tokens: SpecialTokensOption = None,
+    max_uncut_chars: MaxUncutChars = None,
     text_column: Annotated[
         str | None,
         typer.Option(
@@ -228,7 +231,19 @@ def embed(
             strict=strict,
         )
         mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
-        failed = _run(inputs, out, settings, mode, device, dtype, quantize, globs or [], reading, lines, quiet)
+
+        def load() -> Embedder:
+            return load_model(
+                settings.model,
+                settings.revision,
+                device,
+                dtype,
+                quantize,
+                special_tokens=special_tokens,
+                max_uncut_chars=max_uncut_chars,
+            )
+
+        failed = _run(inputs, out, settings, mode, load, globs or [], reading, lines, quiet)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -238,9 +253,7 @@ def _run(
     out: Path,
     settings: Settings,
     mode: Mode,
-    device: str | None,
-    dtype: DtypeName | None,
-    quantize: QuantizeName | None,
+    load: Callable[[], Embedder],
     globs: list[str],
     reading: Reading,
     lines: bool,
@@ -252,7 +265,7 @@ def _run(
     check_free(out, mode)
     found = discover(inputs, globs=globs, reading=reading, lines=lines, exclude=[out, *companions(out)])
     console = stderr()
-    embedder = load_model(settings.model, settings.revision, device, dtype, quantize)
+    embedder = load()
     try:
         with progress_line(console, shown=not quiet) as follow:
             summary = embed_corpus(

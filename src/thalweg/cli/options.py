@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
 
@@ -28,6 +28,13 @@ class QuantizeName(str, Enum):
 
     int8 = "int8"
     int4 = "int4"
+
+
+class SpecialTokensName(str, Enum):
+    """What the literal of a special token in a text is read as."""
+
+    token = "token"
+    text = "text"
 
 
 class PrecisionName(str, Enum):
@@ -63,7 +70,30 @@ QuantizeOption = Annotated[
         show_default=False,
     ),
 ]
+SpecialTokensOption = Annotated[
+    SpecialTokensName | None,
+    typer.Option(
+        "--special-tokens",
+        help="What the literal of a special token, such as <|endoftext|>, in a text is: that token or text.",
+        show_default="what the model says, else token",
+    ),
+]
+MaxUncutChars = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Characters of a text that cannot be tokenised in parts to hold in memory, at 200 to 650 bytes each.",
+        show_default="1048576",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class TokenizerOptions(TypedDict):
+    """How texts are tokenised, for `load_model`."""
+
+    special_tokens: SpecialTokensName | None
+    max_uncut_chars: int | None
 
 
 def finite(value: float | None) -> float | None:
@@ -85,6 +115,8 @@ def load_model(
     quantize: QuantizeName | None = None,
     *,
     local_files_only: bool | None = None,
+    special_tokens: SpecialTokensName | None = None,
+    max_uncut_chars: int | None = None,
 ) -> Embedder:
     """`thalweg.load` with what the command line gave."""
     import thalweg
@@ -96,6 +128,8 @@ def load_model(
         dtype=cast("Dtype", dtype.value if dtype else None),
         quantize=quantize.value if quantize else None,
         local_files_only=local_files_only,
+        special_tokens=special_tokens.value if special_tokens else None,
+        max_uncut_chars=max_uncut_chars,
     )
 
 

@@ -9,7 +9,17 @@ import typer
 
 from thalweg.assets import MODEL_NAME
 from thalweg.cli.console import errors_told, print_json, stderr, stdout
-from thalweg.cli.options import Debug, Device, DtypeOption, QuantizeOption, Revision, load_model
+from thalweg.cli.options import (
+    Debug,
+    Device,
+    DtypeOption,
+    MaxUncutChars,
+    QuantizeOption,
+    Revision,
+    SpecialTokensOption,
+    TokenizerOptions,
+    load_model,
+)
 from thalweg.cli.show_hits import show_hits
 from thalweg.errors import CheckpointError
 
@@ -28,6 +38,8 @@ def search(
     device: Device = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    special_tokens: SpecialTokensOption = None,
+    max_uncut_chars: MaxUncutChars = None,
     prompt: Annotated[str | None, typer.Option(help="Text put before the query.", show_default=False)] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="The model's prompt of that name.", show_default="query, if it has one")
@@ -41,6 +53,7 @@ def search(
     with errors_told(debug):
         from thalweg import corpus
 
+        reading: TokenizerOptions = {"special_tokens": special_tokens, "max_uncut_chars": max_uncut_chars}
         metadata = corpus.read_metadata(vectors)
         named = metadata.model not in (None, MODEL_NAME)
         if model is None and named:
@@ -48,11 +61,11 @@ def search(
             model, revision = metadata.model, revision or metadata.revision
             stderr().print(f"model: {model}, named by {vectors}")
             try:
-                embedder = load_model(model, revision, device, dtype, quantize, local_files_only=True)
+                embedder = load_model(model, revision, device, dtype, quantize, local_files_only=True, **reading)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; pass --model {model} to fetch it, if you trust it") from error
         else:
-            embedder = load_model(model, revision, device, dtype, quantize)
+            embedder = load_model(model, revision, device, dtype, quantize, **reading)
         hits = corpus.search(vectors, metadata, embedder, query, k, prompt=prompt, prompt_name=prompt_name)
         if as_json:
             found = [{"rank": rank, "score": hit.score, **hit.row} for rank, hit in enumerate(hits, 1)]

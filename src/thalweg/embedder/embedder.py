@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg.checkpoints import Checkpoint, TokenIds
+from thalweg.checkpoints import Checkpoint, EmbeddingConfig, TokenIds
 from thalweg.checkpoints.fingerprint import fingerprint
 from thalweg.checks import one_of, text, whole_number
 from thalweg.embedder.cancelling import check_stop
@@ -37,6 +37,7 @@ from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import Pooling, make_pooling
 from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, SpecialTokens
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 if TYPE_CHECKING:
@@ -53,7 +54,15 @@ PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("
 class Embedder:
     """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str, head: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        head: str | None = None,
+        *,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self.name = name
         self.family = checkpoint.family
@@ -73,7 +82,12 @@ class Embedder:
                 "id; add bos_token_id to config.json"
             )
         self.tokenizer = Tokenizer.from_folder(
-            checkpoint.folder, eos_token_id=eos, bos_token_id=bos, n_eos=self.embedding_config.n_eos
+            checkpoint.folder,
+            eos_token_id=eos,
+            bos_token_id=bos,
+            n_eos=self.embedding_config.n_eos,
+            special_tokens=self.embedding_config.special_tokens if special_tokens is None else special_tokens,
+            max_uncut_chars=MAX_UNCUT_CHARS if max_uncut_chars is None else max_uncut_chars,
         )
         self._probe_id = checkpoint.eos_token_id
         self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
@@ -142,6 +156,11 @@ class Embedder:
         """Names of the embedding heads that the model has; `thalweg.load(head=…)` chooses one of them."""
         return tuple(getattr(self.model, "heads", ()))
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """What the literal of a special token in a text is read as; see `thalweg.load`."""
+        return self.tokenizer.special_tokens
+
     def _checked_head(self, head: str | None) -> str | None:
         if head is not None and (not isinstance(head, str) or head not in self.heads):
             known = ", ".join(map(repr, self.heads)) or "none"
@@ -170,7 +189,8 @@ class Embedder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell vectors of this model from those of others."""
-        return fingerprint(self.folder, self._checkpoint.source, self.head)
+        chosen = None if self.special_tokens == self.embedding_config.special_tokens else self.special_tokens
+        return fingerprint(self.folder, self._checkpoint.source, self.head, chosen)
 
     def schedule(
         self,
@@ -203,6 +223,11 @@ class Embedder:
             raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
         return self.prompts[name]
 
+    @property
+    def saved_config(self) -> EmbeddingConfig:
+        """`embedding_config` with what was chosen when the model was loaded."""
+        return replace(self.embedding_config, head=self.head, special_tokens=self.special_tokens)
+
     def save(
         self,
         folder: str | Path,
@@ -228,7 +253,7 @@ class Embedder:
                 quantised.
         """
         export(
-            replace(self._checkpoint, embedding=replace(self.embedding_config, head=self.head)),
+            replace(self._checkpoint, embedding=self.saved_config),
             folder,
             name=self.name,
             dimension=self.dimension,
@@ -261,6 +286,8 @@ class Embedder:
         batch_size: int | None = None,
         convert_to_tensor: bool = False,
         device: str | torch.device | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
     ) -> Any:
         """Vectors of texts of any length.
 
@@ -279,6 +306,7 @@ class Embedder:
                 (`max_tokens_per_step`), however many there are.
             convert_to_tensor: return a torch.Tensor on the model's device instead of an array.
             device: move the model there first.
+            special_tokens, max_uncut_chars: as in `thalweg.load`; None is what was given there.
 
         Returns:
             An array (n, d) in input order, or (d,) for a single text.
@@ -312,6 +340,8 @@ class Embedder:
                 max_tokens_per_step=max_tokens_per_step,
                 max_in_flight=max_in_flight,
                 progress=report,
+                special_tokens=special_tokens,
+                max_uncut_chars=max_uncut_chars,
             ):
                 vectors[embedding.index] = embedding.vector
                 cut += embedding.truncated
@@ -417,6 +447,8 @@ class Embedder:
         max_in_flight: int | None = ...,
         on_error: Literal["raise"] = ...,
         progress: Callable[[Progress], None] | None = ...,
+        special_tokens: SpecialTokens | None = ...,
+        max_uncut_chars: int | None = ...,
     ) -> Iterator[Embedding]: ...
 
     @overload
@@ -436,6 +468,8 @@ class Embedder:
         max_in_flight: int | None = ...,
         on_error: Literal["yield"],
         progress: Callable[[Progress], None] | None = ...,
+        special_tokens: SpecialTokens | None = ...,
+        max_uncut_chars: int | None = ...,
     ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
@@ -454,6 +488,8 @@ class Embedder:
         max_in_flight: int | None = None,
         on_error: Literal["raise", "yield"] = "raise",
         progress: Callable[[Progress], None] | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
     ) -> Iterator[Embedding | Failure]:
         """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
 
@@ -495,20 +531,20 @@ class Embedder:
             max_in_flight=max_in_flight,
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
-        return self._run(
-            schedule, documents, before, section_size, ordered, normalize, truncate_dim, max_length, on_error, progress
-        )
+        tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
+        texts = tokenized(documents, tokenizer, before, max_length, section_size is not None, self._probe_id)
+        blocking = not isinstance(documents, Sequence)
+        return self._run(schedule, texts, blocking, section_size, ordered, normalize, truncate_dim, on_error, progress)
 
     def _run(
         self,
         schedule: Schedule,
-        documents: Iterable[TextSource],
-        prompt: str,
+        documents: Iterator[TokenizedText],
+        blocking: bool,
         section_size: int | None,
         ordered: bool,
         normalize: bool,
         truncate_dim: int | None,
-        max_length: int | None,
         on_error: Literal["raise", "yield"],
         progress: Callable[[Progress], None] | None,
     ) -> Iterator[Embedding | Failure]:
@@ -520,9 +556,7 @@ class Embedder:
                 progress(done)
 
         def sources() -> Iterator[TokenSource]:
-            for index, text in enumerate(
-                tokenized(documents, self.tokenizer, prompt, max_length, section_size is not None, self._probe_id)
-            ):
+            for index, text in enumerate(documents):
                 texts[index] = text
                 yield text
 
@@ -534,7 +568,7 @@ class Embedder:
                 may_start=None if queue is None else queue.has_room,
                 is_early=None if queue is None else queue.is_early,
                 on_step=on_step,
-                blocking=not isinstance(documents, Sequence),
+                blocking=blocking,
             )
             for result in results if queue is None else queue.release(results):
                 text = texts[result.key]

@@ -15,6 +15,7 @@ from thalweg.embedder.dtypes import Dtype, torch_dtype
 from thalweg.embedder.embedder import Embedder
 from thalweg.errors import InvalidInputError
 from thalweg.models.quantized import Quantization
+from thalweg.tokenization.backend import SpecialTokens
 
 
 def load(
@@ -28,6 +29,8 @@ def load(
     local_files_only: bool | None = None,
     head: str | None = None,
     quantize: Quantization | None = None,
+    special_tokens: SpecialTokens | None = None,
+    max_uncut_chars: int | None = None,
 ) -> Embedder:
     """Load a model to embed with.
 
@@ -47,6 +50,11 @@ def load(
         quantize: "int8" keeps the wide weights in 8 bits and multiplies in integers, for speed; "int4" keeps them in 4
             bits, for memory (`docs/quantization.md`). On the CPU only, without gradients. It is the model that is
             quantised; of vectors that is `precision`.
+        special_tokens: what the literal of a special token ("<|endoftext|>") in a text or prompt is read as: "token" is
+            the token itself, as in transformers, so that texts of strangers can end a document in its middle; "text"
+            is the characters that it has. None is what the folder says; "token" if it says nothing.
+        max_uncut_chars: most characters of a text in memory where it cannot be tokenised in parts (1,048,576); a longer
+            one is refused. Such a text needs 200 to 650 bytes a character. See `docs/checkpoints.md`.
 
     Raises:
         CheckpointError: the model cannot be found or loaded; the message says why and what to do.
@@ -56,7 +64,7 @@ def load(
     folder = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     place = _place(device, quantize)
     checkpoint = load_checkpoint(folder, dtype=torch_dtype(dtype), device=place, quantize=quantize)
-    return Embedder(checkpoint, name=name, head=head)
+    return Embedder(checkpoint, name=name, head=head, special_tokens=special_tokens, max_uncut_chars=max_uncut_chars)
 
 
 def describe(

@@ -7,6 +7,7 @@ from typing import TypedDict
 import torch
 
 from thalweg.pooling.vectors import Precision
+from thalweg.tokenization.backend import SpecialTokens
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -25,3 +26,5 @@ class EncodeOptions(TypedDict, total=False):
     batch_size: int | None
     convert_to_tensor: bool
     device: str | torch.device | None
+    special_tokens: SpecialTokens | None
+    max_uncut_chars: int | None

@@ -46,10 +46,12 @@ class ThalwegEmbeddings(BaseModel, Embeddings):
     cache_folder: str | None = Field(default=None, frozen=True)
     """Where downloads are kept, instead of huggingface_hub's cache."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True, repr=False)
-    """Arguments of `thalweg.load`: device, dtype, revision, token, local_files_only, head."""
+    """Arguments of `thalweg.load`: device, dtype, revision, token, local_files_only, head, special_tokens,
+    max_uncut_chars."""
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `Embedder.encode`: prompt, prompt_name, normalize_embeddings, truncate_dim, precision,
-    vertical_chunk_size, max_tokens_per_step, max_in_flight, max_length (off: nothing is cut)."""
+    vertical_chunk_size, max_tokens_per_step, max_in_flight, max_length (off: nothing is cut), special_tokens,
+    max_uncut_chars."""
     query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     """The same for queries; without any they get `encode_kwargs`. What is left out here is taken from there, except a
     prompt."""

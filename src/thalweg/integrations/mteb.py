@@ -42,7 +42,7 @@ __all__ = ["ThalwegEncoder"]
 LASTING = ("max_length", "truncate_dim", "normalize_embeddings")
 """Options of `Embedder.encode` that change vectors: given once, they mark the results of mteb's cache as their own."""
 
-PASSING = (*LASTING, "precision", "vertical_chunk_size", "max_tokens_per_step", "max_in_flight")
+PASSING = (*LASTING, "precision", "vertical_chunk_size", "max_tokens_per_step", "max_in_flight", "max_uncut_chars")
 """Options of `Embedder.encode` that `encode_kwargs` may hold."""
 
 _LOADER = ("batch_size", "show_progress_bar")

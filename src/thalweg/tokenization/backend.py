@@ -1,16 +1,20 @@
-"""What `thalweg.tokenization.tokenizer` asks of a tokenizer: the ids of short texts, and windows over one long text.
+"""What `thalweg.tokenization.tokenizer` asks of a tokenizer: the ids of short texts, and a window over one long
+text.
 
 BOS, EOS and the length limit are none of a backend's business: they are put on by `Tokenizer` and `TokenStream`.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 WINDOW_CHARS = 1 << 14  # speed differs little from 2 Ki to 64 Ki; texts up to this length are never cut
 MAX_UNCUT_CHARS = 1 << 20  # 200 to 650 MiB in the worst case
+
+SpecialTokens = Literal["token", "text"]
+"""What the literal of a special token in a text ("<|endoftext|>") is read as."""
 
 
 class Block(NamedTuple):
@@ -37,16 +41,35 @@ class Block(NamedTuple):
         return Block(np.array(ids, dtype=np.int32), offsets)
 
 
-class Windows(Protocol):
-    """One text on its way through a tokenizer."""
+EMPTY = Block(np.zeros(0, dtype=np.int32), np.zeros((0, 2), dtype=np.int64))
+
+
+class Window(Protocol):
+    """One text on its way through a tokenizer: pieces go in, ids come out once what follows cannot change them.
+
+    What it knows is plain data: it can be copied in the middle of a text, and saved and restored.
+    """
 
     @property
     def end(self) -> int:
-        """Characters of the text read so far, the skipped ones not counted."""
+        """Characters of the text so far, the skipped ones not counted."""
         ...
 
-    def blocks(self) -> Iterator[Block]:
-        """The ids of the text, once. Raises TokenizationError where they cannot be had in bounded memory."""
+    def push(self, text: str) -> list[Block]:
+        """The ids that the next piece of the text decides. Raises TokenizationError where they cannot be had in bounded
+        memory."""
+        ...
+
+    def finish(self) -> list[Block]:
+        """The other ids: the text has ended. Nothing can be pushed afterwards."""
+        ...
+
+    def copy(self) -> "Window":
+        """An independent one that has read the same text."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that it knows, as JSON holds it: `Backend.restored` makes it again."""
         ...
 
 
@@ -58,12 +81,18 @@ class Backend(Protocol):
         """One more than the largest id."""
         ...
 
+    def reading(self, special_tokens: SpecialTokens) -> "Backend":
+        """This tokenizer, with the literals of special tokens read so."""
+        ...
+
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """The ids (n,) of each text. The texts hold no lone surrogate and are small enough to be encoded at once."""
         ...
 
-    def windows(
-        self, pieces: Iterator[str], *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int
-    ) -> Windows:
-        """The text that `pieces` join to. Of its characters the first `skip` (the prompt) count as none in offsets."""
+    def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> Window:
+        """For one text, of whose characters the first `skip` (the prompt) count as none in offsets."""
+        ...
+
+    def restored(self, state: Mapping[str, Any]) -> Window:
+        """The window of this state."""
         ...

@@ -3,7 +3,7 @@
 A cut lies between two characters x|y. It is used only when no stage of the tokenizer can look or join across it,
 whatever else the text holds:
 
-    added tokens    none contains x and y side by side, so none lies over the cut
+    added tokens    none has x and y side by side after what is before x here, so that none lies over the cut
     normalizer      a kind that works character by character (or on a run of marks or spaces); x and y are no part
                     of such a run
     pre-tokenizer   a kind, or a published pattern, that never reads on from x to y (`KNOWN_PATTERNS`)
@@ -15,62 +15,26 @@ encoding of the window around the cut. What this file cannot prove safe is not c
 to a bound.
 """
 
-import itertools
 import json
 import re
 import string
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tokenizers
 
-# Patterns of `Split` pre-tokenizers that have been read by hand: whether a piece ends between characters x|y that
-# `_is_local` allows is decided by the text up to y alone, and nothing looks behind, so that the pieces right of such an
-# end are those of the text from there on. (BLOOM's is missing: its " ?" after punctuation depends on what follows.)
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED_WORD = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+@|"
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*@|"
-)
-KNOWN_PATTERNS = frozenset(
-    {
-        # GPT-2
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        # cl100k, Llama 3, Granite; Qwen 2; MiniCPM
-        *(
-            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
-            for digits in (r"\p{N}{1,3}", r"\p{N}", r"\p{N}+")
-        ),
-        # cl100k as OpenAI publishes it; LLaDA
-        *(
-            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|"
-            + digits
-            + r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-            for digits in (r"\p{N}{1,3}", r"\p{N}")
-        ),
-        # Qwen 3.5
-        _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES,
-        # o200k; Mistral's tekken, Nemotron
-        _CASED_WORD.replace("@", _CONTRACTION + "?") + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES,
-        _CASED_WORD.replace("@", "") + r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES,
-        # DeepSeek 3, three in a row
-        r"\p{N}{1,3}",
-        r"[一-龥぀-ゟ゠-ヿ]+",
-        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
-        + _SPACES,
-        # Falcon, after punctuation, GPT-2's pattern and digits
-        r"[0-9][0-9][0-9]",
-    }
-)
+from thalweg.tokenization.added_tokens import AddedTokens
+from thalweg.tokenization.library_errors import normalize
+from thalweg.tokenization.normalizers import RUNS_OF_SPACES, NormalizerRules
+from thalweg.tokenization.patterns import AFTER_NUMBERS_ARE_APART, KNOWN_PATTERNS, NUMBERS, as_known
 
 # Normalizers that map characters one by one, or runs of combining marks, or only the ends of the text.
 _LOCAL_NORMALIZERS = frozenset(
     {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Precompiled", "BertNormalizer"}
     | {"Strip", "Prepend"}
 )
-_SPACE_RUNS = frozenset({" {2,}", " +", r"\s+", r"\s{2,}"})
 _CHARACTER_CLASS = re.compile(r"\[((?:\\u[0-9a-fA-F]{4}|[^]\\[^&-])+)\]")  # listed characters only
 # Pre-tokenizers that decide by the classes of two neighbouring characters.
 _LOCAL_PRE_TOKENIZERS = frozenset(
@@ -80,48 +44,97 @@ _LOCAL_PRE_TOKENIZERS = frozenset(
 _UNSURE = frozenset("'’<=>")
 
 
+class Cut(NamedTuple):
+    char: int  # position in the text
+    token: int  # first token of its encoding after it
+
+
 class CutRules:
     """What the settings of one `tokenizers.Tokenizer` allow; `refusal` says why nothing, if nothing."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        normalizers = _components(backend.normalizer, "normalizers")
-        pre_tokenizers = _components(backend.pre_tokenizer, "pretokenizers")
-        self.refusal = _normalizer_refusal(normalizers) or _pre_tokenizer_refusal(normalizers, pre_tokenizers)
-        self._replaced = frozenset().union(
-            *(_replaced_characters(part["pattern"]) for part in normalizers if part["type"] == "Replace")
+        self.normalizers = _components(backend.normalizer, "normalizers")
+        self.pre_tokenizers = _components(backend.pre_tokenizer, "pretokenizers")
+        self.refusal = _normalizer_refusal(self.normalizers) or _pre_tokenizer_refusal(
+            self.normalizers, self.pre_tokenizers
         )
-        self._pairs_in_added_tokens = _pairs_in_added_tokens(backend)
-        self._merges = _MergeRule(backend, pre_tokenizers)
+        self._places = NormalizerRules(self.normalizers)
+        self._replaced = frozenset().union(
+            *(_replaced_characters(part["pattern"]) for part in self.normalizers if part["type"] == "Replace")
+        )
+        self.added_tokens = AddedTokens(backend)
+        precompiled = any(part["type"] == "Precompiled" for part in self.normalizers)
+        self._vanishing = _VanishingCharacters(backend, self.added_tokens) if precompiled else None
+        self._merges = _MergeRule(backend, self.pre_tokenizers)
+
+    def offsets_hold(self, text: str) -> bool:
+        """Whether offsets in the encoding of `text` are right. (Where `Precompiled` takes away the first character that
+        it is given, all later ones are too small.)"""
+        return self._vanishing is None or not self._vanishing.begin_a_part_of(text)
 
     def allows(self, x: str, y: str) -> bool:
-        """Whether added tokens, normalizer and pre-tokenizer leave characters x|y apart."""
-        return (
-            _is_local(x, y)
-            and self._replaced.isdisjoint(x + y + unicodedata.normalize("NFKD", x + y))
-            and _folded(x)[-1:] + _folded(y)[:1] not in self._pairs_in_added_tokens
+        """Whether normalizer and pre-tokenizer leave characters x|y apart, where x and y are in different words or no
+        merge joins them."""
+        return (_is_local(x, y) or (_is_decided(x, y) and self._places.apart(x, y))) and self._replaced.isdisjoint(
+            x + y + unicodedata.normalize("NFKD", x + y)
         )
+
+    def last_cut(self, encoding: tokenizers.Encoding, text: str, low: int, high: int) -> Cut | None:
+        """The last safe cut of `text`, which goes on, in (low, high]."""
+        token = len(encoding) - 1
+        if token >= 0 and encoding.ids[token] in self.added_tokens.ids:
+            token -= 1  # not if it must be a word of its own, and what follows shows that it is none
+        while token > 0:
+            word = None if self._merges.applies else encoding.token_to_word(token)
+            if word is not None:
+                token = _tokens_of(encoding, word)[0]  # no other place in the word can be a cut
+            char = _span(encoding, token - 1)[1] if token else 0
+            if char <= low:
+                return None
+            if char <= high and self._is_cut(encoding, text, char, token):
+                return Cut(char, token)
+            token -= 1
+        return None
 
     def token_at(self, encoding: tokenizers.Encoding, text: str, position: int) -> int | None:
         """Index of the first token of `text[position:]` in the encoding of `text`, None if this is no safe cut."""
-        if not self.allows(text[position - 1], text[position]):
-            return None
-        left = encoding.char_to_token(position - 1)
-        if left is None:
-            return None
-        right = left + 1
-        while right < len(encoding) and _span(encoding, right)[0] < position:
-            right += 1  # one character can be several tokens (bytes)
-        if right == len(encoding) or _span(encoding, right - 1)[1] != position:
-            return None
-        if encoding.token_to_word(right - 1) != encoding.token_to_word(right):
-            return right
-        return right if self._merges.never_joins(text[position - 1], text[position]) else None
+        token = token_after(encoding, position)
+        return token if token is not None and self._is_cut(encoding, text, position, token) else None
+
+    def _is_cut(self, encoding: tokenizers.Encoding, text: str, char: int, token: int) -> bool:
+        """Whether a safe cut at `char` lies between tokens token - 1 and token."""
+        if token == len(encoding) or not self.allows(text[char - 1], text[char]):
+            return False
+        if self.added_tokens.may_lie_over(text, char):
+            return False
+        if _span(encoding, token - 1)[1] != char or _span(encoding, token)[0] < char:
+            return False
+        if encoding.token_to_word(token - 1) != encoding.token_to_word(token):
+            return True
+        return self._merges.never_joins(text[char - 1], text[char])
+
+
+def token_after(encoding: tokenizers.Encoding, position: int) -> int | None:
+    """Index of the first token that begins at `position` or later, None if the character before it is in no token."""
+    left = encoding.char_to_token(position - 1)
+    if left is None:
+        return None
+    right = left + 1
+    while right < len(encoding) and _span(encoding, right)[0] < position:
+        right += 1  # one character can be several tokens (bytes)
+    return right
 
 
 def _span(encoding: tokenizers.Encoding, token: int) -> tuple[int, int]:
     span = encoding.token_to_chars(token)
     assert span is not None
     return span
+
+
+def _tokens_of(encoding: tokenizers.Encoding, word: int) -> tuple[int, int]:
+    tokens = encoding.word_to_tokens(word)
+    assert tokens is not None
+    return tokens
 
 
 def _is_local(x: str, y: str) -> bool:
@@ -138,6 +151,19 @@ def _is_solid(x: str) -> bool:
 def _is_punctuation(y: str) -> bool:
     first = unicodedata.normalize("NFKD", y)[0]
     return first not in _UNSURE and (first in string.punctuation or unicodedata.category(first).startswith("P"))
+
+
+def _is_decided(x: str, y: str) -> bool:
+    """Whether a word that ends between x|y when the text ends with y does so whatever follows, and none that does not.
+
+    x is a letter or digit, y too or a mark or symbol. What follows decides only whether capitals belong to the letters
+    without case before them.
+    """
+    last, first = unicodedata.normalize("NFKD", x)[-1], unicodedata.normalize("NFKD", y)[0]
+    before, after = ({unicodedata.category(char) for char in chars} for chars in (x + last, y + first))
+    if not last.isalnum() or first in _UNSURE or not {kind[0] for kind in after} <= set("LNMS"):
+        return False
+    return after.isdisjoint({"Lu", "Lt"}) or before <= {"Ll", "Nd", "Nl", "No"}
 
 
 def _components(component: Any, key: str) -> list[dict[str, Any]]:
@@ -164,7 +190,7 @@ def _normalizer_refusal(normalizers: list[dict[str, Any]]) -> str | None:
 
 
 def _replaces_locally(pattern: dict[str, str], content: str) -> bool:
-    if pattern.get("Regex") in _SPACE_RUNS:
+    if pattern.get("Regex") in RUNS_OF_SPACES:
         return content in (" ", "▁")
     if pattern.get("String") == " ":
         return content == "▁"
@@ -185,17 +211,19 @@ def _replaced_characters(pattern: dict[str, str]) -> frozenset[str]:
 
 def _pre_tokenizer_refusal(normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]) -> str | None:
     spaces_replaced = any(settings.get("content") == "▁" for settings in normalizers)
+    numbers_are_apart = False
     for settings in pre_tokenizers:
         pattern = settings.get("pattern", {}).get("Regex")
-        if not _splits_locally(settings):
+        if not _splits_locally(settings, numbers_are_apart):
             return f"its pre-tokenizer {json.dumps(settings, ensure_ascii=False)[:300]} is not among the known ones"
         if spaces_replaced and (pattern or settings.get("use_regex")):
             return f"its pre-tokenizer {settings['type']} runs after the spaces were replaced"
         spaces_replaced |= settings["type"] == "Metaspace"
+        numbers_are_apart |= settings["type"] == "Digits" or pattern == NUMBERS or bool(settings.get("use_regex"))
     return None
 
 
-def _splits_locally(settings: dict[str, Any]) -> bool:
+def _splits_locally(settings: dict[str, Any], numbers_are_apart: bool) -> bool:
     if settings["type"] == "ByteLevel" or settings["type"] in _LOCAL_PRE_TOKENIZERS:
         return True
     if settings["type"] != "Split":
@@ -204,48 +232,52 @@ def _splits_locally(settings: dict[str, Any]) -> bool:
         return len(settings["pattern"]["String"]) == 1
     # Either way every match is one piece, and so is every gap between matches (that other way drops the gaps).
     keeps_matches = (settings["behavior"], settings["invert"]) in {("Isolated", False), ("Removed", True)}
-    return keeps_matches and settings["pattern"]["Regex"] in KNOWN_PATTERNS
+    pattern = as_known(settings["pattern"]["Regex"])
+    return keeps_matches and pattern in KNOWN_PATTERNS and (numbers_are_apart or pattern not in AFTER_NUMBERS_ARE_APART)
 
 
-def _pairs_in_added_tokens(backend: tokenizers.Tokenizer) -> frozenset[str]:
-    """Every two neighbouring characters inside an added token, folded as `_folded` does."""
-    pairs: set[str] = set()
-    for token in backend.get_added_tokens_decoder().values():
-        pairs.update(x + y for x, y in itertools.pairwise(_folded(token.content)))
-    return frozenset(pairs)
+class _VanishingCharacters:
+    """Those that the normalizer takes away, at the start of a text or after an added token."""
 
+    def __init__(self, backend: tokenizers.Tokenizer, added_tokens: AddedTokens) -> None:
+        self._normalizer = backend.normalizer
+        ends = [rf"{re.escape(content)}\s*" for content in added_tokens.raw]
+        self._starts = re.compile("|".join(["^", *ends]))
 
-def _folded(text: str) -> str:
-    """`text` without what a normalizer may take away: case, accents, compatibility forms, kinds of whitespace."""
-    decomposed = unicodedata.normalize("NFKD", text).lower()
-    return "".join(" " if char.isspace() else char for char in decomposed if unicodedata.category(char) != "Mn")
+    def begin_a_part_of(self, text: str) -> bool:
+        firsts = {text[match.end()] for match in self._starts.finditer(text) if match.end() < len(text)}
+        nothing = normalize(self._normalizer, "xx")
+        return any(normalize(self._normalizer, f"x{char}x") == nothing for char in firsts)
 
 
 class _MergeRule:
     """For a BPE over characters: whether no merge can ever join x and y. For any other model: never sure."""
 
     def __init__(self, backend: tokenizers.Tokenizer, pre_tokenizers: list[dict[str, Any]]) -> None:
-        self._backend = backend
+        self._normalizer = backend.normalizer
         self._space = next((part["replacement"] for part in pre_tokenizers if part["type"] == "Metaspace"), " ")
-        self._known: dict[str, bool] = {}
         model = backend.model
-        self._applies = (
+        self.applies = (
             isinstance(model, tokenizers.models.BPE)
             and not any(part["type"] == "ByteLevel" for part in pre_tokenizers)
             and not (model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix)
         )
-        self._vocabulary = "\0".join(backend.get_vocab(with_added_tokens=False)) if self._applies else ""
-        if "><0x" in self._vocabulary:  # merged byte-fallback tokens do not show their characters
-            self._applies = False
+        vocabulary = "\0".join(backend.get_vocab(with_added_tokens=False)) if self.applies else ""
+        if "><0x" in vocabulary:  # merged byte-fallback tokens do not show their characters
+            self.applies = False
+        chars = np.frombuffer(vocabulary.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+        self._pairs = np.unique(chars[:-1] << np.uint64(32) | chars[1:])  # all two neighbours in an entry
 
     def never_joins(self, x: str, y: str) -> bool:
-        if self._applies and x + y not in self._known:
-            self._known[x + y] = self._search(x, y)
-        return self._applies and self._known[x + y]
-
-    def _search(self, x: str, y: str) -> bool:
+        if not self.applies:
+            return False
         left, whole = f"a{x}", f"a{x}{y}a"  # the letters keep Prepend and Strip away from x and y
-        if self._backend.normalizer is not None:
-            left, whole = (self._backend.normalizer.normalize_str(text) for text in (left, whole))
-        pair = whole[len(left) - 1 : len(left) + 1].replace(" ", self._space)
-        return whole.startswith(left) and pair not in self._vocabulary
+        left, whole = (normalize(self._normalizer, text) for text in (left, whole))
+        if not whole.startswith(left) or len(whole) == len(left):
+            return False
+        first, second = (
+            np.uint64(ord(char)) for char in whole[len(left) - 1 : len(left) + 1].replace(" ", self._space)
+        )
+        pair = first << np.uint64(32) | second
+        at = np.searchsorted(self._pairs, pair)
+        return bool(at == len(self._pairs) or self._pairs[at] != pair)

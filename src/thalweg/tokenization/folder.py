@@ -11,7 +11,7 @@ import tokenizers
 
 from thalweg.errors import CheckpointError, MissingExtraError
 from thalweg.storage.untrusted_json import check_size, read_json
-from thalweg.tokenization.backend import Backend
+from thalweg.tokenization.backend import Backend, SpecialTokens
 from thalweg.tokenization.library import LibraryBackend
 from thalweg.tokenization.library_errors import library_errors
 from thalweg.tokenization.world import WorldBackend, read_vocabulary
@@ -24,8 +24,8 @@ _WORLD_VOCABULARY = "rwkv_vocab_*.txt"
 _SENTENCEPIECE_SAMPLE = "It's a  test: 12 naïve cafés\n\n日本語 «ok» 😀 x"
 
 
-def load_backend(folder: Path) -> Backend:
-    """The tokenizer of `folder` as its files describe it.
+def load_backend(folder: Path, special_tokens: SpecialTokens = "token") -> Backend:
+    """The tokenizer of `folder` as its files describe it, with the literals of its special tokens read as told.
 
     A vocabulary of the RWKV models means their own tokenizer, whatever Python code and settings lie beside it. Else
     tokenizer.json is read as it is. A sentencepiece model (also Mistral's tokenizer.model.v3) or vocabulary files that
@@ -38,7 +38,7 @@ def load_backend(folder: Path) -> Backend:
         raise CheckpointError(f"{folder} holds several RWKV vocabularies ({names}); leave the model's own one there")
     if vocabularies:
         return WorldBackend(read_vocabulary(vocabularies[0]))
-    return LibraryBackend(_load_library(folder))
+    return LibraryBackend(_load_library(folder), special_tokens)
 
 
 def _load_library(folder: Path) -> tokenizers.Tokenizer:

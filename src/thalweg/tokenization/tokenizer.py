@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.checks import one_of, whole_number
 from thalweg.errors import InvalidInputError
-from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, Windows
+from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, SpecialTokens, Window
 from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
 
@@ -27,16 +29,29 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     `eos_token_id` None appends nothing, else it is appended `n_eos` times; `bos_token_id` None (the default) prepends
-    nothing.
+    nothing. `special_tokens`: whether the literal of a special token in a text or a prompt is that token or the text
+    that it is. `max_uncut_chars`: see `stream`.
     """
 
     def __init__(
-        self, backend: Backend, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
+        self,
+        backend: Backend,
+        *,
+        eos_token_id: int | None,
+        bos_token_id: int | None = None,
+        n_eos: int = 1,
+        special_tokens: SpecialTokens = "token",
+        max_uncut_chars: int = MAX_UNCUT_CHARS,
     ) -> None:
+        one_of("special_tokens", special_tokens, get_args(SpecialTokens))
+        whole_number("max_uncut_chars", max_uncut_chars, WINDOW_CHARS)
         for name, token_id in (("eos_token_id", eos_token_id), ("bos_token_id", bos_token_id)):
             if token_id is not None and token_id < 0:
                 raise InvalidInputError(f"{name} must be None or a token id, not {token_id}")
-        self._backend = backend
+        self._backend = backend.reading(special_tokens)
+        self.special_tokens: SpecialTokens = special_tokens
+        self.max_uncut_chars = max_uncut_chars
+        self._n_eos = n_eos
         self.eos_token_id = eos_token_id
         self.bos_token_id = bos_token_id
         self._prefix = [] if bos_token_id is None else [bos_token_id]
@@ -44,10 +59,37 @@ class Tokenizer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, eos_token_id: int | None, bos_token_id: int | None = None, n_eos: int = 1
+        cls,
+        folder: Path,
+        *,
+        eos_token_id: int | None,
+        bos_token_id: int | None = None,
+        n_eos: int = 1,
+        special_tokens: SpecialTokens = "token",
+        max_uncut_chars: int = MAX_UNCUT_CHARS,
     ) -> "Tokenizer":
         """The tokenizer of a checkpoint folder; see `load_backend` for the files and errors."""
-        return cls(load_backend(folder), eos_token_id=eos_token_id, bos_token_id=bos_token_id, n_eos=n_eos)
+        return cls(
+            load_backend(folder, special_tokens),
+            eos_token_id=eos_token_id,
+            bos_token_id=bos_token_id,
+            n_eos=n_eos,
+            special_tokens=special_tokens,
+            max_uncut_chars=max_uncut_chars,
+        )
+
+    def with_settings(
+        self, special_tokens: SpecialTokens | None = None, max_uncut_chars: int | None = None
+    ) -> "Tokenizer":
+        """The same tokenizer with other settings; None leaves one as it is."""
+        return Tokenizer(
+            self._backend,
+            eos_token_id=self.eos_token_id,
+            bos_token_id=self.bos_token_id,
+            n_eos=self._n_eos,
+            special_tokens=self.special_tokens if special_tokens is None else special_tokens,
+            max_uncut_chars=self.max_uncut_chars if max_uncut_chars is None else max_uncut_chars,
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -96,18 +138,20 @@ class Tokenizer:
         max_length: int | None = None,
         with_offsets: bool = False,
         window_chars: int = WINDOW_CHARS,
-        max_uncut_chars: int = MAX_UNCUT_CHARS,
+        max_uncut_chars: int | None = None,
     ) -> "TokenStream":
         """The ids of one text as a stream, in memory that does not grow with the text.
 
         text: a str, UTF-8 bytes, an iterable of pieces of one of them (cut anywhere), or an open file.
         max_length: keep at most so many ids, the last one being EOS; `TokenStream.truncated` tells. None keeps all.
         window_chars: characters encoded at a time. A shorter text is always encoded whole.
-        max_uncut_chars: most characters in memory when a text offers no safe place to cut it (one long word, or a
+        max_uncut_chars: most characters in memory when a text cannot be tokenised in parts (a row of spaces, or a
             tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
-            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character. The tokenizer of the
-            RWKV models can be cut anywhere and never comes near it.
+            TokenizationError. Such a text needs 200 (ASCII) to 650 bytes (CJK) a character. None is the tokenizer's
+            own. That of the RWKV models can be cut anywhere and never comes near it.
         """
+        if max_uncut_chars is None:
+            max_uncut_chars = self.max_uncut_chars
         if max_length is not None:
             self._check_max_length(max_length)
         if not 1 <= window_chars <= max_uncut_chars:
@@ -115,16 +159,12 @@ class Tokenizer:
                 f"window_chars must be in 1 … max_uncut_chars={max_uncut_chars}, not {window_chars}"
             )
         check_surrogates(prompt, where="the prompt's ")
-        windows = self._backend.windows(
-            chain([prompt], text_pieces(text, max(1, window_chars // 4))),
-            with_offsets=with_offsets,
-            skip=len(prompt),
-            window_chars=window_chars,
-            max_uncut_chars=max_uncut_chars,
+        window = self._backend.window(
+            with_offsets=with_offsets, skip=len(prompt), window_chars=window_chars, max_uncut_chars=max_uncut_chars
         )
-        return TokenStream(
-            windows, prefix=self._prefix, suffix=self._suffix, max_length=max_length, with_offsets=with_offsets
-        )
+        pieces = chain([prompt], text_pieces(text, max(1, window_chars // 4)))
+        ends = {"prefix": self._prefix, "suffix": self._suffix}
+        return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets)
 
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
         prefix, suffix = np.array(self._prefix, dtype=np.int32), np.array(self._suffix, dtype=np.int32)
@@ -144,7 +184,8 @@ class TokenStream:
 
     def __init__(
         self,
-        windows: Windows,
+        window: Window,
+        pieces: Iterator[str],
         *,
         prefix: Sequence[int],
         suffix: Sequence[int],
@@ -153,8 +194,13 @@ class TokenStream:
     ) -> None:
         self.truncated = False
         self._with_offsets = with_offsets
-        self._blocks = self._all_blocks(windows, prefix, suffix, max_length)
-        self._rest = self._specials([], 0)
+        self._window = window
+        self._pieces = pieces
+        self._suffix = suffix
+        self._room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
+        self._char = 0  # where the last id ends
+        self._rest = Block.specials(prefix, 0, with_offsets=with_offsets)
+        self._complete = False  # the rest is all that is left
         self._error: Exception | None = None
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
@@ -188,9 +234,10 @@ class TokenStream:
         blocks = [self._rest]
         count = len(self._rest.ids)
         try:
-            while count <= n and (block := next(self._blocks, None)) is not None:  # one more than n shows the end
-                blocks.append(block)
-                count += len(block.ids)
+            while count <= n and not self._complete:  # one more than n shows the end
+                new = self._read()
+                blocks += new
+                count += sum(len(block.ids) for block in new)
         except Exception as error:
             self._error = error  # a later take must not pass for the end of the text
             raise
@@ -198,22 +245,21 @@ class TokenStream:
         self._rest = joined.part(n, None)
         return joined.part(0, n), count <= n
 
-    def _all_blocks(
-        self, windows: Windows, prefix: Sequence[int], suffix: Sequence[int], max_length: int | None
-    ) -> Iterator[Block]:
-        room = sys.maxsize if max_length is None else max_length - len(prefix) - len(suffix)
-        end = 0
-        yield self._specials(prefix, 0)
-        for block in windows.blocks():
-            kept = block.part(0, room)
-            yield kept
-            room -= len(kept.ids)
-            if kept.offsets is not None and len(kept.ids):
-                end = int(kept.offsets[-1, 1])
-            if len(kept.ids) < len(block.ids):
-                self.truncated = True
-                break
-        yield self._specials(suffix, end if self.truncated else windows.end)
+    def _read(self) -> list[Block]:
+        """The ids that one more piece of the text decides."""
+        piece = next(self._pieces, None)
+        blocks = self._window.finish() if piece is None else self._window.push(piece)
+        kept = [self._kept(block) for block in blocks]
+        self._complete = self.truncated or piece is None
+        if self._complete:
+            end = self._char if self.truncated else self._window.end
+            kept.append(Block.specials(self._suffix, end, with_offsets=self._with_offsets))
+        return kept
 
-    def _specials(self, ids: Sequence[int], char: int) -> Block:
-        return Block.specials(ids, char, with_offsets=self._with_offsets)
+    def _kept(self, block: Block) -> Block:
+        kept = block.part(0, self._room)
+        self._room -= len(kept.ids)
+        self.truncated |= len(kept.ids) < len(block.ids)
+        if kept.offsets is not None and len(kept.ids):
+            self._char = int(kept.offsets[-1, 1])
+        return kept

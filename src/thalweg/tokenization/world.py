@@ -12,15 +12,17 @@ time, and then followed from the first byte on.
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg.errors import CheckpointError
 from thalweg.storage.untrusted_json import check_size
-from thalweg.tokenization.backend import Block
+from thalweg.tokenization.backend import Block, SpecialTokens
 
 _LINE = re.compile(r"([0-9]{1,9}) (.+) ([0-9]{1,9})")
 _MAX_ID = 65535  # the largest of an RWKV vocabulary
@@ -77,64 +79,84 @@ class WorldBackend:
         self._separator = vocabulary[_NOT_UTF8]
         self.vocab_size = max(vocabulary.values()) + 1
 
+    def reading(self, special_tokens: SpecialTokens) -> "WorldBackend":
+        """A text is text in any case: the vocabulary has no literals of special tokens."""
+        return self
+
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         data = b"".join(text.encode() + _NOT_UTF8 for text in texts)
         ids = self._trie.tokens(data, len(data))[0]
         ends = np.flatnonzero(ids == self._separator)
         return [ids[start:end] for start, end in zip([0, *(ends + 1)], ends, strict=False)]
 
-    def windows(
-        self, pieces: Iterator[str], *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int
-    ) -> "_WorldWindows":
+    def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> "_WorldWindow":
         """Any text can be cut: `max_uncut_chars` has no meaning here."""
-        return _WorldWindows(self._trie, pieces, with_offsets=with_offsets, skip=skip, window_chars=window_chars)
+        return _WorldWindow(self._trie, _WorldState(with_offsets, window_chars, -skip, -skip))
+
+    def restored(self, state: Mapping[str, Any]) -> "_WorldWindow":
+        return _WorldWindow(self._trie, _WorldState(**{**state, "rest": bytes.fromhex(state["rest"])}))
 
 
-class _WorldWindows:
+@dataclass
+class _WorldState:
+    """Plain data: settings, and where a text is on its way."""
+
+    with_offsets: bool
+    window_chars: int
+    chars_read: int
+    chars_done: int  # characters that begin in a byte given out
+    rest: bytes = b""  # read, not given out
+    chars_waiting: int = 0  # read since ids were looked for
+
+
+class _WorldWindow:
     """One text on its way through the tokenizer.
 
     An entry may end inside a character. Its offsets take in every character of which it has a byte, so that the ids of
     one character can have the same offsets.
     """
 
-    def __init__(
-        self, trie: "_Trie", pieces: Iterator[str], *, with_offsets: bool, skip: int, window_chars: int
-    ) -> None:
+    def __init__(self, trie: "_Trie", state: _WorldState) -> None:
         self._trie = trie
-        self._pieces = pieces
-        self._with_offsets = with_offsets
-        self._window_chars = window_chars
-        self._chars_read = self._chars_done = -skip  # characters read; those that begin in a byte given out
+        self._state = state
 
     @property
     def end(self) -> int:
-        return self._chars_read
+        return self._state.chars_read
 
-    def blocks(self) -> Iterator[Block]:
-        rest, ended = b"", False
-        while not ended:
-            data, ended = self._read(rest)
-            decided = len(data) if ended else max(0, len(data) - self._trie.max_length + 1)
-            ids, starts, stop = self._trie.tokens(data, decided)
-            yield Block(ids, self._offsets(data, starts, stop) if self._with_offsets else None)
-            rest = data[stop:]
+    def push(self, text: str) -> list[Block]:
+        state = self._state
+        state.rest += text.encode()
+        state.chars_read += len(text)
+        state.chars_waiting += len(text)
+        if state.chars_waiting <= state.window_chars:
+            return []
+        state.chars_waiting = 0
+        return [self._block(max(0, len(state.rest) - self._trie.max_length + 1))]
 
-    def _read(self, rest: bytes) -> tuple[bytes, bool]:
-        """`rest` and more than a window of further text, and whether the text ends there."""
-        parts, target = [rest], self._chars_read + self._window_chars
-        for piece in self._pieces:
-            parts.append(piece.encode())
-            self._chars_read += len(piece)
-            if self._chars_read > target:
-                return b"".join(parts), False
-        return b"".join(parts), True
+    def finish(self) -> list[Block]:
+        return [self._block(len(self._state.rest))]
+
+    def copy(self) -> "_WorldWindow":
+        return _WorldWindow(self._trie, replace(self._state))
+
+    def state(self) -> dict[str, Any]:
+        return vars(self._state) | {"rest": self._state.rest.hex()}
+
+    def _block(self, decided: int) -> Block:
+        """The ids that begin before byte `decided` of what is left."""
+        state = self._state
+        ids, starts, stop = self._trie.tokens(state.rest, decided)
+        offsets = self._offsets(state.rest, starts, stop) if state.with_offsets else None
+        state.rest = state.rest[stop:]
+        return Block(ids, offsets)
 
     def _offsets(self, data: bytes, starts: npt.NDArray[np.int64], stop: int) -> npt.NDArray[np.int64]:
         """Of the ids from byte 0 to `stop` of `data`, int64 (n, 2)."""
         leads = np.frombuffer(data, dtype=np.uint8)[:stop] & 0xC0 != 0x80
-        char_after = self._chars_done + np.cumsum(leads)  # the first character that begins after this byte
+        char_after = self._state.chars_done + np.cumsum(leads)  # the first character that begins after this byte
         if stop:
-            self._chars_done = int(char_after[-1])
+            self._state.chars_done = int(char_after[-1])
         ends = np.append(starts[1:], stop)[: len(starts)]
         return np.maximum(np.stack([char_after[starts] - 1, char_after[ends - 1]], axis=1), 0)
 

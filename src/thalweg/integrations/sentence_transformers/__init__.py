@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from thalweg.embedder.embedder import Embedder
     from thalweg.gradients.state_passing import StatePassing
     from thalweg.gradients.steps import Checkpointing
+    from thalweg.tokenization.backend import SpecialTokens
 
 __all__ = ["LexiconModule", "Pooling", "StatePassingCallback", "ThalwegModule", "from_embedder", "load"]
 
@@ -52,6 +53,8 @@ def load(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
     head: str | None = None,
+    special_tokens: SpecialTokens | None = None,
+    max_uncut_chars: int | None = None,
     checkpointing: Checkpointing | None = None,
     state_passing: StatePassing | None = None,
     **options: Any,
@@ -70,6 +73,8 @@ def load(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         head=head,
+        special_tokens=special_tokens,
+        max_uncut_chars=max_uncut_chars,
     )
     return from_embedder(embedder, checkpointing=checkpointing, state_passing=state_passing, **options)
 

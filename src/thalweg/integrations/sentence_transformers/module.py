@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ class ThalwegModule(InputModule):
                 "weights, and then it can be saved"
             )
         folder, embedder = Path(output_path), self.embedder
-        embedding = replace(embedder.embedding_config, head=embedder.head)
+        embedding = embedder.saved_config
         write_model(
             folder,
             self.model,
@@ -189,7 +188,8 @@ class ThalwegModule(InputModule):
     ) -> ThalwegModule:
         """Called by `SentenceTransformer` for a folder whose modules.json names this class.
 
-        Of `model_kwargs`, `dtype` and `head` (see `thalweg.load`), `checkpointing` and `state_passing` mean something.
+        Of `model_kwargs`, `dtype`, `head`, `special_tokens` and `max_uncut_chars` (see `thalweg.load`), `checkpointing`
+        and `state_passing` mean something.
         Without a dtype the model gets the one that its config.json states, as the stock modules do. Other arguments for
         transformers are left out with a warning.
 
@@ -202,7 +202,7 @@ class ThalwegModule(InputModule):
             raise InvalidInputError(f"thalweg runs its models itself: backend must be 'torch', not {backend!r}")
         given = dict(kwargs.get("model_kwargs") or {})
         dtype: Dtype = given.pop("dtype", given.pop("torch_dtype", None))
-        head = given.pop("head", None)
+        chosen = {name: given.pop(name, None) for name in ("head", "special_tokens", "max_uncut_chars")}
         training = {name: given.pop(name, None) for name in ("checkpointing", "state_passing")}
         ignored = [*given, *(kwargs.get("processor_kwargs") or {}), *(kwargs.get("config_kwargs") or {})]
         if ignored:
@@ -216,7 +216,7 @@ class ThalwegModule(InputModule):
         )
         if dtype in (None, "auto"):
             dtype = stated_dtype(folder)
-        return cls(thalweg.load(folder, device="cpu", dtype=dtype, head=head), **training)
+        return cls(thalweg.load(folder, device="cpu", dtype=dtype, **chosen), **training)
 
 
 def _limit(processing_kwargs: dict[str, Any] | None) -> int | None:
