@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.ops.activations import softplus
 from thalweg.packing import BlockGroup, Links, Packing
 
 
@@ -194,7 +195,7 @@ def step_sizes(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dtype: tor
     """(N, E) delta in `dtype` from the raw projection."""
     delta = dt.to(dtype)
     delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
-    return F.softplus(delta) if dt_softplus else delta
+    return softplus(delta) if dt_softplus else delta
 
 
 def _one_after_another(

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.ops.activations import softplus
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
@@ -91,7 +91,7 @@ def step_sizes(
     """(N, H) delta in `dtype` from the raw projection."""
     delta = dt.to(dtype)
     delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
-    delta = F.softplus(delta) if dt_softplus else delta
+    delta = softplus(delta) if dt_softplus else delta
     return delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
 
 

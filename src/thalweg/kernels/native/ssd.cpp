@@ -155,6 +155,34 @@ INLINE void multiply(Tile<M>& tile, const typename M::Number* left, const typena
     }
 }
 
+// ---- step sizes ------------------------------------------------------------------------------------------------------
+
+constexpr float STRONGEST = -120.0f;  // e^-120 is 0 in float32, and the bound keeps a block's sums small
+
+// One token: delta and the log decay of each head.
+template <typename T>
+INLINE void steps_row(const T* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
+                      float* delta, float* log_decay, Index heads) {
+#pragma omp simd
+    for (Index h = 0; h < heads; h++) {
+        float step = load(dt[h]) + (bias ? bias[h] : 0.0f);
+        step = with_softplus ? softplus(step) : step;
+        step = step < low ? low : (step > high ? high : step);
+        float decay = step * A[h];
+        delta[h] = step;
+        log_decay[h] = decay < STRONGEST ? STRONGEST : decay;
+    }
+}
+
+CLONES void steps_rows(const float* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
+                       float* delta, float* log_decay, Index heads) {
+    steps_row(dt, bias, A, with_softplus, low, high, delta, log_decay, heads);
+}
+CLONES void steps_rows(const bf16* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
+                       float* delta, float* log_decay, Index heads) {
+    steps_row(dt, bias, A, with_softplus, low, high, delta, log_decay, heads);
+}
+
 // ---- the scan ------------------------------------------------------------------------------------------------------
 
 // A run of N tokens. The kernel takes x, B and C, or what a convolution makes them of; it gives y, or y gated and normed.
@@ -636,6 +664,13 @@ void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machin
                        blocks, segments, first, n_carried, rows, carried, z, z_stride, weight, norm_groups, eps, y,    \
                        final, heads, groups, K, P, q},                                                                 \
                 n_blocks, machine);                                                                                    \
+    }                                                                                                                  \
+    EXPORT thalweg_ssd_steps_##SUFFIX(const T* dt, Index stride, const float* bias, const float* A,                    \
+                                      Index with_softplus, float low, float high, float* delta, float* log_decay,      \
+                                      Index rows, Index heads) {                                                       \
+        PARALLEL_FOR for (Index i = 0; i < rows; i++)                                                                  \
+            steps_rows(dt + i * stride, bias, A, with_softplus != 0, low, high, delta + i * heads,                     \
+                       log_decay + i * heads, heads);                                                                  \
     }
 
 FOR_DTYPE(float, float32)

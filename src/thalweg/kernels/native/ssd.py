@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from thalweg.kernels.native.library import call, row_targets
+from thalweg.kernels.native.library import DTYPES, call, row_targets
 from thalweg.packing import Packing
 
 CHUNK_SIZE = 64
 """The inner chunk Q that is fastest here: next to nothing lies between the products."""
-
-MIN_LOG_DECAY = -120.0
-"""exp(-120) is 0 in float32: a stronger decay changes nothing, and the bound keeps a block's sums small."""
 
 MACHINES = {"best": -1, "narrow": 0, "wide": 1, "paired": 2}
 """What the products are made for: registers of 8 floats, of 16, of pairs of bfloat16, which also rounds what is
@@ -111,8 +107,10 @@ def _steps(
     dt: Tensor, A: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dt_limit: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """delta and the log decay of each token and head, (N, H) float32."""
-    delta = dt.float()
-    delta = delta if dt_bias is None else delta + dt_bias.float()
-    delta = F.softplus(delta) if dt_softplus else delta
-    delta = delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
-    return delta.contiguous(), (delta * A.float()).clamp_(min=MIN_LOG_DECAY).contiguous()
+    dt = dt if dt.dtype in DTYPES and dt.stride(1) == 1 else dt.float().contiguous()
+    delta, log_decay = torch.empty(2, *dt.shape)
+    call(
+        "ssd_steps", dt.dtype, dt, dt.stride(0), None if dt_bias is None else dt_bias.float(), A.float(),
+        int(dt_softplus), *(float(limit) for limit in dt_limit), delta, log_decay, *dt.shape,
+    )  # fmt: skip
+    return delta, log_decay
