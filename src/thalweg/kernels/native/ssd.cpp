@@ -159,28 +159,42 @@ INLINE void multiply(Tile<M>& tile, const typename M::Number* left, const typena
 
 constexpr float STRONGEST = -120.0f;  // e^-120 is 0 in float32, and the bound keeps a block's sums small
 
-// One token: delta and the log decay of each head.
+constexpr Index STEP_ROWS = 64;
+
+// Some tokens: delta and the log decay of each head. Loops without conditions, which vectors can do.
 template <typename T>
-INLINE void steps_row(const T* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
-                      float* delta, float* log_decay, Index heads) {
+INLINE void steps_tile(const T* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                       float high, float* delta, float* log_decay, Index rows, Index heads) {
+    for (Index i = 0; i < rows; i++) {
+        const T* raw = dt + i * stride;
+        float* step = delta + i * heads;
 #pragma omp simd
-    for (Index h = 0; h < heads; h++) {
-        float step = load(dt[h]) + (bias ? bias[h] : 0.0f);
-        step = with_softplus ? softplus(step) : step;
-        step = step < low ? low : (step > high ? high : step);
-        float decay = step * A[h];
-        delta[h] = step;
-        log_decay[h] = decay < STRONGEST ? STRONGEST : decay;
+        for (Index h = 0; h < heads; h++) step[h] = load(raw[h]) + bias[h];
+    }
+    if (with_softplus) {
+#pragma omp simd
+        for (Index n = 0; n < rows * heads; n++) delta[n] = softplus(delta[n]);
+    }
+    for (Index i = 0; i < rows; i++) {
+        float *step = delta + i * heads, *out = log_decay + i * heads;
+#pragma omp simd
+        for (Index h = 0; h < heads; h++) {
+            float kept = step[h] < low ? low : step[h];  // NaN stays
+            kept = kept > high ? high : kept;
+            float decay = kept * A[h];
+            step[h] = kept;
+            out[h] = decay < STRONGEST ? STRONGEST : decay;
+        }
     }
 }
 
-CLONES void steps_rows(const float* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
-                       float* delta, float* log_decay, Index heads) {
-    steps_row(dt, bias, A, with_softplus, low, high, delta, log_decay, heads);
+CLONES void steps_tiles(const float* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                        float high, float* delta, float* log_decay, Index rows, Index heads) {
+    steps_tile(dt, stride, bias, A, with_softplus, low, high, delta, log_decay, rows, heads);
 }
-CLONES void steps_rows(const bf16* dt, const float* bias, const float* A, bool with_softplus, float low, float high,
-                       float* delta, float* log_decay, Index heads) {
-    steps_row(dt, bias, A, with_softplus, low, high, delta, log_decay, heads);
+CLONES void steps_tiles(const bf16* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                        float high, float* delta, float* log_decay, Index rows, Index heads) {
+    steps_tile(dt, stride, bias, A, with_softplus, low, high, delta, log_decay, rows, heads);
 }
 
 // ---- the scan ------------------------------------------------------------------------------------------------------
@@ -685,9 +699,9 @@ void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machin
     EXPORT thalweg_ssd_steps_##SUFFIX(const T* dt, Index stride, const float* bias, const float* A,                    \
                                       Index with_softplus, float low, float high, float* delta, float* log_decay,      \
                                       Index rows, Index heads) {                                                       \
-        PARALLEL_FOR for (Index i = 0; i < rows; i++)                                                                  \
-            steps_rows(dt + i * stride, bias, A, with_softplus != 0, low, high, delta + i * heads,                     \
-                       log_decay + i * heads, heads);                                                                  \
+        PARALLEL_FOR for (Index i = 0; i < rows; i += STEP_ROWS)                                                       \
+            steps_tiles(dt + i * stride, stride, bias, A, with_softplus != 0, low, high, delta + i * heads,            \
+                        log_decay + i * heads, rows - i < STEP_ROWS ? rows - i : STEP_ROWS, heads);                    \
     }
 
 FOR_DTYPE(float, float32)

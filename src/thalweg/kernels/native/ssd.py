@@ -110,9 +110,10 @@ def _steps(
 ) -> tuple[Tensor, Tensor]:
     """delta and the log decay of each token and head, (N, H) float32."""
     dt = dt if dt.dtype in DTYPES and dt.stride(1) == 1 else dt.float().contiguous()
+    bias = empty(dt.shape[1]).zero_() if dt_bias is None else dt_bias.float()
     delta, log_decay = empty(2, *dt.shape)
     call(
-        "ssd_steps", dt.dtype, dt, dt.stride(0), None if dt_bias is None else dt_bias.float(), A.float(),
+        "ssd_steps", dt.dtype, dt, dt.stride(0), bias, A.float(),
         int(dt_softplus), *(float(limit) for limit in dt_limit), delta, log_decay, *dt.shape,
     )  # fmt: skip
     return delta, log_decay
