@@ -7,12 +7,13 @@ state is wanted at the end, Q inner chunk of a scan.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
@@ -123,7 +124,7 @@ class Packing:
         if chunk_size not in self._tables:
             blocks = _cut_blocks(self, chunk_size)
             fields = [(b.start, b.stop, b.enters, b.leaves, b.initial, b.final) for b in blocks]
-            self._tables[chunk_size] = torch.tensor(fields)
+            self._tables[chunk_size] = torch.tensor(fields, device=self.device)
         return self._tables[chunk_size]
 
 
@@ -169,6 +170,7 @@ class Block:
 
     Attributes:
         start, stop: tokens of the run.
+        lengths: tokens in it of each segment that has any.
         initial: row of `initial_state` that enters, or -1.
         enters: leading tokens whose segment has a past: a carried state or an earlier block.
         leaves: trailing tokens whose segment's state is needed after the block.
@@ -177,6 +179,7 @@ class Block:
 
     start: int
     stop: int
+    lengths: tuple[int, ...]
     initial: int
     enters: int
     leaves: int
@@ -239,6 +242,7 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
             Block(
                 start=start,
                 stop=stop,
+                lengths=tuple(b - a for a, b in pairwise((start, *packing.cu_seqlens[first + 1 : last + 1], stop))),
                 initial=first if carried else -1,
                 enters=min(packing.cu_seqlens[first + 1], stop) - start if continues or carried else 0,
                 leaves=stop - max(packing.cu_seqlens[last], start) if goes_on else 0,
@@ -260,6 +264,7 @@ class BlockGroup:
     blocks: list[Block]
     segment_ids: Tensor = field(repr=False)  # (N,) of the whole run
     n_carried: int
+    _made: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -299,16 +304,57 @@ class BlockGroup:
 
     @cached_property
     def visible(self) -> Tensor:
-        """(b, q, q) bool: token i may look at token j: they are of the same segment, and j <= i."""
+        """(b, q, q) bool: token i may look at token j: they are of the same segment, and j <= i.
+
+        Padding sees nothing: it repeats a token of the first segment, whose sums are not those of the last.
+        """
         segments = self.take(self.segment_ids)
         i = torch.arange(self.size, device=self.device)
-        return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None])
+        return (segments[:, :, None] == segments[:, None, :]) & (i <= i[:, None]) & self.inside[:, :, None]
+
+    @cached_property
+    def first(self) -> Tensor | None:
+        """(b, q) int64: where in its block the token's segment begins; None where each block is of one segment."""
+        if all(len(block.lengths) == 1 for block in self.blocks):
+            return None
+        segments = self.take(self.segment_ids)
+        begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0)) & self.inside
+        return torch.where(begins, torch.arange(self.size, device=self.device), 0).cummax(1).values
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(b, q, H) -> (b, q, H): running sums over each segment's tokens in a block.
+
+        Of one block they are rounded by nothing that other segments hold; of several, side by side, in float64 hardly.
+        """
+        if len(self.blocks) == 1:
+            return torch.cat([piece.cumsum(1) for piece in values.split(self.blocks[0].lengths, dim=1)], dim=1)
+        sums = values.cumsum(1)
+        if self.first is None:
+            return sums
+        before = (sums - values).gather(1, self.first[..., None].expand_as(sums))
+        return sums - before
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` makes of the layout alone, made once for all layers."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @cached_property
     def enters(self) -> Tensor:
         """(b, q) bool: tokens whose segment has a past."""
         counts = torch.tensor([block.enters for block in self.blocks], device=self.device)
         return torch.arange(self.size, device=self.device) < counts[:, None]
+
+    @property
+    def all_enter(self) -> bool:
+        """Whether all tokens' segments have a past."""
+        return all(block.enters == self.size for block in self.blocks)
+
+    @property
+    def all_leave(self) -> bool:
+        """Whether all tokens' segments have a state that is needed after the block."""
+        return all(block.leaves == self.size for block in self.blocks)
 
     @cached_property
     def leaves(self) -> Tensor:

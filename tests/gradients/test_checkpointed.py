@@ -52,6 +52,22 @@ def _assert_same(got: list[Tensor], want: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_float64_models_have_gradients_too(family: str) -> None:
+    tokens, found = _tokens(LENGTHS), []
+    for dtype in (torch.float32, torch.float64):
+        model = _model(family).to(dtype)
+        whole = embed_packed(model, tokens, LENGTHS, pooling="mean")
+        pieces = embed_checkpointed(model, tokens, LENGTHS, pooling="mean", checkpointing=SMALL).vectors
+        assert whole.dtype == pieces.dtype == dtype
+        found += [_gradients(model, whole), _gradients(model, pieces)]
+    assert {grad.dtype for grad in found[2] + found[3]} == {torch.float64}
+    single, single_chunked, full, chunked = found
+    largest = max(float(grad.norm()) for grad in full)
+    for grads, tolerance in ((single, 1e-4), (single_chunked, 1e-4), (chunked, 1e-10)):
+        assert all((got - want).norm() <= tolerance * largest for got, want in zip(grads, full, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["last", LastToken(5), "mean"])
 def test_vectors_and_gradients_are_those_of_full_back_propagation(family: str, pooling: Any) -> None:
     model = _model(family)

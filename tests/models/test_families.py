@@ -108,3 +108,47 @@ def test_a_state_starts_as_init_state_says(model: Any) -> None:
     for layer, start in zip(after, model.init_state(1), strict=True):
         assert [(t.shape, t.dtype) for t in layer] == [(t.shape, t.dtype) for t in start]
     assert nbytes(after) == nbytes(model.init_state(1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float64_all_through_with_and_without_gradients(family: str) -> None:
+    """The gradient of all parameters at once, along one direction, is what a step in that direction changes."""
+    torch.manual_seed(0)
+    model = FAMILIES[family]().double()
+    tokens, packing = torch.arange(90) % VOCABULARY, Packing([50, 7, 33], n_carried=1, wanted=(0, 2))
+    state = tuple(type(s)(*(torch.randn_like(t) for t in s)) for s in model.init_state(1))
+    directions = [torch.randn_like(parameter) for parameter in model.parameters()]
+
+    def loss() -> torch.Tensor:
+        hidden, final = model(tokens, packing, state)
+        assert {t.dtype for t in (hidden, *(t for layer in final for t in layer))} == {torch.float64}
+        return sum((t.square().sum() for layer in final for t in layer), hidden.square().sum())
+
+    value = loss()
+    gradients = torch.autograd.grad(value, list(model.parameters()))
+    slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+    step = 1e-6
+
+    def moved(by: float) -> float:
+        with torch.no_grad():
+            for parameter, direction in zip(model.parameters(), directions, strict=True):
+                parameter.add_(direction, alpha=by)
+            found = float(loss())
+            for parameter, direction in zip(model.parameters(), directions, strict=True):
+                parameter.sub_(direction, alpha=by)
+        return found
+
+    assert moved(0.0) == pytest.approx(value.item(), rel=1e-12)
+    assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_is_near_float64(family: str) -> None:
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval().requires_grad_(False)
+    tokens, packing = torch.arange(300) % VOCABULARY, Packing.whole([250, 1, 49])
+    with torch.inference_mode():
+        hidden, _ = model(tokens, packing)
+        exact, _ = model.double()(tokens, packing)
+    assert exact.dtype == torch.float64
+    assert (hidden - exact).abs().max() <= 1e-5 * exact.abs().max()

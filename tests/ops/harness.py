@@ -6,9 +6,11 @@ An op joins by a row in `tests/ops/registry.py`. Its signature is `op(**inputs, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -158,6 +160,62 @@ def check_gradients(op: Op, fast: str, packing: Packing, *, tolerance: float = 1
 
     for got, want in zip(gradients(op.fast[fast]), gradients(op.sequential), strict=True):
         assert relative_error(got, want) <= tolerance
+
+
+def check_poison(op: Op, fast: str, packing: Packing, segment: int, value: float, *, dtype: torch.dtype) -> None:
+    """A segment's inputs, its carried state, or both, filled with `value`: no bit of any other segment changes.
+
+    Nor does one where other numbers stand there, or such as overflow. What comes of a segment that is not finite is not
+    finite wherever the reference is not, and its tokens before the first of these are as they were.
+    """
+    start, stop = packing.cu_seqlens[segment : segment + 2]
+    run = partial(op.fast[fast], packing=packing)
+    clean, clean_state = (_lower(values, dtype) for values in case(op, packing, 0))
+    other, other_state = (_lower(values, dtype) for values in case(op, packing, 1))
+    want_y, want_final = run(**clean, initial_state=clean_state)
+    beside = torch.tensor([not start <= row < stop for row in range(packing.n_tokens)])
+    states_beside = torch.tensor([wanted != segment for wanted in packing.wanted], dtype=torch.bool)
+
+    def put(first: int, inputs: dict[str, Tensor] | None, state: State | None) -> tuple[Any, Any]:
+        """The clean case with something else from that token of the segment on, and in its carried state."""
+        new = {name: tensor.clone() for name, tensor in clean.items()}
+        for name in op.per_token:
+            new[name][start + first : stop] = value if inputs is None else inputs[name][start + first : stop]
+        parts_ = [part.clone() for part in parts(clean_state)]
+        if first == 0 and segment < packing.n_carried:
+            for part, there in zip(parts_, parts(clean_state if state is None else state), strict=True):
+                part[segment] = value if state is None else there[segment]
+        return new, rebuild(clean_state, parts_)
+
+    cases = [(0, *put(0, other, other_state)), (0, *put(0, None, None))]
+    if stop - start > 1:
+        middle = (stop - start) // 2
+        cases.append((middle, *put(middle, None, None)))
+    if segment < packing.n_carried:
+        cases.append((0, clean, put(0, None, None)[1]))
+    for n, (first, inputs, state) in enumerate(cases):
+        y, final = run(**inputs, initial_state=state)
+        assert torch.equal(y[beside], want_y[beside])
+        for got, want in zip(parts(final), parts(want_final), strict=True):
+            assert torch.equal(got[states_beside], want[states_beside])
+        if n and not math.isfinite(value):
+            assert relative_error(y[start : start + first], want_y[start : start + first]) <= 1e-2
+            slow_y, slow_final = op.sequential(**inputs, packing=packing, initial_state=state)
+            assert not _finite(y)[~_finite(slow_y)].any()
+            for got, want in zip(parts(final), parts(slow_final), strict=True):
+                assert not _finite(got)[~_finite(want)].any()
+
+
+def _lower(values: Any, dtype: torch.dtype) -> Any:
+    """Of a case: its matrices in `dtype`, weights and states at least float32."""
+    if isinstance(values, dict):
+        return {name: tensor.to(dtype if tensor.ndim > 1 else torch.float32) for name, tensor in values.items()}
+    return rebuild(values, [tensor.float() for tensor in parts(values)])
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """(n, …) -> (n,) bool."""
+    return rows.isfinite().flatten(1).all(1) if rows.numel() else torch.ones(len(rows), dtype=torch.bool)
 
 
 def case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.ops.harness import relative_error
+from tests.ops.harness import check_split, relative_error
 from tests.ops.registry import gated_delta_rule_op
 from thalweg.errors import InvalidInputError
 from thalweg.ops.gated_delta_rule import chunkwise_gated_delta_rule, gated_delta_rule, sequential_gated_delta_rule
@@ -64,6 +64,12 @@ def test_a_strong_decay_before_weak_ones_costs_no_digits() -> None:
     got, state = gated_delta_rule(**{k: v.float() for k, v in inputs.items()}, packing=packing, chunk_size=64)
     assert relative_error(got[40:], want[40:]) < 2e-6
     assert relative_error(state, want_state) < 2e-6
+
+
+def test_padding_beside_a_strong_decay_overflows_nothing() -> None:
+    """The second block has 5 tokens of one text, one of another, and padding."""
+    op = gated_delta_rule_op("strong", g=(-30.0, -10.0))
+    check_split(op, "dispatched", [69, 1], [[69], [1]], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("decay", [-1e4, float("-inf")])

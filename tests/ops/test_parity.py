@@ -13,6 +13,7 @@ from tests.ops.harness import (
     case,
     check_gradients,
     check_parity,
+    check_poison,
     check_split,
     kernels_given,
     packings,
@@ -88,3 +89,19 @@ def test_without_gradients(op: Op, fast: str, on: bool, data: st.DataObject) -> 
     with torch.no_grad(), with_kernels(on):
         check_parity(op, fast, data.draw(packings(most_tokens=150)), dtype=torch.float32, tolerance=1e-5)
         check_split(op, fast, [sum(c) for c in cuts], cuts, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("op", "fast", "on"),
+    WITHOUT_GRADIENTS,
+    ids=[f"{op.name}: {fast}, {'kernels' if on else 'PyTorch alone'}" for op, fast, on in WITHOUT_GRADIENTS],
+)
+@examples(8)
+@given(data=st.data())
+def test_poison_stays_in_its_segment(op: Op, fast: str, on: bool, dtype: torch.dtype, data: st.DataObject) -> None:
+    packing = data.draw(packings(most_tokens=40))
+    segment = data.draw(st.integers(0, packing.n_segments - 1))
+    value = data.draw(st.sampled_from([float("nan"), float("inf"), float("-inf"), 1e30, 3e38]))
+    with torch.no_grad(), with_kernels(on):
+        check_poison(op, fast, packing, segment, value, dtype=dtype)

@@ -155,7 +155,7 @@ def stream(
 def _copy_in_parts(path: Path, name: str, dtype: torch.dtype, most: int) -> Tensor:
     """One tensor in a dtype, with at most so many bytes of the file in memory: embeddings may be most of a file."""
     stored = open_tensors(path)[name]
-    out = torch.empty(stored.shape, dtype=dtype)
+    out = torch.empty(stored.shape, dtype=dtype, device="cpu")
     rows = max(1, most * len(stored) // stored.nbytes)
     for start in range(0, len(stored), rows):
         part = slice(start, start + rows)
@@ -175,7 +175,8 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"weight file {path} does not exist")
     read: Callable[[Path], dict[str, Tensor]] = _open_safetensors if path.suffix == ".safetensors" else _open_pickle
-    return read(path)
+    with torch.device("cpu"):  # the readers make tensors on the default device, whatever they are told
+        return read(path)
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Batch:
         self._no_state = model.init_state(0)
         kind = self.device.type
         self._autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._seed = int(torch.randint(2**62, ())) if dropout_is_active(model) else None
+        self._seed = int(torch.randint(2**62, (), device="cpu")) if dropout_is_active(model) else None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -71,8 +71,8 @@ class Batch:
             keep_ended: also give the states of texts that end here.
 
         Returns:
-            (P, D) float32: what each piece adds to the vector of its text; the states of the pieces that go on (and
-            end), in their order.
+            (P, D) float32 or float64: what each piece adds to the vector of its text; the states of the pieces that go
+            on (and end), in their order.
         """
         step = self.steps[number]
         final = range(len(step.pieces)) if keep_ended else step.going_on

@@ -25,7 +25,12 @@ from thalweg.pooling import Pooling, make_pooling
 
 
 class Embedded(NamedTuple):
-    """vectors: (B, D) float32, neither cut nor normalised; final_state: (B, …), detached, or None if not asked for."""
+    """What `embed_checkpointed` gives.
+
+    Args:
+        vectors: (B, D) float32, float64 of a float64 model, neither cut nor normalised.
+        final_state: (B, …), detached, or None if not asked for.
+    """
 
     vectors: Tensor
     final_state: State | None
@@ -94,9 +99,10 @@ class Run:
         ]
 
     def forward(self, initial: Tensors) -> tuple[Tensor, Tensors]:
-        """(B, D) float32, and the states that entered the steps of `heads`, all in one list."""
+        """(B, D) vectors, and the states that entered the steps of `heads`, all in one list."""
         batch = self.batch
         vectors = torch.zeros(len(batch.texts), batch.model.d_model, dtype=torch.float64, device=batch.device)
+        dtype = torch.float32
         heads = set(self.heads) if self.recording else set()
         kept: Tensors = []
         carried: Tensors = []
@@ -105,9 +111,10 @@ class Run:
                 kept += self._put_away(carried)
             added, carried = self._advance(number, carried, initial)
             vectors.index_add_(0, batch.texts_of(number), added.double())
+            dtype = added.dtype
         if self._final is not None:
             self.final_state = nest(self._final, batch.model.init_state(0))
-        return vectors.float(), kept
+        return vectors.to(dtype), kept
 
     def _advance(self, number: int, carried: Tensors, initial: Tensors) -> tuple[Tensor, Tensors]:
         step = self.batch.steps[number]

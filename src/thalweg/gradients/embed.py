@@ -30,7 +30,7 @@ def embed_for_training(
     checkpointing: Checkpointing | None = None,
     state_passing: StatePassing | None = None,
 ) -> Tensor:
-    """(B, D) float32 pooled vectors, neither cut nor normalised; the arguments are those of `embed_checkpointed`.
+    """Pooled vectors, (B, D) float32 or float64, neither cut nor normalised; arguments as of `embed_checkpointed`.
 
     Without `checkpointing` the activations of all tokens are kept, unless states are passed.
     """

@@ -23,7 +23,7 @@ def embed_packed(model: RecurrentModel, tokens: Tensor, lengths: Sequence[int], 
         pooling: "mean" over a text's tokens, "last" for its last one, or any `thalweg.pooling.Pooling`.
 
     Returns:
-        (B, D) float32, neither cut nor normalised.
+        (B, D) float32, float64 of a float64 model, neither cut nor normalised.
     """
     packing = Packing.whole(lengths, tokens.device)
     counts = pooled_counts(make_pooling(pooling), lengths)

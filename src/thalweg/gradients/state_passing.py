@@ -46,8 +46,8 @@ class StatePassing:
         """(n_texts, …) states to start from, zero for texts that start anew; None before the first `advance`."""
         if self._current is None:
             return None
-        chosen = torch.randint(len(self), (n_texts,))
-        chosen[torch.rand(n_texts) >= self.probability] = len(self)
+        chosen = torch.randint(len(self), (n_texts,), device="cpu")
+        chosen[torch.rand(n_texts, dtype=torch.float32, device="cpu") >= self.probability] = len(self)
         rows = chosen.tolist()
         with torch.no_grad():
             return select(join([self._current, model.init_state(1)]), rows)

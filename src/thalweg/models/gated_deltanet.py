@@ -20,15 +20,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.errors import InvalidInputError
 from thalweg.models.layers import Conv, Norm, dtype_of, project
 from thalweg.models.stack import Stack, pick
+from thalweg.ops.activations import sigmoid, silu, softplus
 from thalweg.ops.causal_conv import causal_conv
 from thalweg.ops.gated_delta_rule import default_chunk_size, gated_delta_rule
+from thalweg.ops.gates import silu_multiply
 from thalweg.ops.norms import rms_norm_gate
+from thalweg.ops.tiles import wide
 from thalweg.packing import Packing
 
 GATES = ("silu", "sigmoid", None)
@@ -99,7 +101,7 @@ class ShortConv(nn.Module):
         """(N, D) -> (N, C) and the next (S, W - 1, C)."""
         y = project(self.proj, x)
         if self.conv is None:
-            return F.silu(y, inplace=not y.requires_grad), y.new_zeros(len(packing.wanted), 0, y.shape[1])
+            return silu(y, inplace=not y.requires_grad), y.new_zeros(len(packing.wanted), 0, y.shape[1])
         return causal_conv(y, self.conv.weight, self.conv.bias, packing, initial_state=state, silu=True)
 
 
@@ -134,7 +136,7 @@ class GatedDeltaNetMixer(nn.Module):
         """(N, D) -> (N or M, D) and the layer's next state."""
         y, new_state = self._scan(x, packing, state, rows)
         gate = None if self.g_proj is None else project(self.g_proj, pick(x, rows))
-        act = F.silu if self.config.output_gate == "silu" else torch.sigmoid
+        act = silu if self.config.output_gate == "silu" else sigmoid
         gated = rms_norm_gate(y, gate, self.o_norm.weight, self.o_norm.eps, act)
         return project(self.o_proj, gated.flatten(1)), new_state
 
@@ -150,8 +152,8 @@ class GatedDeltaNetMixer(nn.Module):
         q, q_state = self.q(x, packing, state and state.q)
         k, k_state = self.k(x, packing, state and state.k)
         v, v_state = self.v(x, packing, state and state.v)
-        g = -torch.exp(self.A_log) * F.softplus(project(self.a_proj, x).to(self.A_log.dtype) + self.dt_bias)
-        beta = torch.sigmoid(project(self.b_proj, x).to(self.A_log.dtype))
+        g = -torch.exp(self.A_log) * softplus(project(self.a_proj, x).to(self.A_log.dtype) + self.dt_bias)
+        beta = sigmoid(project(self.b_proj, x).to(self.A_log.dtype))
         y, memory = gated_delta_rule(
             q.unflatten(1, (c.n_heads, c.head_dim)),
             k.unflatten(1, (c.n_heads, c.head_dim)),
@@ -180,10 +182,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(width, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = project(self.gate_proj, x), project(self.up_proj, x)
-        if torch.is_grad_enabled():
-            return project(self.down_proj, F.silu(gate) * up)
-        return project(self.down_proj, F.silu(gate, inplace=True).mul_(up))
+        return project(self.down_proj, silu_multiply(project(self.gate_proj, x), project(self.up_proj, x)))
 
 
 class GatedDeltaNetLayer(nn.Module):
@@ -225,13 +224,12 @@ class GatedDeltaNet(Stack[GatedDeltaNetLayerState]):
 
     def layer_state(self, n_segments: int) -> GatedDeltaNetLayerState:
         c, weight = self.config, self.embeddings.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
         taps = max(c.d_conv - 1, 0)
         return GatedDeltaNetLayerState(
             q=weight.new_zeros(n_segments, taps, c.key_dim),
             k=weight.new_zeros(n_segments, taps, c.key_dim),
             v=weight.new_zeros(n_segments, taps, c.value_dim),
-            memory=weight.new_zeros(n_segments, c.n_value_heads, c.head_dim, c.value_head_dim, dtype=wide),
+            memory=weight.new_zeros(n_segments, c.n_value_heads, c.head_dim, c.value_head_dim, dtype=wide(weight)),
         )
 
     def activation_blocks(self, n_tokens: int) -> list[int]:

@@ -106,7 +106,7 @@ def add_projected(u: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Norm(nn.Module):
-    """RMSNorm, computed in float32, rounded once to the dtype asked for."""
+    """RMSNorm, computed in float32 at least, rounded once to the dtype asked for."""
 
     def __init__(self, width: int, eps: float, groups: int = 1, *, bias: bool = False) -> None:
         super().__init__()
@@ -115,8 +115,9 @@ class Norm(nn.Module):
         self.eps = eps
         self.groups = groups
 
-    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, groups=self.groups, bias=self.bias, dtype=dtype)
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(…, D) -> (…, D) `dtype`, by default x's own: the residual stream's."""
+        return rms_norm(x, self.weight, self.eps, groups=self.groups, bias=self.bias, dtype=dtype or x.dtype)
 
 
 class Conv(nn.Module):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -33,16 +32,18 @@ from thalweg.models.layers import (
     project_part,
 )
 from thalweg.models.stack import Stack, pick
+from thalweg.ops.activations import gelu_tanh, silu
 from thalweg.ops.causal_conv import causal_conv
-from thalweg.ops.gates import silu_gate
+from thalweg.ops.gates import silu_multiply
 from thalweg.ops.norms import rms_norm_blocks
 from thalweg.ops.selective_scan import selective_scan, selective_scan_blocks
+from thalweg.ops.tiles import wide
 from thalweg.packing import Packing
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
+    "silu": silu,
     "gelu": F.gelu,
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": gelu_tanh,
     "relu": F.relu,
 }
 """After the convolution; the gate is silu always."""
@@ -142,7 +143,7 @@ class MambaMixer(nn.Module):
             rows=rows,
             chunk_size=self.chunk_size,
         )
-        return silu_gate(y, z), MambaLayerState(conv, ssm)
+        return silu_multiply(z, y), MambaLayerState(conv, ssm)
 
     def _project(self, u: Tensor, rows: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """x (N, E) and z (N or M, E), of which only the wanted rows are made."""
@@ -156,8 +157,8 @@ class MambaMixer(nn.Module):
 
 
 def _unit_rms(t: Tensor, eps: float) -> Tensor:
-    """(N, …) over its root mean square, computed in float32."""
-    return F.rms_norm(t.float(), t.shape[-1:], eps=eps).to(t.dtype)
+    """(N, …) over its root mean square, computed in float32 at least."""
+    return F.rms_norm(t.to(wide(t)), t.shape[-1:], eps=eps).to(t.dtype)
 
 
 class MambaLayer(nn.Module):
@@ -187,7 +188,7 @@ class Mamba(Stack[MambaLayerState]):
         c, weight = self.config, self.embeddings.weight
         return MambaLayerState(
             conv=weight.new_zeros(n_segments, c.d_conv - 1, c.d_inner),
-            ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=torch.float32),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.d_inner, dtype=wide(weight)),
         )
 
     def activation_blocks(self, n_tokens: int) -> list[int]:

@@ -33,6 +33,7 @@ from thalweg.models.layers import (
 from thalweg.models.stack import Stack, pick
 from thalweg.ops.gated_ssd import gated_ssd, gated_ssd_blocks, is_one_kernel
 from thalweg.ops.norms import rms_norm_blocks
+from thalweg.ops.tiles import wide
 from thalweg.packing import Packing
 
 
@@ -173,7 +174,7 @@ class Mamba2(Stack[Mamba2LayerState]):
         c, weight = self.config, self.embeddings.weight
         return Mamba2LayerState(
             conv=weight.new_zeros(n_segments, c.d_conv - 1, c.conv_dim),
-            ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=torch.float32),
+            ssm=weight.new_zeros(n_segments, c.d_state, c.n_heads, c.head_dim, dtype=wide(weight)),
         )
 
     def activation_blocks(self, n_tokens: int) -> list[int]:

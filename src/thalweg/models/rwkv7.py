@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from thalweg.errors import InvalidInputError
 from thalweg.models.layers import dtype_of, project
 from thalweg.models.stack import Stack
-from thalweg.ops.tiles import in_tiles, tiles
+from thalweg.ops.activations import sigmoid
+from thalweg.ops.tiles import in_tiles, tiles, wide
 from thalweg.ops.time_mix import relu_square, scan_inputs, scan_output, token_mix
 from thalweg.ops.token_shift import token_shift
 from thalweg.ops.wkv7 import wkv7
@@ -90,9 +91,9 @@ def _in_tiles(
     """`function(out, *inputs)` of tensors with N rows each: on the CPU without gradients a tile at a time, matrix
     products and all.
 
-    What lies between the products then stays in cache. The results, float32 of the given `widths`, are allocated before
-    anything else, since small tensors made among large ones break up the free memory. A function may write a tile's
-    results to `out` itself.
+    What lies between the products then stays in cache. The results, of the given `widths` and the first input's dtype,
+    are allocated before anything else, since small tensors made among large ones break up the free memory. A function
+    may write a tile's results to `out` itself.
     """
     assert inputs[0] is not None
     if not in_tiles(inputs[0]):
@@ -139,11 +140,11 @@ class _Wanted:
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm in float32, whatever the dtype of its weights."""
+    """LayerNorm of the residual stream, in its dtype, whatever that of the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), bias, self.eps)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
 
 
 class LowRank(nn.Module):
@@ -178,7 +179,7 @@ class TimeMix(nn.Module):
         self.lora_w = LowRank(c.d_model, c.rank_w, c.d_model, act=torch.tanh)
         self.lora_a = LowRank(c.d_model, c.rank_a, c.d_model)
         self.lora_v = None if first else LowRank(c.d_model, c.rank_v, c.d_value)
-        self.lora_g = LowRank(c.d_model, c.rank_g, c.d_value, act=torch.sigmoid, bias=False)
+        self.lora_g = LowRank(c.d_model, c.rank_g, c.d_value, act=sigmoid, bias=False)
         self.k_k = nn.Parameter(torch.empty(c.d_model).fill_(0.7))
         self.k_a = nn.Parameter(torch.ones(c.d_model))
         self.r_k = nn.Parameter(torch.empty(c.n_heads, c.head_dim).uniform_(-0.1, 0.1))
@@ -197,7 +198,7 @@ class TimeMix(nn.Module):
         if rows is not None:
             x, before = x[rows], before[rows]
         (r,) = _in_tiles(partial(self._receptance, self._mixes("r")), (d,), x, before)
-        r = r.float()
+        r = r.to(x.dtype)
         y, wkv = wkv7(
             self._by_head(r),
             self._by_head(log_w),
@@ -219,7 +220,8 @@ class TimeMix(nn.Module):
 
     def _mixes(self, names: str) -> Tensor:
         """(m, D) float32: how much of the token before there is in what each of the names is made of."""
-        return torch.stack([self.mix[name].float() for name in names])
+        mixes = torch.stack([self.mix[name] for name in names])
+        return mixes.to(wide(mixes))
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.config.n_heads, -1))
@@ -275,7 +277,7 @@ class ChannelMix(nn.Module):
         before, ffn = token_shift(x, packing, initial_state=state and state.ffn)
         if chosen is not None:
             x, before = x[chosen], before[chosen]
-        (out,) = _in_tiles(partial(self._mixed, self.mix.float()[None]), (x.shape[1],), x, before)
+        (out,) = _in_tiles(partial(self._mixed, self.mix.to(x.dtype)[None]), (x.shape[1],), x, before)
         return out, ffn
 
     def _mixed(self, mixes: Tensor, out: Sequence[Tensor] | None, x: Tensor, before: Tensor) -> Sequence[Tensor]:
@@ -324,8 +326,8 @@ class EmbeddingHead(nn.Module):
         self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.linear(x, self.fc1.weight.float()).relu()
-        return self.norm(F.linear(inner, self.fc2.weight.float()) + x)
+        inner = F.linear(x, self.fc1.weight.to(x.dtype)).relu()
+        return self.norm(F.linear(inner, self.fc2.weight.to(x.dtype)) + x)
 
 
 class RWKV7(Stack[RWKV7LayerState]):
@@ -343,7 +345,7 @@ class RWKV7(Stack[RWKV7LayerState]):
         c = self.config
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(n_segments, *shape, device=self.device)
+            return self.embeddings.weight.new_zeros(n_segments, *shape, dtype=wide(self.embeddings.weight))
 
         return RWKV7LayerState(zeros(c.d_model), zeros(c.d_model), zeros(c.n_heads, c.d_value // c.n_heads, c.head_dim))
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import kernels
+from thalweg.ops.tiles import wide
 from thalweg.packing import Packing
 
 LayerState = TypeVar("LayerState", bound=tuple[Any, ...])
@@ -40,8 +41,9 @@ class Stack(nn.Module, Generic[LayerState]):
         """See `RecurrentModel.activation_blocks`."""
 
     def embed(self, tokens: Tensor) -> Any:
-        """The stream that enters the first layer: the residual stream, (N, D) float32."""
-        return self.embeddings(tokens).float()
+        """What enters the first layer: the residual stream, (N, D) float32, or float64 for float64 weights."""
+        found = self.embeddings(tokens)
+        return found.to(wide(found))
 
     def finish(self, stream: Any) -> Tensor:
         """The hidden vectors of what leaves the last layer."""

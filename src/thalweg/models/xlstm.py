@@ -26,6 +26,7 @@ from thalweg.models.stack import Stack, pick
 from thalweg.ops.gates import silu_multiply
 from thalweg.ops.mlstm import MLSTMState, mlstm, mlstm_blocks
 from thalweg.ops.norms import head_norm_gate
+from thalweg.ops.tiles import wide
 from thalweg.packing import Packing
 
 
@@ -120,9 +121,9 @@ class MLSTMLayer(nn.Module):
         cap = self.config.gate_soft_cap
         if type(self.i) is nn.Linear and type(self.f) is nn.Linear:
             weight, bias = (torch.cat([self.i.weight, self.f.weight]), torch.cat([self.i.bias, self.f.bias]))
-            raw = F.linear(x, weight.float(), bias.float())
+            raw = F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
         else:  # an adapter: its weight is not the whole map
-            raw = torch.cat([gate(x.to(dtype_of(gate))).float() for gate in (self.i, self.f)], dim=1)
+            raw = torch.cat([gate(x.to(dtype_of(gate))).to(x.dtype) for gate in (self.i, self.f)], dim=1)
         i, f = (cap * torch.tanh(raw / cap)).chunk(2, dim=1)
         return i, f
 
@@ -181,7 +182,7 @@ class XLSTM(Stack[MLSTMState]):
         key_width, value_width = c.d_qk // c.n_heads, c.d_v // c.n_heads
 
         def zeros(*shape: int) -> Tensor:
-            return self.embeddings.weight.new_zeros(n_segments, c.n_heads, *shape, dtype=torch.float32)
+            return self.embeddings.weight.new_zeros(n_segments, c.n_heads, *shape, dtype=wide(self.embeddings.weight))
 
         return MLSTMState(zeros(key_width, value_width), zeros(key_width), zeros())
 

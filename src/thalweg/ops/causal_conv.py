@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.ops import activations
 from thalweg.ops.tiles import in_tiles, tiles
 from thalweg.packing import Packing
 
@@ -107,7 +108,7 @@ def packed_causal_conv(
     columns = torch.where(in_run[..., None], columns, edge[torch.where(in_run, 0, halo.windows)])
     heads = (columns.to(taps.dtype) * taps).sum(1)
     heads = heads if bias is None else heads + bias
-    return y.index_copy_(0, halo.rows, (F.silu(heads) if silu else heads).to(y.dtype)), final
+    return y.index_copy_(0, halo.rows, (activations.silu(heads) if silu else heads).to(y.dtype)), final
 
 
 def last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | None) -> Tensor:
@@ -137,7 +138,7 @@ def _run_taps(x: Tensor, taps: Tensor, bias: Tensor | None, silu: bool) -> Tenso
         y = first * taps[0] if bias is None else torch.addcmul(bias.to(taps.dtype), first, taps[0])
         for k in range(1, len(taps)):
             y = y.addcmul_(seen[k : k + stop - start], taps[k])
-        return F.silu(y, inplace=not y.requires_grad) if silu else y
+        return activations.silu(y, inplace=not y.requires_grad) if silu else y
 
     if not in_tiles(x):
         return rows(0, n).to(x.dtype)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
 from thalweg.packing import Block, BlockGroup, Packing, blocks_side_by_side
 
 L2_EPS = 1e-6
@@ -112,6 +113,7 @@ def sequential_gated_delta_rule(
     return (out if rows is None else out[list(rows)]).to(out_dtype), torch.stack(final) if final else empty
 
 
+@isolated("q", "k", "v", "g", "beta")
 def chunkwise_gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -227,7 +229,7 @@ class _Decays:
         g = g.double().clamp(min=-1e3)  # -inf has no differences
         if not group.is_slice:
             g = g * group.inside[..., None]
-        self.sums = g.transpose(1, 2).cumsum(2)  # (b, Hv, q)
+        self.sums = group.sums(g).transpose(1, 2)  # (b, Hv, q)
         self.group = group
         self.dtype = dtype
 
@@ -242,11 +244,18 @@ class _Decays:
 
     def into(self) -> Tensor:
         """(B, q, 1): from the block's start to token i, 0 where i has no past before the block."""
-        return (self._exp(self.sums) * self.group.enters[:, None]).flatten(0, 1)[..., None]
+        decay = self._exp(self.sums)
+        if not self.group.all_enter:
+            decay = decay * self.group.enters[:, None]
+        return decay.flatten(0, 1)[..., None]
 
     def out_of(self) -> Tensor:
         """(B, q, 1): from token j to the block's end, 0 where nothing goes on."""
-        return (self._exp(self.sums[..., -1:] - self.sums) * self.group.leaves[:, None]).flatten(0, 1)[..., None]
+        exponent = self.sums[..., -1:] - self.sums
+        if self.group.all_leave:
+            return self._exp(exponent).flatten(0, 1)[..., None]
+        decay = self._exp(exponent.clamp(max=0)) * self.group.leaves[:, None]  # above 0 is what does not go on
+        return decay.flatten(0, 1)[..., None]
 
     def through(self) -> Tensor:
         """(B, 1, 1): over the whole block."""

@@ -6,10 +6,10 @@ float64 is computed in float64.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
+from thalweg.ops.activations import silu
 from thalweg.ops.tiles import in_tiles, tiles, wide
 
 
@@ -18,22 +18,13 @@ def silu_multiply(gate: Tensor, up: Tensor) -> Tensor:
     if run := kernels.kernel("silu_multiply", gate, up):
         return run(gate, up)
     if not in_tiles(gate):
-        return (F.silu(gate.to(wide(gate))) * up).to(gate.dtype)
+        return (silu(gate.to(wide(gate))) * up).to(gate.dtype)
     for rows in tiles(len(gate)):
         if gate.dtype == wide(gate):
-            F.silu(gate[rows], inplace=True).mul_(up[rows])
+            silu(gate[rows], inplace=True).mul_(up[rows])
         else:
-            gate[rows] = F.silu(gate[rows].float(), inplace=True).mul_(up[rows])
+            gate[rows] = silu(gate[rows].float(), inplace=True).mul_(up[rows])
     return gate
-
-
-def silu_gate(y: Tensor, z: Tensor) -> Tensor:
-    """y * silu(z), (N, E) each -> (N, E); without gradients on the CPU y is overwritten."""
-    if not in_tiles(y):
-        return (y.to(wide(y)) * F.silu(z.to(wide(z)))).to(y.dtype)
-    for rows in tiles(len(y)):
-        y[rows] = F.silu(z[rows].to(wide(z)), inplace=z.dtype != wide(z)).mul_(y[rows])
-    return y
 
 
 def add(u: Tensor, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ so all of m comes from one running maximum over vectors, before any block is loo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 _Memory: TypeAlias = tuple[Tensor, Tensor]
@@ -118,6 +119,7 @@ def sequential_mlstm(
     return out if rows is None else out[list(rows)], MLSTMState(*state)
 
 
+@isolated("q", "k", "v", "i", "f")
 def chunkwise_mlstm(
     q: Tensor,
     k: Tensor,
@@ -218,26 +220,20 @@ class _Gates:
         start = log_forget.new_zeros(packing.n_segments, f.shape[1])
         if initial_state is not None:
             start = torch.cat([initial_state[2].double(), start[packing.n_carried :]])
-        sums = log_forget.cumsum(0)
-        sums = sums - (sums - log_forget)[packing.starts][packing.segment_ids]
+        sums = _by_segment(log_forget, packing, lambda piece: piece.cumsum(0))
         a = i.double() - sums
-        g = torch.maximum(_running_max(a, packing), start[packing.segment_ids])
+        running = _by_segment(a, packing, lambda piece: piece.cummax(0).values)
+        g = torch.maximum(running, start[packing.segment_ids])
         g_before = torch.cat([start[:1], g[:-1]]).index_copy(0, packing.starts, start)
         self.m = sums + g  # (N, H)
         self.table = torch.stack([a, g, g_before, torch.exp(-self.m)], dim=1)  # (N, 4, H)
 
 
-def _running_max(a: Tensor, packing: Packing) -> Tensor:
-    """(N, H) -> (N, H): the largest value so far of the token's segment.
-
-    Segments are lifted above each other to find the place of the maximum, whose value is then taken as it was.
-    """
+def _by_segment(t: Tensor, packing: Packing, running: Callable[[Tensor], Tensor]) -> Tensor:
+    """(N, H) -> (N, H): a running sum or maximum over each segment, rounded by nothing that lies before it."""
     if packing.n_segments == 1:
-        return a.cummax(0).values
-    with torch.no_grad():
-        span = a.amax(0) - a.amin(0) + 1
-        place = (a + packing.segment_ids[:, None] * span).cummax(0).indices
-    return a.gather(0, place)
+        return running(t)
+    return torch.cat([running(piece) for piece in t.split(packing.lengths)])
 
 
 class _Weights:
@@ -269,12 +265,15 @@ class _Weights:
     def into(self, queries: list[int] | None) -> Tensor:
         """(bH, i, 1): weight of the entering state at token i, zero where i has no past before the block."""
         g = self.g if queries is None else self.g[:, queries]
-        enters = self.group.enters if queries is None else self.group.enters[:, queries]
-        return (self._exp(self.before + self.log_scale - g) * self._every_head(enters))[..., None]
+        weight = self._exp(self.before + self.log_scale - g)
+        if not self.group.all_enter:
+            enters = self.group.enters if queries is None else self.group.enters[:, queries]
+            weight = weight.masked_fill(~self._every_head(enters), 0)  # selected: what is weighed there may be inf
+        return weight[..., None]
 
     def out_of(self) -> Tensor:
         """(bH, j, 1): weight of token j in the leaving state, zero where nothing goes on."""
-        return (self._exp(self.a - self.last) * self._every_head(self.group.leaves))[..., None]
+        return self._exp(self.a - self.last).masked_fill(~self._every_head(self.group.leaves), 0)[..., None]
 
     def through(self) -> Tensor:
         """(b, H, 1): weight of the entering state in the leaving one."""

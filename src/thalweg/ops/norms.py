@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
+from thalweg.ops.activations import sigmoid, silu
 from thalweg.ops.tiles import in_tiles, tiles, wide
 
 
@@ -49,11 +50,11 @@ def rms_norm_blocks(n: int, width: int, device: torch.device, dtype: torch.dtype
 def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
     """(N, D) twice -> (N, D) in y's dtype: the norm of y * silu(z), of each group on its own (Mamba2)."""
     if not in_tiles(y):
-        gated = y.to(wide(y)) * F.silu(z.to(wide(y)))
+        gated = y.to(wide(y)) * silu(z.to(wide(y)))
         return rms_norm(gated, weight, eps, groups=groups, dtype=y.dtype)
     out = torch.empty_like(y)
     for rows in tiles(len(y)):
-        gated = F.silu(z[rows].to(wide(z)), inplace=z.dtype != wide(z)).mul_(y[rows])
+        gated = silu(z[rows].to(wide(z)), inplace=z.dtype != wide(z)).mul_(y[rows])
         parts = gated.unflatten(1, (groups, -1))
         square = torch.linalg.vector_norm(parts, dim=2, keepdim=True).square_()
         parts.mul_(square.div_(parts.shape[2]).add_(eps).rsqrt_())
@@ -93,7 +94,7 @@ def head_norm_gate(y: Tensor, o: Tensor, weight: Tensor, bias: Tensor | None, ep
         return normed * weight if bias is None else torch.addcmul(bias.to(normed.dtype), normed, weight)
 
     if not in_tiles(y):
-        return (norm(y) * torch.sigmoid(o.to(wide(o)))).to(y.dtype)
+        return (norm(y) * sigmoid(o.to(wide(o)))).to(y.dtype)
     for rows in tiles(len(y)):
-        o[rows] = norm(y[rows]).mul_(o[rows].to(wide(o)).sigmoid_())
+        o[rows] = norm(y[rows]).mul_(sigmoid(o[rows].to(wide(o)), inplace=True))
     return o

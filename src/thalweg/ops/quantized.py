@@ -62,14 +62,14 @@ def block_size(width: int, most: int) -> int:
 @functools.cache
 def signs(width: int) -> Tensor:
     """(K,) of 1 and -1, the same always: without them inputs that are all positive would add up in one place."""
-    generator = torch.Generator().manual_seed(width)
-    return torch.randint(0, 2, (width,), generator=generator).mul_(2).sub_(1).float()
+    generator = torch.Generator(device="cpu").manual_seed(width)
+    return torch.randint(0, 2, (width,), generator=generator, device="cpu").mul_(2).sub_(1).float()
 
 
 @functools.cache
 def _hadamard(size: int) -> Tensor:
     """(n, n), symmetric and its own inverse."""
-    matrix = torch.ones(1, 1)
+    matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix / size**0.5
@@ -101,7 +101,10 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) -> (N, K) int8 levels and (N,) float32 scales of W R."""
-    levels, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    levels, scales = (
+        weight.new_empty(weight.shape, dtype=torch.int8),
+        weight.new_empty(len(weight), dtype=torch.float32),
+    )
     for tile in tiles(len(weight), OUTPUTS):  # in float32 there is never more than a tile
         rotated = rotate(weight[tile])
         scales[tile] = rotated.abs().amax(1) / TOP
@@ -126,7 +129,7 @@ class Int8:
         self.n_outputs, self.n_inputs = levels.shape
         self.integer = not missing()
         self.levels = torch.ops.onednn.qlinear_prepack(levels, None) if self.integer else levels
-        self._zeros = torch.zeros(self.n_outputs, dtype=torch.int64) if self.integer else None
+        self._zeros = levels.new_zeros(self.n_outputs, dtype=torch.int64) if self.integer else None
 
     @property
     def nbytes(self) -> int:
@@ -154,7 +157,8 @@ class Int8:
             return qlinear(
                 q, 1.0, ZERO_POINT, self.levels, self.scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
-        x, out = q.float() - ZERO_POINT, torch.empty(len(q), self.n_outputs)
+        x = q.float() - ZERO_POINT
+        out = x.new_empty(len(q), self.n_outputs)
         for tile in tiles(self.n_outputs, OUTPUTS):
             torch.mm(x, self.levels[tile].float().t(), out=out[:, tile])
         return out.mul_(self.scales)
@@ -168,9 +172,9 @@ class WeightOnly:
         self.bits = bits
         size = block_size(self.n_inputs, GROUP)
         groups = self.n_inputs // size
-        self.low = torch.empty(self.n_outputs, groups, 1, dtype=torch.bfloat16)
+        self.low = weight.new_empty(self.n_outputs, groups, 1, dtype=torch.bfloat16)
         self.scales = torch.empty_like(self.low)
-        self.levels = torch.empty(self.n_outputs, groups, size * bits // 8, dtype=torch.uint8)
+        self.levels = weight.new_empty(self.n_outputs, groups, size * bits // 8, dtype=torch.uint8)
         for tile in tiles(self.n_outputs, OUTPUTS):
             self._pack(tile, weight[tile].float().unflatten(1, (groups, size)))
 

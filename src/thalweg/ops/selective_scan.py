@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
+from thalweg.ops.activations import softplus
 from thalweg.packing import BlockGroup, Links, Packing
 
 
@@ -116,6 +119,7 @@ def sequential_selective_scan(
     return (out if rows is None else out[list(rows)]).to(x.dtype), torch.stack(final) if final else empty
 
 
+@isolated("x", "dt", "B", "C")
 def chunkwise_selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -194,7 +198,7 @@ def step_sizes(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dtype: tor
     """(N, E) delta in `dtype` from the raw projection."""
     delta = dt.to(dtype)
     delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
-    return F.softplus(delta) if dt_softplus else delta
+    return softplus(delta) if dt_softplus else delta
 
 
 def _one_after_another(
@@ -218,6 +222,7 @@ def _one_after_another(
     n, wide = len(x), rates.dtype
     strongest, weakest = float(rates.min()), rates.amax(0)
     begins = {start: segment for segment, start in enumerate(packing.cu_seqlens[:-1])}
+    bounds = set(packing.cu_seqlens)
     ends = {packing.cu_seqlens[segment + 1] - 1: row for row, segment in enumerate(packing.wanted)}
     chunk_size = min(chunk_size, n)
     blocks = min(TILE_TOKENS // chunk_size, TILE_NUMBERS // (rates.shape[1] * chunk_size))
@@ -233,12 +238,11 @@ def _one_after_another(
         tile = slice(start, min(start + tile_size, n))
         delta, inputs = step_sizes(dt[tile], dt_bias, dt_softplus, wide), x[tile].to(wide)
         added, write, read = (delta * inputs)[:, None], B[tile, :, None].to(wide), C[tile, None].to(wide)
-        is_strong = float(delta.max()) * strongest < MIN_LOG_DECAY
-        is_weak = float((delta.mean(0) * weakest).max()) > WEAK_LOG_DECAY
+        is_strong = not float(delta.max()) * strongest >= MIN_LOG_DECAY  # also where that is NaN
         found = tile if rows is None else slice(bisect_left(rows, start), bisect_left(rows, tile.stop))
-        exact = _ExactState(rates, delta) if is_weak else None
-        if exact:
-            exact.restart(last, 0)
+        cuts = [0, *(at - start for at in packing.cu_seqlens if start < at < tile.stop), len(delta)]
+        pieces = dict(pairwise(cuts))  # of segments: where each begins and ends in the tile
+        exact: _ExactState | None = None
 
         for first in range(0, len(delta), chunk_size):
             block = slice(first, min(first + chunk_size, len(delta)))
@@ -252,6 +256,11 @@ def _one_after_another(
                 if start + t in begins:
                     segment = begins[start + t]
                     last = initial_state[segment] if initial_state is not None and segment < packing.n_carried else None
+                if t in pieces:
+                    stop = pieces[t]
+                    goes_on = start + stop - 1 in ends or start + stop not in bounds
+                    lasting = (goes_on or last is not None) and _is_weak(delta[t:stop], weakest)
+                    exact = _ExactState(rates, delta) if lasting else None
                     if exact:
                         exact.restart(last, t)
                 if exact:
@@ -271,6 +280,11 @@ def _one_after_another(
                 out, inputs = out[wanted], inputs[wanted]
             y[found] = out if D is None else torch.addcmul(out, inputs, D.to(wide))
     return y, final
+
+
+def _is_weak(delta: Tensor, weakest: Tensor) -> bool:
+    """Whether a segment decays so little that its rounding errors add up; its own tokens alone decide."""
+    return float((delta.mean(0) * weakest).max()) > WEAK_LOG_DECAY
 
 
 class _ExactState:

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
+from thalweg.ops.activations import softplus
 from thalweg.packing import Block, BlockGroup, Links, Packing, blocks_side_by_side
 
 
@@ -91,7 +92,7 @@ def step_sizes(
     """(N, H) delta in `dtype` from the raw projection."""
     delta = dt.to(dtype)
     delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
-    delta = F.softplus(delta) if dt_softplus else delta
+    delta = softplus(delta) if dt_softplus else delta
     return delta if dt_limit == (0.0, float("inf")) and dt_softplus else delta.clamp(*dt_limit)
 
 
@@ -137,6 +138,7 @@ def sequential_ssd(
     return (out if rows is None else out[list(rows)]).to(out_dtype), (torch.stack(final) if final else empty)
 
 
+@isolated("x", "dt", "B", "C")
 def chunkwise_ssd(
     x: Tensor,
     dt: Tensor,
@@ -218,7 +220,7 @@ class _Steps:
         self.delta = delta
         if not group.is_slice:
             log_decay = log_decay * group.inside[..., None]
-        self.sums = log_decay.double().cumsum(1)
+        self.sums = group.sums(log_decay.double())
 
     def between(self, queries: list[int] | None) -> Tensor:
         """(b, H, i, j) >= 0: what of token j's step is left at token i; arbitrary but finite where i may not see j.
@@ -244,12 +246,18 @@ class _Steps:
 
     def into(self, queries: list[int] | None) -> Tensor:
         """(b, i, H): decay from the block's start to token i, zero where i has no past before the block."""
-        decay = (self.sums.exp() * self.group.enters[..., None]).to(self.dtype)
+        decay = self.sums.exp()
+        if not self.group.all_enter:
+            decay = decay * self.group.enters[..., None]
+        decay = decay.to(self.dtype)
         return decay if queries is None else decay[:, queries]
 
     def out_of(self) -> Tensor:
         """(b, j, H): token j's step times the decay from there to the block's end, zero where nothing goes on."""
-        decay = (self.sums[:, -1:] - self.sums).exp() * self.group.leaves[..., None]
+        exponent = self.sums[:, -1:] - self.sums
+        if self.group.all_leave:
+            return (self.delta * exponent.exp()).to(self.dtype)
+        decay = exponent.clamp(max=0).exp() * self.group.leaves[..., None]  # above 0 is what does not go on
         return (self.delta * decay).to(self.dtype)
 
     def through(self) -> Tensor:

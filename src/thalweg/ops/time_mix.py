@@ -2,7 +2,7 @@
 
 Legend: n tokens, D width, H heads of K = D / H keys and V values. Letters: models/rwkv7.py.
 
-"Products" are of the dtype of the weights, everything else is float32.
+"Products" are of the dtype of the weights, everything else is float32 (float64 for float64).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg import kernels
+from thalweg.ops.activations import sigmoid
+from thalweg.ops.tiles import wide
 
 MAX_DECAY = 0.6065306597126334
 """exp(-0.5): the strongest decay of a token, as -log w."""
@@ -55,15 +57,16 @@ def scan_inputs(
     """
     if run := kernels.kernel("scan_inputs", w, a, k, v, *(blend or ())[:1]):
         return run(w, a, k, v, bias_w, bias_a, k_k, k_a, blend, n_heads, out)
-    log_w = torch.sigmoid(w.float() + bias_w) * -MAX_DECAY
-    a = torch.sigmoid(a.float() + bias_a)
-    v = v.float()
+    dtype = wide(w)
+    log_w = sigmoid(w.to(dtype) + bias_w) * -MAX_DECAY
+    a = sigmoid(a.to(dtype) + bias_a)
+    v = v.to(dtype)
     if blend is not None:
         lora, bias, first = blend
-        v = torch.addcmul(v, first - v, torch.sigmoid(lora.float() + bias))
-    k = k.float()
-    kk = F.normalize((k * k_k.float()).unflatten(1, (n_heads, -1)), dim=2).flatten(1)
-    found = (log_w, torch.addcmul(k, k * (a - 1), k_a.float()), v, kk, a)
+        v = torch.addcmul(v, first - v, sigmoid(lora.to(dtype) + bias))
+    k = k.to(dtype)
+    kk = F.normalize((k * k_k.to(dtype)).unflatten(1, (n_heads, -1)), dim=2).flatten(1)
+    found = (log_w, torch.addcmul(k, k * (a - 1), k_a.to(dtype)), v, kk, a)
     if out is None:
         return found
     for kept, tensor in zip(out, found, strict=True):
@@ -80,11 +83,11 @@ def scan_output(
     """
     if run := kernels.kernel("scan_output", gate, y, r, k, v):
         return run(y, r, k, v, r_k, gate, weight, bias, eps)
-    heads = len(r_k)
-    y = F.group_norm(y, heads, weight.float(), bias.float(), eps)
-    bonus = torch.linalg.vecdot((r * k).unflatten(1, (heads, -1)), r_k.float())
+    heads, dtype = len(r_k), wide(y)
+    y = F.group_norm(y, heads, weight.to(dtype), bias.to(dtype), eps)
+    bonus = torch.linalg.vecdot((r * k).unflatten(1, (heads, -1)), r_k.to(dtype))
     y = torch.addcmul(y.unflatten(1, (heads, -1)), bonus[..., None], v.unflatten(1, (heads, -1))).flatten(1)
-    return (y * gate.float()).to(gate.dtype)
+    return (y * gate.to(dtype)).to(gate.dtype)
 
 
 def relu_square(x: Tensor) -> Tensor:

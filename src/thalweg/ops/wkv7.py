@@ -30,6 +30,7 @@ from torch import Tensor
 
 from thalweg import kernels
 from thalweg.errors import InvalidInputError
+from thalweg.isolation import isolated
 from thalweg.packing import WORKSPACE, BlockGroup, Links, Packing
 
 MAX_CHUNK = 64
@@ -117,6 +118,7 @@ def sequential_wkv7(
     return (out if rows is None else out[list(rows)]).to(out_dtype), torch.stack(final) if final else empty
 
 
+@isolated("r", "log_w", "k", "v", "kk", "a")
 def chunkwise_wkv7(
     r: Tensor,
     log_w: Tensor,
@@ -207,7 +209,7 @@ class _Buffers:
         self.scores = empty(heads, 2 * chunk, v_width + 2 * chunk)
         self.values = empty(heads, 2 * chunk, v_width)
         self.state = empty(heads, v_width, width).zero_()
-        self.centring = _centring(chunk, self.state)
+        self.centring = _one_middle(chunk, self.state)
         self.causal = _score_mask(torch.ones(chunk, chunk, dtype=torch.bool, device=device).tril(), dtype)
 
     def step(
@@ -226,10 +228,10 @@ class _Buffers:
         block, q, m, v_width = group.blocks[0], len(k), len(r), v.shape[2]
         left, right = self.left[:, : q + m], self.right[:, : v_width + 2 * q]
         values, scores = self.values[:, : 2 * q], self.scores[:, : q + m, : v_width + 2 * q]
-        centring = self.centring if q == self.centring.shape[1] else _centring(q, self.state)
+        centring = self.centring if q == len(self.causal) // 2 and group.first is None else _centring(group, self.state)
         sums = centring @ log_w.to(self.state.dtype).flatten(1)
-        decay = sums.exp_().unflatten(1, k.shape[1:]).transpose(0, 1)  # (H, q + 1, K)
-        before, after = decay[:, :-1], decay[:, 1:]
+        decay = sums.exp_().unflatten(-1, k.shape[1:]).transpose(0, 1)  # (H, …, K)
+        before, after = decay[:, :q], decay[:, -q:]
         kk = kk.transpose(0, 1)
         torch.mul(kk, before, out=left[:, :q])
         torch.mul(r.transpose(0, 1), after if queries is None else after[:, queries], out=left[:, q:])
@@ -275,11 +277,33 @@ def _score_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([visible.tril(-1).tile(2), visible.tile(2)], dim=-2).to(dtype)
 
 
-def _centring(q: int, like: Tensor) -> Tensor:
-    """(q + 1, q): the matrix that turns log w into G, from before the first token to after the last.
+def _centring(group: BlockGroup, like: Tensor) -> Tensor:
+    """(…, r, q): the matrix that turns log w into G; its first q rows are before each token, its last q after it.
 
-    Adding up from the middle leaves half the terms, and none that cancel.
+    G counts from the middle of what the block has of the token's segment: that leaves half the terms, none that cancel,
+    and none of another segment.
     """
+    if group.first is None:
+        return _one_middle(group.size, like)
+    return group.once(("centring", like.dtype), lambda: _middles(group, like))
+
+
+def _middles(group: BlockGroup, like: Tensor) -> Tensor:
+    q, first = group.size, group.first
+    assert first is not None
+    own = (first[:, :, None] == first[:, None, :]) & group.inside[:, None, :]
+    middle = (first + (own.sum(2) - 1) // 2)[..., None]
+    token = torch.arange(q, device=like.device)
+    rows = []
+    for row in (token[:, None] - 1, token[:, None]):
+        after, before = (token > middle) & (token <= row), (token <= middle) & (token > row)
+        rows.append((after.to(like.dtype) - before.to(like.dtype)) * own)
+    centring = torch.cat(rows, dim=1)
+    return centring[0] if len(centring) == 1 else centring[:, None]
+
+
+def _one_middle(q: int, like: Tensor) -> Tensor:
+    """(q + 1, q): the same for blocks of one segment each, where after a token is before the next."""
     token = torch.arange(q, device=like.device)
     row = torch.arange(-1, q, device=like.device)[:, None]
     middle = (q - 1) // 2
@@ -335,8 +359,8 @@ class _Effect:
         q = k.shape[2]
         if not group.is_slice:
             log_w = log_w * group.inside[:, None, :, None]
-        decay = (_centring(q, log_w) @ log_w).exp()  # (b, H, q + 1, K)
-        before, after = decay[:, :, :-1], decay[:, :, 1:]
+        decay = (_centring(group, log_w) @ log_w).exp()  # (b, H, …, K)
+        before, after = decay[:, :, :q], decay[:, :, -q:]
         Z, R, B, L = kk * before, r * after, a * kk / after, k / after
         mask = _score_mask(group.visible, k.dtype)[:, None]
         scores = (torch.cat([Z, R], dim=2) @ torch.cat([B, L], dim=2).transpose(2, 3)) * mask

@@ -47,7 +47,7 @@ class Features(dict[str, Any]):
         if key == "token_embeddings" and self._token_vectors is not None:
             self[key] = self._token_vectors()
         elif key == "attention_mask":
-            self[key] = [torch.ones(length, dtype=torch.int64) for length in unpack(self)[1]]
+            self[key] = [torch.ones(length, dtype=torch.int64, device="cpu") for length in unpack(self)[1]]
         else:
             raise KeyError(key)
         return self[key]

@@ -63,7 +63,7 @@ def check_batch(input_ids: Tensor | None, attention_mask: Tensor | None, cache: 
     if cache is not None and cache.batch_size != batch:
         raise InvalidInputError(f"cache_params holds {cache.batch_size} rows, but input_ids has {batch}")
     if attention_mask is None:
-        return torch.ones((batch, length), dtype=torch.bool)
+        return torch.ones((batch, length), dtype=torch.bool, device="cpu")
     whole = length if cache is None else length + cache.positions
     if attention_mask.ndim != 2 or len(attention_mask) != batch or attention_mask.shape[1] not in (length, whole):
         expected = f"({batch}, {length})" if whole == length else f"({batch}, {length}) or ({batch}, {whole})"
@@ -84,7 +84,7 @@ def steps(
     """
     batch, length = mask.shape
     last = length - 1 - mask.flip(1).int().argmax(dim=1)
-    columns = torch.arange(length)
+    columns = torch.arange(length, device="cpu")
     for start, stop in _spans(mask, max_tokens):
         part = mask[:, start:stop]
         counts = part.sum(dim=1).tolist()
@@ -97,7 +97,7 @@ def steps(
         later = set(range(batch)) if keep else set(torch.nonzero(mask.any(1) & (last >= stop)).flatten().tolist())
         final = [segment for segment, row in enumerate(rows) if row in later]
         chosen = part[rows]
-        positions = (torch.tensor(rows)[:, None] * length + columns[start:stop])[chosen]
+        positions = (torch.tensor(rows, device="cpu")[:, None] * length + columns[start:stop])[chosen]
         yield Step(
             rows=rows,
             tokens=input_ids.flatten()[positions.to(input_ids.device)].to(device, torch.int64),

@@ -76,7 +76,7 @@ def chunked_forward(
         raise InvalidInputError(f"pooling must be None, 'last' or 'mean', not {pooling!r}")
     batch, length = _check_ids(input_ids)
     starts, lengths = _spans(input_ids, attention_mask)
-    result = torch.zeros(0)
+    result = torch.zeros(0, device="cpu")
     total: torch.Tensor | float = 0.0
     for rows, start, hidden, last in iterate_chunks(
         model, input_ids, attention_mask, vertical_chunk_size=vertical_chunk_size
@@ -123,7 +123,7 @@ def iterate_chunks(
         start = 0
         for hidden, _ in _run(backbone, ids, _sizes(length, vertical_chunk_size)):
             end = start + hidden.shape[1]
-            yield Chunk(torch.tensor(rows), start, hidden, end == length)
+            yield Chunk(torch.tensor(rows, device="cpu"), start, hidden, end == length)
             start = end
 
 
@@ -197,8 +197,8 @@ def _distance(backbone: Any, call: Callable[..., Any]) -> float:
 
 def _lost(backbone: Any, call: Callable[..., Any], rows: int, sizes: Sequence[int]) -> float:
     vocabulary = backbone.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (rows, sum(sizes)), generator=generator).to(_device(backbone))
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    ids = torch.randint(vocabulary, (rows, sum(sizes)), generator=generator, device="cpu").to(_device(backbone))
     whole = call(input_ids=ids, use_cache=False).last_hidden_state
     chunked = torch.cat([hidden for hidden, _ in _run(backbone, ids, sizes, call)], dim=1)
     if chunked.shape != whole.shape:

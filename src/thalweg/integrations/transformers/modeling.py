@@ -122,7 +122,7 @@ class ThalwegModel(transformers.PreTrainedModel):
         checkpointed = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         in_steps = checkpointed or not torch.is_grad_enabled()
         device = self.stack.device
-        hidden = torch.zeros(mask.numel(), self.stack.d_model, device=device)
+        hidden = torch.zeros(mask.numel(), self.stack.d_model, dtype=torch.float32, device=device)
         for step in steps(
             input_ids,
             mask,

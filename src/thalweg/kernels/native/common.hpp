@@ -107,4 +107,12 @@ constexpr std::int64_t FIELDS = 6;   // of a block: start, stop, enters, leaves,
 
 INLINE float decayed(double sum) { return sum < double(NOTHING) ? 0.0f : exponential(float(sum)); }
 
+// As `decayed`, but never 0: what is not finite in a state is so in all that is made of it.
+INLINE float decayed_state(double sum) { return exponential(sum < double(NOTHING) ? NOTHING : float(sum)); }
+
+// Says that a result is not finite; `poison`: a sum of results times 0.
+INLINE void tell(std::int64_t* finite, float poison) {
+    if (!(poison == 0.0f)) __atomic_store_n(finite, std::int64_t(0), __ATOMIC_RELAXED);
+}
+
 }  // namespace

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native.library import call
+from thalweg.kernels.native.library import call, empty
 from thalweg.packing import Packing
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """(N, D) float32, (D,) -> (N, D) `dtype`: each row by its root mean square, times weight."""
     x = x.contiguous()
-    out = torch.empty(x.shape, dtype=dtype)
+    out = empty(*x.shape, dtype=dtype)
     call("rms_norm", dtype, x, weight.float(), out, len(x), x.shape[1], float(eps))
     return out
 
@@ -23,7 +23,7 @@ def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, *, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
     """y of `ops.causal_conv`; its final state is made of x alone."""
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = empty(*x.shape, dtype=x.dtype)
     taps = weight.t().float().contiguous()
     rows, channels = x.shape
     call(
@@ -64,7 +64,7 @@ def selective_scan(
     """`ops.selective_scan` token by token (`chunk_size` has no meaning). The running states are float64."""
     n, channels = x.shape
     width = A.shape[1]
-    y, final = torch.empty(n, channels, dtype=x.dtype), torch.empty(len(packing.wanted), width, channels)
+    y, final = empty(n, channels, dtype=x.dtype), empty(len(packing.wanted), width, channels)
     call(
         "selective_scan", x.dtype, x, x.stride(0), dt, dt.stride(0), A.float().t().contiguous(), B.float().contiguous(),
         C.float().contiguous(), None if dt_bias is None else dt_bias.float(), None if D is None else D.float(),

@@ -64,7 +64,17 @@ def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float 
     function = _function(name, dtype)
     if function.argtypes is None:  # a kernel takes the same kinds at every call
         function.argtypes = [_kind(argument) for argument in arguments]
-    function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
+    function(*[_pointer(argument) if isinstance(argument, Tensor) else argument for argument in arguments])
+
+
+def _pointer(tensor: Tensor) -> int:
+    assert tensor.is_cpu, tensor.device  # a kernel would read and write wherever the number points to
+    return tensor.data_ptr()
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uninitialised memory for a kernel: on the CPU, whatever the default device and dtype."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _kind(argument: Tensor | int | float | None) -> Any:
@@ -73,10 +83,15 @@ def _kind(argument: Tensor | int | float | None) -> Any:
     return ctypes.c_float if isinstance(argument, float) else ctypes.c_int64
 
 
+def finite_flag() -> Tensor:
+    """(1,) int64: 1, which a kernel makes 0 where a result is not finite."""
+    return torch.ones(1, dtype=torch.int64, device="cpu")
+
+
 def row_targets(n: int, rows: Sequence[int] | None) -> Tensor | None:
     """(N,) int64: the row of y that each token is, -1 for none; None for all of them in order."""
     if rows is None:
         return None
-    targets = torch.full((n,), -1)
-    targets[list(rows)] = torch.arange(len(rows))
+    targets = torch.full((n,), -1, dtype=torch.int64, device="cpu")
+    targets[list(rows)] = torch.arange(len(rows), device="cpu")
     return targets

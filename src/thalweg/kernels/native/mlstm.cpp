@@ -36,10 +36,10 @@ CLONES void block_weights(const double* a, const double* g, double before, float
                           float* through) {
     double last = g[q - 1];
     for (std::int64_t t = 0; t < q; t++) {
-        into[t * heads] = t < enters ? decayed(before + double(log_scale) - g[t]) : 0.0f;
+        into[t * heads] = t < enters ? decayed_state(before + double(log_scale) - g[t]) : 0.0f;
         out_of[t * heads] = t >= q - leaves ? decayed(a[t] - last) : 0.0f;
     }
-    *through = decayed(before - last);
+    *through = decayed_state(before - last);
 }
 
 // One head of one block: scores, (q, q), become the weights of token j at token i, 0 where i may not see j; sums: of
@@ -60,7 +60,7 @@ INLINE void weights_of_block(T* scores, const double* a, const double* g, const 
 #pragma omp simd reduction(+ : sum)
         for (std::int64_t j = begin; j < stop; j++) {
             float exponent = float(at[j] - here);
-            bool seen = std::int32_t(j) >= from && std::int32_t(j) <= to && exponent >= NOTHING;
+            bool seen = std::int32_t(j) >= from && std::int32_t(j) <= to && !(exponent < NOTHING);
             float value = load(row[j]) * exponential(exponent);
             value = seen ? value : 0.0f;
             sum += value;
@@ -121,7 +121,7 @@ INLINE void carry_through(const T* added, float through, float* state, T* enteri
     for (std::int64_t p = 0; p < width; p++) {
         float before = state[p];
         store(entering[p], before);
-        state[p] = load(added[p]) + through * before;
+        state[p] = load(added[p]) + (through == 0.0f ? 0.0f : through * before);  // 0: another segment's, maybe not finite
     }
 }
 
@@ -136,7 +136,7 @@ CLONES void carry_through_block(const bf16* added, float through, float* state, 
 template <typename T>
 void carry_row_through(const T* added, const float* through, const std::int64_t* blocks, std::int64_t n_blocks,
                        std::int64_t block_stride, std::int64_t heads, const float* carried, std::int64_t carried_stride,
-                       float* state, T* entering, float* final, std::int64_t width) {
+                       float* state, T* entering, float* final, std::int64_t* finite, std::int64_t width) {
     for (std::int64_t b = 0; b < n_blocks; b++) {
         const std::int64_t* block = blocks + b * FIELDS;
         std::int64_t q = block[1] - block[0], enters = block[2], leaves = block[3];
@@ -146,37 +146,53 @@ void carry_row_through(const T* added, const float* through, const std::int64_t*
             std::memset(state, 0, std::size_t(width) * 4);
         float kept = enters == q && leaves == q ? through[b * heads] : 0.0f;
         carry_through_block(added + b * block_stride, kept, state, entering + b * block_stride, width);
-        if (block[5] >= 0) std::memcpy(final + block[5] * carried_stride, state, std::size_t(width) * 4);
+        if (block[5] < 0) continue;
+        std::memcpy(final + block[5] * carried_stride, state, std::size_t(width) * 4);
+        float poison = 0;
+#pragma omp simd reduction(+ : poison)
+        for (std::int64_t p = 0; p < width; p++) poison += state[p] * 0.0f;
+        tell(finite, poison);
     }
 }
 
-// One token of one head: what it sees in its block and in the state before, over the normaliser.
+// One token of one head: what it sees in its block and in the state before, over the normaliser. Returned is 0, or NaN
+// where that is not finite.
 template <typename T>
-INLINE void readout_row(const T* inside, const T* past, const T* query, const float* n, float sum, float into, float floor,
+INLINE float readout_row(const T* inside, const T* past, const T* query, const float* n, float sum, float into, float floor,
                         float eps, T* y, std::int64_t K, std::int64_t P) {
+    float poison = 0;
     if (into == 0.0f) {
-        float normaliser = std::fmax(std::fabs(sum), floor) + eps;
+        float normaliser = (floor > std::fabs(sum) ? floor : std::fabs(sum)) + eps;  // NaN stays
         float scale = 1.0f / normaliser;
-#pragma omp simd
-        for (std::int64_t p = 0; p < P; p++) store(y[p], load(inside[p]) * scale);
-        return;
+#pragma omp simd reduction(+ : poison)
+        for (std::int64_t p = 0; p < P; p++) {
+            float value = load(inside[p]) * scale;
+            poison += value * 0.0f;
+            store(y[p], value);
+        }
+        return poison;
     }
     float seen = 0;
 #pragma omp simd reduction(+ : seen)
     for (std::int64_t c = 0; c < K; c++) seen += load(query[c]) * n[c];
-    float normaliser = std::fmax(std::fabs(sum + into * seen), floor) + eps;
-    float scale = 1.0f / normaliser;
-#pragma omp simd
-    for (std::int64_t p = 0; p < P; p++) store(y[p], (load(inside[p]) + into * load(past[p])) * scale);
+    seen = std::fabs(sum + into * seen);
+    float scale = 1.0f / ((floor > seen ? floor : seen) + eps);
+#pragma omp simd reduction(+ : poison)
+    for (std::int64_t p = 0; p < P; p++) {
+        float value = (load(inside[p]) + into * load(past[p])) * scale;
+        poison += value * 0.0f;
+        store(y[p], value);
+    }
+    return poison;
 }
 
-CLONES void readout_rows(const float* inside, const float* past, const float* query, const float* n, float sum, float into,
-                         float floor, float eps, float* y, std::int64_t K, std::int64_t P) {
-    readout_row(inside, past, query, n, sum, into, floor, eps, y, K, P);
+CLONES float readout_rows(const float* inside, const float* past, const float* query, const float* n, float sum, float into,
+                          float floor, float eps, float* y, std::int64_t K, std::int64_t P) {
+    return readout_row(inside, past, query, n, sum, into, floor, eps, y, K, P);
 }
-CLONES void readout_rows(const bf16* inside, const bf16* past, const bf16* query, const float* n, float sum, float into,
-                         float floor, float eps, bf16* y, std::int64_t K, std::int64_t P) {
-    readout_row(inside, past, query, n, sum, into, floor, eps, y, K, P);
+CLONES float readout_rows(const bf16* inside, const bf16* past, const bf16* query, const float* n, float sum, float into,
+                          float floor, float eps, bf16* y, std::int64_t K, std::int64_t P) {
+    return readout_row(inside, past, query, n, sum, into, floor, eps, y, K, P);
 }
 
 constexpr std::int64_t PART = 512;  // channels that are kept in float32 on the stack
@@ -280,26 +296,28 @@ EXPORT thalweg_mlstm_gates(const float* i, const float* f, const std::int64_t* b
     EXPORT thalweg_mlstm_carry_##SUFFIX(const T* added, const float* added_n, const float* through,                    \
                                         const std::int64_t* blocks, std::int64_t n_blocks, const float* carried,       \
                                         const float* carried_n, float* state, float* state_n, T* entering,             \
-                                        float* entering_n, float* final, float* final_n, std::int64_t heads,           \
-                                        std::int64_t K, std::int64_t P) {                                              \
+                                        float* entering_n, float* final, float* final_n, std::int64_t* finite,         \
+                                        std::int64_t heads, std::int64_t K, std::int64_t P) {                          \
         std::int64_t rows = heads * K;                                                                                 \
         PARALLEL_FOR for (std::int64_t r = 0; r < rows; r++) {                                                         \
             carry_row_through(added + r * P, through + r / K, blocks, n_blocks, rows * P, heads,                       \
                               carried ? carried + r * P : nullptr, rows * P, state + r * P, entering + r * P,          \
-                              final + r * P, P);                                                                       \
+                              final + r * P, finite, P);                                                               \
             carry_row_through(added_n + r, through + r / K, blocks, n_blocks, rows, heads,                             \
-                              carried_n ? carried_n + r : nullptr, rows, state_n + r, entering_n + r, final_n + r, 1); \
+                              carried_n ? carried_n + r : nullptr, rows, state_n + r, entering_n + r, final_n + r,     \
+                              finite, 1);                                                                              \
         }                                                                                                              \
     }                                                                                                                  \
     EXPORT thalweg_mlstm_readout_##SUFFIX(const T* inside, const T* past, const T* queries, const float* entering_n,   \
                                           const float* sums, const float* into, const float* floors, float eps, T* y,  \
-                                          std::int64_t n_blocks, std::int64_t n, std::int64_t heads, std::int64_t K,   \
-                                          std::int64_t P) {                                                            \
+                                          std::int64_t* finite, std::int64_t n_blocks, std::int64_t n,                 \
+                                          std::int64_t heads, std::int64_t K, std::int64_t P) {                        \
         PARALLEL_FOR for (std::int64_t t = 0; t < n_blocks * n; t++) {                                                 \
             for (std::int64_t h = 0; h < heads; h++) {                                                                 \
                 std::int64_t head = t / n * heads + h, row = head * n + t % n;                                         \
-                readout_rows(inside + row * P, past + row * P, queries + row * K, entering_n + head * K, sums[row],    \
-                             into[t * heads + h], floors[t * heads + h], eps, y + (t * heads + h) * P, K, P);          \
+                tell(finite, readout_rows(inside + row * P, past + row * P, queries + row * K, entering_n + head * K,  \
+                                          sums[row], into[t * heads + h], floors[t * heads + h], eps,                  \
+                                          y + (t * heads + h) * P, K, P));                                             \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \

@@ -13,7 +13,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from thalweg.isolation import Checked, isolated
 from thalweg.kernels.native import mlstm as between
+from thalweg.kernels.native.library import empty, finite_flag
 from thalweg.packing import Block, Packing
 
 CHUNK_SIZE = 128
@@ -22,6 +24,7 @@ PRODUCTS = 16
 """Small matrices multiplied in one call: with fewer the call costs more than the product, more leave the cache."""
 
 
+@isolated("q", "k", "v", "i", "f")
 def mlstm(
     q: Tensor,
     k: Tensor,
@@ -34,7 +37,7 @@ def mlstm(
     initial_state: tuple[Tensor, Tensor, Tensor] | None,
     rows: Sequence[int] | None,
     chunk_size: int | None,
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+) -> Checked:
     """`ops.mlstm`."""
     chunk_size = chunk_size or CHUNK_SIZE
     q, k, v = (t if t.stride(1) == t.shape[2] else t.contiguous() for t in (q, k, v))
@@ -49,17 +52,17 @@ def mlstm(
     gates = between.gates(i.float().contiguous(), f.float().contiguous(), packing, m0, log_scale, table)
     first = packing.first_seen
     shape = (heads, key_width, v.shape[2])
-    state = between.Memory(torch.zeros(shape), torch.zeros(shape[:2]))
+    state = between.Memory(empty(*shape).zero_(), empty(*shape[:2]).zero_())
     n_final = len(packing.wanted)
-    final = between.Memory(torch.zeros(n_final, *shape), torch.zeros(n_final, *shape[:2]))
-    y = torch.empty(v.shape, dtype=v.dtype)
+    final = between.Memory(empty(n_final, *shape).zero_(), empty(n_final, *shape[:2]).zero_())
+    y, finite = empty(*v.shape, dtype=v.dtype), finite_flag()
     for group in _groups(blocks, side_by_side(heads)):
         start, stop = blocks[group.start].start, blocks[group.stop - 1].stop
         here, table_here = slice(start, stop), table[group.start : group.stop]
         parts = between.by_head(q[here], k[here], v[here], gates.out_of[here], len(table_here))
         added = torch.bmm(parts.written.transpose(1, 2), parts.values)
         through = gates.through[group.start : group.stop]
-        entering, entering_n = between.carry(added, parts.sums, through, table_here, carried, state, final)
+        entering, entering_n = between.carry(added, parts.sums, through, table_here, carried, state, final, finite)
         if rows is not None and not any(blocks[b].rows_inside(rows) for b in group):
             continue
         scores = torch.bmm(parts.queries, parts.keys.transpose(1, 2))
@@ -67,8 +70,8 @@ def mlstm(
         inside = torch.bmm(scores, parts.values)
         past = torch.bmm(parts.queries, entering, out=added.new_empty(inside.shape))
         into, floors = gates.into[here], gates.floors[here]
-        between.readout(inside, past, parts.queries, entering_n, sums, into, floors, eps, y[here])
-    return y if rows is None else y[list(rows)], (*final, gates.m)
+        between.readout(inside, past, parts.queries, entering_n, sums, into, floors, eps, y[here], finite)
+    return Checked(y if rows is None else y[list(rows)], (*final, gates.m), bool(finite))
 
 
 def side_by_side(heads: int) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native.library import call
+from thalweg.kernels.native.library import call, empty
 
 
 def quantize_rows(x: Tensor, signs: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """`ops.quantized.quantize_rows_reference` in one pass: (M, K), (K,) float32 -> (M, K) uint8, (M,) float32."""
     rows, width = x.shape
-    q, scales = torch.empty(rows, width, dtype=torch.uint8), torch.empty(rows)
+    q, scales = empty(rows, width, dtype=torch.uint8), empty(rows)
     call("quantize_rows", x.dtype, x, x.stride(0), signs, q, scales, rows, width, block)
     return q, scales
 

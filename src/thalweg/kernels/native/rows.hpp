@@ -54,10 +54,12 @@ INLINE void conv_row(const T* x, std::int64_t stride, std::int64_t inside, const
 // ---- gate, then RMS norm by groups ------------------------------------------------------------------------------------
 
 // y times silu(z), each of `groups` equal parts by its root mean square, times weight. gated: room for a row; may be y.
+// Returned is 0, or NaN where a sum is not finite.
 template <typename Y, typename T>
-INLINE void gate_norm_row(const Y* y, const T* z, const float* weight, T* out, std::int64_t width, std::int64_t groups,
+INLINE float gate_norm_row(const Y* y, const T* z, const float* weight, T* out, std::int64_t width, std::int64_t groups,
                           float eps, float* gated) {
     std::int64_t part = width / groups;
+    float poison = 0;
     for (std::int64_t g = 0; g < groups; g++) {
         std::int64_t at = g * part;
         float sum = 0;
@@ -67,10 +69,12 @@ INLINE void gate_norm_row(const Y* y, const T* z, const float* weight, T* out, s
             gated[i] = value;
             sum += value * value;
         }
+        poison += sum * 0.0f;
         float scale = 1.0f / std::sqrt(sum / float(part) + eps);
 #pragma omp simd
         for (std::int64_t i = at; i < at + part; i++) store(out[i], gated[i] * scale * weight[i]);
     }
+    return poison;
 }
 
 }  // namespace

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.kernels.native.library import call, row_targets
+from thalweg.kernels.native.library import call, empty, row_targets
 from thalweg.packing import Packing
 
 
 def token_mix(x: Tensor, before: Tensor, mixes: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """`ops.time_mix.token_mix`."""
-    out = torch.empty(len(mixes), *x.shape, dtype=dtype)
+    out = empty(len(mixes), *x.shape, dtype=dtype)
     call("mix", dtype, x, before, mixes, len(mixes), out, *x.shape)
     return out.unbind()
 
@@ -36,7 +36,7 @@ def scan_inputs(
 ) -> Sequence[Tensor]:
     """`ops.time_mix.scan_inputs`."""
     rows, d = k.shape
-    out = out or [torch.empty(rows, width) for width in (d, d, v.shape[1], d, d)]
+    out = out or [empty(rows, width) for width in (d, d, v.shape[1], d, d)]
     parameters = [p.float() for p in (bias_w, bias_a, k_k, k_a)]
     lora, bias, first = blend or (None, None, None)
     call(
@@ -82,8 +82,8 @@ def wkv7(
     r = r if rows is None or len(r) != packing.n_tokens else r[list(rows)]
     r, log_w, k, v, kk, a = (t.contiguous() for t in (r, log_w, k, v, kk, a))
     heads, key_width = k.shape[1:]
-    y = torch.empty(len(r), *v.shape[1:])
-    final = torch.empty(len(packing.wanted), *v.shape[1:], key_width)
+    y = empty(len(r), *v.shape[1:])
+    final = empty(len(packing.wanted), *v.shape[1:], key_width)
     call(
         "wkv7", None, r, log_w, k, v, kk, a, row_targets(packing.n_tokens, rows), packing.bounds,
         packing.wanted_rows, packing.n_segments,

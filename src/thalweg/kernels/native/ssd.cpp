@@ -155,6 +155,48 @@ INLINE void multiply(Tile<M>& tile, const typename M::Number* left, const typena
     }
 }
 
+// ---- step sizes ------------------------------------------------------------------------------------------------------
+
+constexpr float STRONGEST = -120.0f;  // e^-120 is 0 in float32, and the bound keeps a block's sums small
+
+constexpr Index STEP_ROWS = 64;
+
+// Some tokens: delta and the log decay of each head. Loops without conditions, which vectors can do.
+template <typename T>
+INLINE void steps_tile(const T* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                       float high, float* delta, float* log_decay, Index rows, Index heads) {
+    for (Index i = 0; i < rows; i++) {
+        const T* raw = dt + i * stride;
+        float* step = delta + i * heads;
+#pragma omp simd
+        for (Index h = 0; h < heads; h++) step[h] = load(raw[h]) + bias[h];
+    }
+    if (with_softplus) {
+#pragma omp simd
+        for (Index n = 0; n < rows * heads; n++) delta[n] = softplus(delta[n]);
+    }
+    for (Index i = 0; i < rows; i++) {
+        float *step = delta + i * heads, *out = log_decay + i * heads;
+#pragma omp simd
+        for (Index h = 0; h < heads; h++) {
+            float kept = step[h] < low ? low : step[h];  // NaN stays
+            kept = kept > high ? high : kept;
+            float decay = kept * A[h];
+            step[h] = kept;
+            out[h] = decay < STRONGEST ? STRONGEST : decay;
+        }
+    }
+}
+
+CLONES void steps_tiles(const float* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                        float high, float* delta, float* log_decay, Index rows, Index heads) {
+    steps_tile(dt, stride, bias, A, with_softplus, low, high, delta, log_decay, rows, heads);
+}
+CLONES void steps_tiles(const bf16* dt, Index stride, const float* bias, const float* A, bool with_softplus, float low,
+                        float high, float* delta, float* log_decay, Index rows, Index heads) {
+    steps_tile(dt, stride, bias, A, with_softplus, low, high, delta, log_decay, rows, heads);
+}
+
 // ---- the scan ------------------------------------------------------------------------------------------------------
 
 // A run of N tokens. The kernel takes x, B and C, or what a convolution makes them of; it gives y, or y gated and normed.
@@ -179,6 +221,7 @@ struct Run {
     float eps;
     T* y;                                // (M, H P)
     float* final;                        // (S_out, K, H, P)
+    Index* finite;                       // becomes 0 where y or a final state is not
     Index heads, groups, K, P;
     Index q;                             // tokens of the largest block
 };
@@ -335,7 +378,7 @@ INLINE void score(const Run<T>& run, const Shared<M>& shared, Index b, Index gro
 // What a thread needs of its own.
 template <typename M>
 struct Scratch {
-    std::vector<double> sums;                       // log decay from the block's start to the token
+    std::vector<double> sums;                       // log decay from the start of the segment, or block, to the token
     std::vector<float> delta, into, out_of, far;
     std::vector<typename M::Number> weights;        // (tiles of i, step j)
     std::vector<typename M::Number> written, state;           // (step, COLUMNS) each
@@ -411,6 +454,7 @@ INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& 
     Index start = block[0], q = block[1] - start, enters = block[2], leaves = block[3];
     double sum = 0;
     for (Index t = 0; t < q; t++) {
+        if (run.first[start + t] == start + t) sum = 0;  // a segment's sums know nothing of those before it in the block
         sum += double(run.log_decay[(start + t) * run.heads + h]);
         work.sums[t] = sum;
         work.delta[t] = run.delta[(start + t) * run.heads + h];
@@ -420,7 +464,7 @@ INLINE float decays(const Run<T>& run, Index h, const Index* block, Scratch<M>& 
     const float* delta = work.delta.data();
     float *into = work.into.data(), *out_of = work.out_of.data();
 #pragma omp simd
-    for (Index t = 0; t < Index(work.into.size()); t++) into[t] = t < enters ? decayed(sums[t]) : 0.0f;
+    for (Index t = 0; t < Index(work.into.size()); t++) into[t] = t < enters ? decayed_state(sums[t]) : 0.0f;
 #pragma omp simd
     for (Index t = 0; t < Index(work.out_of.size()); t++)
         out_of[t] = t >= q - leaves && t < q ? delta[t] * decayed(sum - sums[t]) : 0.0f;
@@ -504,8 +548,16 @@ INLINE void head(const Run<T>& run, const Shared<M>& shared, Index h, Index begi
                 write_tile(tile, own + k0 * W, W);
             }
             if (block[5] < 0) continue;
-            for (Index k = 0; k < run.K; k++)
-                for (Index c = 0; c < columns; c++) run.final[(block[5] * run.K + k) * width + at + c] = own[k * W + c];
+            float poison = 0;
+            for (Index k = 0; k < run.K; k++) {
+                float* out = run.final + (block[5] * run.K + k) * width + at;
+#pragma omp simd reduction(+ : poison)
+                for (Index c = 0; c < columns; c++) {
+                    out[c] = own[k * W + c];
+                    poison += own[k * W + c] * 0.0f;
+                }
+            }
+            tell(run.finite, poison);
         }
     }
 }
@@ -520,9 +572,16 @@ INLINE void give_out(const Run<T>& run, const Shared<M>& shared, Index b, Index 
         float* y = shared.y_of(b) + j * width;
         T* out = run.y + row * width;
         if (run.z) {
-            gate_norm_row(y, run.z + row * run.z_stride, run.weight, out, width, run.norm_groups, run.eps, y);
+            tell(run.finite,
+                 gate_norm_row(y, run.z + row * run.z_stride, run.weight, out, width, run.norm_groups, run.eps, y));
         } else {
-            for (Index i = 0; i < width; i++) store(out[i], y[i]);
+            float poison = 0;
+#pragma omp simd reduction(+ : poison)
+            for (Index i = 0; i < width; i++) {
+                store(out[i], y[i]);
+                poison += y[i] * 0.0f;
+            }
+            tell(run.finite, poison);
         }
     }
 }
@@ -630,12 +689,19 @@ void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machin
         const float* bias, Index n_taps, const T* columns, const float* delta, const float* log_decay,                 \
         const float* skip, const Index* blocks, Index n_blocks, Index q, const Index* segments, const Index* first,    \
         Index n_carried, const Index* rows, const float* carried, const T* z, Index z_stride, const float* weight,     \
-        Index norm_groups, float eps, T* y, float* final, Index heads, Index groups, Index K, Index P,                 \
+        Index norm_groups, float eps, T* y, float* final, Index* finite, Index heads, Index groups, Index K, Index P,  \
         Index machine) {                                                                                               \
         scan_on(Run<T>{x, B, C, x_stride, B_stride, C_stride, taps, bias, n_taps, columns, delta, log_decay, skip,     \
                        blocks, segments, first, n_carried, rows, carried, z, z_stride, weight, norm_groups, eps, y,    \
-                       final, heads, groups, K, P, q},                                                                 \
+                       final, finite, heads, groups, K, P, q},                                                         \
                 n_blocks, machine);                                                                                    \
+    }                                                                                                                  \
+    EXPORT thalweg_ssd_steps_##SUFFIX(const T* dt, Index stride, const float* bias, const float* A,                    \
+                                      Index with_softplus, float low, float high, float* delta, float* log_decay,      \
+                                      Index rows, Index heads) {                                                       \
+        PARALLEL_FOR for (Index i = 0; i < rows; i += STEP_ROWS)                                                       \
+            steps_tiles(dt + i * stride, stride, bias, A, with_softplus != 0, low, high, delta + i * heads,            \
+                        log_decay + i * heads, rows - i < STEP_ROWS ? rows - i : STEP_ROWS, heads);                    \
     }
 
 FOR_DTYPE(float, float32)
