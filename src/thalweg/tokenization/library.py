@@ -1,7 +1,6 @@
 """A `tokenizers.Tokenizer` as a backend."""
 
 import functools
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
