@@ -88,6 +88,7 @@ def shipped_model(dtype: Any) -> Callable[[], list[torch.Tensor]]:
     return lambda: [torch.from_numpy(model.encode(texts, vertical_chunk_size=3000, max_tokens_per_step=6001))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("on", [True, False], ids=["kernels", "PyTorch alone"])
 @pytest.mark.parametrize("name", FAMILIES)
@@ -96,6 +97,7 @@ def test_all_but_the_products_of_a_model(name: str, on: bool, dtype: torch.dtype
         on_threads(family(name, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not kernels.enabled(), reason="the small products that PyTorch alone makes are MKL's")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_whole_vectors_of_the_shipped_model_in_large_steps(dtype: str) -> None:
@@ -113,6 +115,7 @@ on_threads(shipped_model("float32"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="it is about MKL")
 @pytest.mark.skipif(not kernels.enabled(), reason="batched products, which PyTorch alone makes, still differ")
