@@ -167,3 +167,11 @@ def test_files_that_are_named_exist(page: str) -> None:
     }
     assert named
     assert not {name for name in named if not any(path.endswith(f"/{name}") for path in there)}
+
+
+def test_no_docstring_begins_with_a_fragment() -> None:
+    """ "Of the matrix products." leaves the reader to guess what of them."""
+    for path in source_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                assert not str(node.value.value).startswith("Of "), f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -190,7 +190,7 @@ class Block:
         return self.stop - self.start
 
     def rows_inside(self, rows: Sequence[int]) -> list[int]:
-        """Of ascending positions in the run those in the block, counted from its start."""
+        """Those of ascending positions in the run that are in the block, counted from its start."""
         return [row - self.start for row in rows[bisect_left(rows, self.start) : bisect_left(rows, self.stop)]]
 
     @property

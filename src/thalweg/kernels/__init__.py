@@ -81,7 +81,7 @@ def _chosen() -> str:
 
 
 def report(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
-    """Of each backend its title, and "used" or why a model of that dtype on that device does without it."""
+    """Each backend's title, and "used" or why a model of that dtype on that device does without it."""
     return [(backend.title, _unused(backend, device, dtype) or "used") for backend in BACKENDS]
 
 

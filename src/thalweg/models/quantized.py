@@ -65,7 +65,7 @@ class QuantizedLinear(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Of the weights, without the bias, which is a parameter."""
+        """Bytes of the weights, without the bias, which is a parameter."""
         return sum(matrix.nbytes for matrix in self.matrices)
 
     @property

@@ -305,7 +305,7 @@ class RWKV7Layer(nn.Module):
     def forward(
         self, stream: _Stream, packing: Packing, state: RWKV7LayerState | None, rows: Sequence[int] | None
     ) -> tuple[_Stream, RWKV7LayerState]:
-        """Of the wanted rows only what they and the layer's state need."""
+        """What the wanted rows and the layer's state need, and no more."""
         u, v_first = stream
         wanted = None if rows is None else _Wanted.build(packing, rows)
         mixed, v_first, att, wkv = self.att(self.att_norm(u), v_first, packing, state, wanted)

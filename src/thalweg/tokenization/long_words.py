@@ -52,7 +52,7 @@ class LongWords:
         return (int(filled[0]), kinds[start] & units.kinds.first[start]) if len(filled) else None
 
     def ends(self, units: Units) -> tuple[int, int]:
-        """Of a row at the end of a window: the first unit that does not yet go to the model, and the first of those
+        """For a row at the end of a window: the first unit that does not yet go to the model, and the first of those
         before it that are kept in sight; -1 if there are not as many."""
         end = int(np.searchsorted(units.bounds, units.bounds[-1] - self.margin, side="right")) - 1
         kept = int(np.searchsorted(units.bounds, units.bounds[max(end, 0)] - self.margin, side="right")) - 1

@@ -152,7 +152,7 @@ class _WorldWindow:
         return Block(ids, offsets)
 
     def _offsets(self, data: bytes, starts: npt.NDArray[np.int64], stop: int) -> npt.NDArray[np.int64]:
-        """Of the ids from byte 0 to `stop` of `data`, int64 (n, 2)."""
+        """Offsets of the ids from byte 0 to `stop` of `data`, int64 (n, 2)."""
         leads = np.frombuffer(data, dtype=np.uint8)[:stop] & 0xC0 != 0x80
         char_after = self._state.chars_done + np.cumsum(leads)  # the first character that begins after this byte
         if stop:

@@ -80,7 +80,7 @@ def side_by_side(heads: int) -> int:
 
 
 def workspace(heads: int, d_qk: int, d_v: int, itemsize: int) -> list[int]:
-    """Of the blocks of a group q, k, v by heads, scores, readouts and states. Widths over all heads."""
+    """The blocks of a group: q, k, v by heads, scores, readouts and states. Widths over all heads."""
     blocks, matrix = side_by_side(heads), d_qk * d_v // heads
     by_head = [d_qk] * 3 + [d_v] * 3 + [heads * CHUNK_SIZE]
     return (
