@@ -35,14 +35,14 @@ class Kinds(NamedTuple):
 
 
 class RunRules:
-    """Rows of the pre-tokenizer with these settings, all of which `CutRules` has found to be local."""
+    """Rules of rows in a pre-tokenizer with these settings, all of which `CutRules` has found to be local."""
 
     def __init__(self, settings: Sequence[Mapping[str, Any]]) -> None:
         self._parts = [_Part(part) for part in settings]
         self.refusal = f"its pre-tokenizer has more than {_PARTS} parts" if len(settings) > _PARTS else None
 
     def kinds(self, chars: str) -> Kinds:
-        """The rows of characters as the normalizer leaves them."""
+        """The kinds of characters, as the normalizer leaves them."""
         if not chars:
             return Kinds(*(np.zeros(0, dtype=np.uint64) for _ in Kinds._fields))
         masks = Kinds(*(np.full(len(chars), of_all, dtype=np.uint64) for of_all in (_KNOWN, _KNOWN, 0)))
