@@ -156,7 +156,7 @@ def test_of_the_hub_only_headers_are_fetched(hub: Any, sharded: bool) -> None:
     assert "tokenizer.json" in sent
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize("quantize", [None, "int4"])
 def test_info_of_a_hub_model_fetches_no_weights(hub: Any, tmp_path: Path, quantize: str | None) -> None:
     """It says the same of it as of the same folder here, but for the fingerprint. The model has a lexicon."""
     root, sent, environment = hub

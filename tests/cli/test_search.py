@@ -68,7 +68,7 @@ def test_memory_that_is_short_is_told_with_a_cure(
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(thalweg, "load", fail)
+    monkeypatch.setattr("thalweg.embedder.loading.describe_checkpoint", fail)
     result = thalweg_command("info", model_folder)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: there is not enough memory (")

@@ -151,8 +151,14 @@ RUNS = [*(("mamba2", *run) for run in FULL_STEPS.values()), *((family, *ONE_DOCU
 NAMES = [*FULL_STEPS, *FAMILIES[1:]]
 
 
-def assert_right(found: dict[str, Any]) -> None:
-    assert found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + LIBRARIES), found
+def assert_right(family: str, lengths: list[int], bounds: dict[str, int], allocator: str, **model: Any) -> None:
+    """Twice if need be: a system that is short of memory takes cold pages away, and the peak is then below what it is
+    every other time. A plan that is wrong is wrong every time."""
+    for _ in range(2):
+        found = measure(family, lengths, bounds, allocator, **model)
+        if found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + LIBRARIES):
+            return
+    raise AssertionError(found)
 
 
 @pytest.mark.parametrize("allocator", ["fixed", "as found"])
@@ -161,14 +167,14 @@ def assert_right(found: dict[str, Any]) -> None:
 def test_the_plan_is_within_15_percent_of_the_real_peak(
     family: str, bounds: dict[str, int], lengths: list[int], layers: int, dtype: str, allocator: str
 ) -> None:
-    assert_right(measure(family, lengths, bounds, allocator, dtype=dtype, layers=layers))
+    assert_right(family, lengths, bounds, allocator, dtype=dtype, layers=layers)
 
 
 @pytest.mark.parametrize("allocator", ["fixed", "as found"])
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_the_plan_of_a_quantised_model(quantization: str, allocator: str) -> None:
     bounds, lengths, layers = ONE_DOCUMENT
-    assert_right(measure("mamba2", lengths, bounds, allocator, layers=layers, quantization=quantization))
+    assert_right("mamba2", lengths, bounds, allocator, layers=layers, quantization=quantization)
 
 
 @pytest.mark.parametrize(("family", "bounds", "lengths", "layers"), RUNS, ids=NAMES)
