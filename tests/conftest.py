@@ -37,6 +37,8 @@ MARKS_OF_FILES = {
     "training/test_train_resume.py": ["training"],
     "checkpoints/test_describe.py": ["subprocess"],
     "checkpoints/test_fuzz.py": ["slow", "subprocess"],
+    "synthesis/test_client.py": ["slow"],
+    "synthesis/test_run.py": ["slow"],
     "test_wheel.py": ["wheel", "subprocess"],
 }
 MARKS_OF_FIXTURES = {"forked": ["subprocess"]}

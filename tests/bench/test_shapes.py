@@ -59,6 +59,7 @@ def test_parameters(name: str) -> None:
     assert (count(name) + head) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 @pytest.mark.parametrize(
     ("dtype", "quantize"),

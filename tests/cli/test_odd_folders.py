@@ -26,6 +26,7 @@ EXAMPLES = int(os.environ.get("THALWEG_ODD_FOLDERS", "60"))
 """More of them for a night."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))

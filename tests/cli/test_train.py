@@ -119,6 +119,7 @@ def test_adapters_are_merged(thalweg_command: Command, files: dict[str, Path]) -
     assert changed == {name for name in before if name.endswith(("in_proj.weight", "out_proj.weight"))}
 
 
+@pytest.mark.slow
 def test_a_first_try_with_defaults_on_little_data(thalweg_command: Command, files: dict[str, Path]) -> None:
     """600 rows are one step of the default's 2,048: it is made, at the full rate, and better advice is given."""
     write_pairs(files["pairs"], 600, words=3)

@@ -144,6 +144,7 @@ CALLS: list[Callable[[Embedder, Any], Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [None, 5, 512.0, "512", -1, 0, True, b"x", [], [1], {}, {"a": 1}, object(), Path("nowhere"), float("nan"), "gpu"],

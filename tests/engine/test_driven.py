@@ -454,7 +454,7 @@ def test_no_lock_is_held_while_an_engine_is_woken() -> None:
 def test_sections_in_order_are_held_up_to_a_bound(size: int, pooling: str, blocked: bool) -> None:
     """However long the documents are that an earlier one keeps waiting, and in however many rows."""
     gate = threading.Event()
-    lengths = [3000, *(2000, 5, 300, 17) * 4]
+    lengths = [1500, *(1000, 5, 150, 17) * 3]
     ids = [ids_of(length, number) for number, length in enumerate(lengths)]
 
     def pull_from(at: int) -> tuple[TokenArray, bool]:
@@ -474,7 +474,7 @@ def test_sections_in_order_are_held_up_to_a_bound(size: int, pooling: str, block
         is_early=queue.is_early,
         on_step=lambda _: held.append(len(queue)),
     )
-    threading.Timer(0.5, gate.set).start()
+    threading.Timer(0.1, gate.set).start()
     results = [(result.key, result.section) for result in queue.release(run) if isinstance(result, Pooled)]
     assert max(held) <= 30 + 3 * 42 + 60, "what was read of each and a step gives more than there is room for"
     assert results == sorted(results)

@@ -116,6 +116,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-5)
     return bool((actual - expected).norm() <= tolerance * expected.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [["left"], ["right"], ["left", "right", "both"]], ids="-".join)
 @pytest.mark.parametrize("name", RIGHT)
 def test_batches_are_each_text_alone(name: str, sides: list[str]) -> None:

@@ -131,6 +131,7 @@ def test_all_of_every_model_where_mkl_is_told_to() -> None:
 SIZES = [(40_000,), (98_304,), (100_003, 3), (513, 129), (3, 70_001), (6001, 24)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["silu", "sigmoid", "softplus", "gelu_tanh"])

@@ -21,6 +21,7 @@ from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.patterns import KNOWN_PATTERNS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", sorted(KNOWN_PATTERNS))
 def test_known_patterns(pattern: str) -> None:
     tokenizer = with_awkward_tokens(lambda: byte_level(known(pattern)))()

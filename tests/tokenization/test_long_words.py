@@ -19,6 +19,7 @@ from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.library import LibraryBackend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_kind_of_row(name: str) -> None:
     backend = library(ours(name))
@@ -29,6 +30,7 @@ def test_every_kind_of_row(name: str) -> None:
             assert fuzz_segments.check(backend, text, draw) is None, (kind, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN_SHAPES)
 def test_without_what_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenters, "_kernels", lambda: last_tokens)

@@ -23,6 +23,7 @@ from tests.tokenization.shapes import (
 from thalweg.errors import InvalidInputError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_eos_once_whatever_the_file_says(name: str) -> None:
     backend = tokenizers.Tokenizer.from_str(shape_json(name))

@@ -82,6 +82,7 @@ def test_each_entry_alone_and_among_others() -> None:
     assert ours(None).encode_batch([joined])[0].tolist() == theirs().encode(joined)
 
 
+@pytest.mark.slow
 @examples(400)
 @given(text=TEXTS, prompt=TEXTS, cuts=st.lists(st.integers(0, 10_000), max_size=8), window=st.integers(1, 300))
 def test_streamed_is_whole(text: str, prompt: str, cuts: list[int], window: int) -> None:

@@ -63,6 +63,7 @@ class WindowState:
     target: int  # characters it should have before ids are looked for
     text: str = ""
     pending: list[str] = field(default_factory=list)  # text after it
+    n_pending: int = 0  # characters of it; pieces may be single characters, and many
     gaps: list[tuple[int, int]] = field(default_factory=list)
     done: int = 0  # its characters whose ids have been given out, or that are in `word`
     refused: int = 0  # its characters up to here hold no cut
@@ -108,14 +109,15 @@ class LibraryWindow:
 
     @property
     def end(self) -> int:
-        return self._shift + len(self._state.text) + sum(map(len, self._state.pending))
+        return self._shift + len(self._state.text) + self._state.n_pending
 
     def push(self, text: str) -> list[Block]:
         """Raises TokenizationError where more than `max_uncut_chars` characters allow neither a cut nor a row."""
         state = self._state
         state.pending.append(text)
+        state.n_pending += len(text)
         blocks = []
-        while len(state.text) + sum(map(len, state.pending)) > state.target:
+        while len(state.text) + state.n_pending > state.target:
             self._read()
             block = self._step()
             if block is not None:
@@ -168,7 +170,7 @@ class LibraryWindow:
     def _read(self) -> None:
         state = self._state
         state.text = "".join([state.text, *state.pending])
-        state.pending = []
+        state.pending, state.n_pending = [], 0
         self._encoded = None
 
     def _encoding(self) -> tokenizers.Encoding:
