@@ -37,8 +37,14 @@ MARKS_OF_FILES = {
     "training/test_train_resume.py": ["training"],
     "checkpoints/test_describe.py": ["subprocess"],
     "checkpoints/test_fuzz.py": ["slow", "subprocess"],
-    "synthesis/test_client.py": ["slow"],
-    "synthesis/test_run.py": ["slow"],
+    "bench/test_measure.py": ["slow"],
+    "cli/test_eval.py": ["slow"],
+    "cli/test_synth.py": ["slow"],
+    "corpus/test_resume.py": ["slow"],
+    "evaluation/test_local.py": ["slow"],
+    "gradients/test_checkpointed.py": ["slow"],
+    "integrations/test_transformers_auto.py": ["slow"],
+    "synthesis/*": ["slow"],
     "test_wheel.py": ["wheel", "subprocess"],
 }
 MARKS_OF_FIXTURES = {"forked": ["subprocess"]}
