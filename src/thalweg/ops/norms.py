@@ -63,18 +63,19 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int
     return out
 
 
-def rms_norm_gate(
-    y: Tensor, gate: Tensor | None, weight: Tensor, eps: float, act: Callable[[Tensor], Tensor]
-) -> Tensor:
+def rms_norm_gate(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float, act: Callable[..., Tensor]) -> Tensor:
     """(N, H, P) and (N, H * P) -> (N, H, P) in y's dtype: the norm of each head, times act(gate) (Gated DeltaNet).
 
-    Without gradients y's memory is used again.
+    `act` is silu or sigmoid of `ops.activations`. Without gradients the memory of y and gate is used again.
     """
     gate = None if gate is None else gate.view_as(y)
 
     def compute(y: Tensor, gate: Tensor | None) -> Tensor:
         normed = rms_norm(y, weight, eps, dtype=wide(y))
-        return (normed if gate is None else normed * act(gate.to(normed.dtype))).to(y.dtype)
+        if gate is None:
+            return normed.to(y.dtype)
+        gate = gate.to(normed.dtype)
+        return (normed * act(gate, inplace=not gate.requires_grad)).to(y.dtype)
 
     if not in_tiles(y):
         return compute(y, gate)
