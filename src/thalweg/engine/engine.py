@@ -67,7 +67,7 @@ class Engine:
         self._n_parked = 0
         self._tokens = self._ended = self._steps = self._last_tokens = 0
         self._stuck = True
-        self._company = -PATIENCE  # the last step at which there were several clients
+        self._company = -PATIENCE  # the last step with short documents beside another client's
         self._lock = threading.Lock()
         self._inbox: list[tuple[str, Document]] = []
         self._signal = threading.Event()
@@ -318,10 +318,10 @@ class Engine:
 
     # -- choosing ----------------------------------------------------------------------------------------------------
 
-    def _look_ahead(self, document: Document) -> bool:
+    def _look_ahead(self, document: Document, most: int | None = None) -> bool:
         """Fetch what a document may need for one step; False where there is nothing to be run."""
         try:
-            document.look_ahead(self.schedule.vertical_chunk_size)
+            document.look_ahead(most or self.schedule.vertical_chunk_size)
         except (ThalwegError, OSError) as error:
             self._failures.append((document, Failure(document.key, error)))
             return False
@@ -332,10 +332,16 @@ class Engine:
         return document.ready > 0
 
     def _read_in_flight(self) -> None:
+        # In company as much as such a step takes: others must not wait for text that is not needed yet.
+        most = min(COMPANY_TOKENS, self.schedule.vertical_chunk_size) if self._in_company else None
         for document in [*self._resting, *self._flying]:
-            self._look_ahead(document)
+            self._look_ahead(document, most)
         for document, _ in self._failures:
             self._free_row(document)
+
+    @property
+    def _in_company(self) -> bool:
+        return self._steps - self._company < PATIENCE
 
     def _choose(self) -> tuple[list[tuple[Document, int]], list[tuple[Document, int]]]:
         """The documents of the next step and how many tokens of each: those that go on from a state, and the others.
@@ -356,9 +362,9 @@ class Engine:
         candidates = [*going, *begin]
         caps = [document.piece(bounds.vertical_chunk_size) for document in candidates]
         for_long = budget - for_short
-        if len({document.client for document in self._documents.values()}) > 1:
+        if for_short and len({document.client for document in self._documents.values()}) > 1:
             self._company = self._steps
-        if self._steps - self._company < PATIENCE:
+        if self._in_company:
             for_long = min(for_long, max(COMPANY_TOKENS, for_short, len(candidates)))
         parts = shares(candidates, caps, for_long)
         chosen = {document: n for document, n in zip(candidates, parts, strict=True) if n}

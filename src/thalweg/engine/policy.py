@@ -4,8 +4,9 @@
   what one cannot use goes to the others.
 - **Short before long.** Short documents (`Schedule.short_tokens`) that wait get half of a step at least, and all that
   long ones leave; they need no state, so that no number of long documents keeps them waiting.
-- **Short steps in company.** While several clients are there, and a little longer, long documents take no more of a
-  step than short ones do, or `COMPANY_TOKENS`: a query does not wait for a full step of somebody's book.
+- **Short steps in company.** While short documents come beside those of other clients, and a little longer, long ones
+  take no more of a step than short ones do, or `COMPANY_TOKENS`: a query does not wait for a full step of somebody's
+  book. Long documents alone, whoever's they are, fill their steps.
 - **Fair among clients.** Clients take turns (deficit round robin): each turn is worth `QUANTUM` tokens, and what a
   client does not use while it has documents waiting is kept for its next turn. A client that adds thousands of texts
   takes nothing from another's turn.
@@ -27,12 +28,12 @@ from thalweg.engine.sources import Answer
 QUANTUM = 256
 """Tokens of a client's turn."""
 
-COMPANY_TOKENS = 256
-"""Tokens of all long documents in a step while another client's documents come and go: those would wait for the rest of
-the step under way and for a step of their own."""
+COMPANY_TOKENS = 64
+"""Tokens of all long documents in a step while short ones of another client come and go: those would wait for the rest
+of the step under way and for a step of their own."""
 
 PATIENCE = 256
-"""Steps for which that lasts after two clients were last seen."""
+"""Steps for which that lasts after the last of them."""
 
 WINDOW = 32
 """Long documents of a client that are looked at ahead of their turn, so that one without a free state does not stop the
