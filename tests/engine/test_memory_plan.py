@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's pe
 
 ROOT = Path(__file__).parent.parent.parent
 
-# A process that has imported everything forks another for every run.
-SERVER = """
-import ctypes, gc, json, os, sys
+RUN = """
+import ctypes, json, sys
 from pathlib import Path
 import numpy as np, torch
 from thalweg.engine.engine import Engine
@@ -35,12 +33,14 @@ from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
 
 torch.set_num_threads(1)
+family, lengths, bounds, dtype = sys.argv[1], json.loads(sys.argv[2]), Schedule(**json.loads(sys.argv[3])), sys.argv[4]
+layers, quantization = int(sys.argv[5]), sys.argv[6]
 MODELS = {
-    "mamba2": lambda n: Mamba2(Mamba2Config(4000, 512, n, n_heads=16, head_dim=64, d_state=128)),
-    "mamba": lambda n: Mamba(MambaConfig(4000, 512, n, d_inner=1024, dt_rank=32)),
-    "rwkv7": lambda n: RWKV7(RWKV7Config(4000, 512, n, 64, 512, 2048, rank_w=64, rank_a=64, rank_v=32, rank_g=128)),
-    "xlstm": lambda n: XLSTM(XLSTMConfig(4000, 512, n, n_heads=4, d_qk=256, d_v=512, d_ffn=1408)),
-    "gated_deltanet": lambda n: GatedDeltaNet(GatedDeltaNetConfig(4000, 512, n, 4, 96, 4, 192, d_mlp=1408)),
+    "mamba2": lambda: Mamba2(Mamba2Config(4000, 512, layers, n_heads=16, head_dim=64, d_state=128)),
+    "mamba": lambda: Mamba(MambaConfig(4000, 512, layers, d_inner=1024, dt_rank=32)),
+    "rwkv7": lambda: RWKV7(RWKV7Config(4000, 512, layers, 64, 512, 2048, rank_w=64, rank_a=64, rank_v=32, rank_g=128)),
+    "xlstm": lambda: XLSTM(XLSTMConfig(4000, 512, layers, n_heads=4, d_qk=256, d_v=512, d_ffn=1408)),
+    "gated_deltanet": lambda: GatedDeltaNet(GatedDeltaNetConfig(4000, 512, layers, 4, 96, 4, 192, d_mlp=1408)),
 }
 
 
@@ -50,57 +50,34 @@ def memory(name):
     return int(line.split()[1]) * 1024
 
 
-def measure(family, lengths, bounds, dtype, layers, quantization):
-    bounds, dtype = Schedule(**bounds), getattr(torch, dtype)
-    # What any process takes: the interpreter, the libraries and their buffers, after a first run of a tiny model.
-    tiny = Mamba2(Mamba2Config(vocab_size=10, d_model=64, n_layers=1, n_heads=8, head_dim=16, d_state=16))
-    tiny.requires_grad_(False)
-    for _ in range(2):
-        list(Engine(tiny.to(dtype), "last").run([Ids(np.arange(5000) % 10)]))
-    for kind in (torch.float32, dtype):  # matrix products keep up to 30 MiB a thread, more for larger ones
-        square = torch.ones(2048, 2048, dtype=kind)
-        square @ square
-    del square
-    gc.collect()
+# What any process takes: the interpreter, the libraries and their buffers, after a first run of a tiny model.
+tiny = Mamba2(Mamba2Config(vocab_size=10, d_model=64, n_layers=1, n_heads=8, head_dim=16, d_state=16))
+tiny.requires_grad_(False)
+for _ in range(2):
+    list(Engine(tiny.to(getattr(torch, dtype)), "last").run([Ids(np.arange(5000) % 10)]))
+for kind in ("float32", dtype):  # matrix products keep up to 30 MiB a thread, more for larger ones
+    square = torch.ones(2048, 2048, dtype=getattr(torch, kind))
+    square @ square
+del square
+ctypes.CDLL(None).malloc_trim(0)
+before = memory("VmRSS")
+torch.set_default_dtype(getattr(torch, dtype))  # never in float32 first: that memory would serve the run
+model = MODELS[family]().to(getattr(torch, dtype)).eval().requires_grad_(False)
+torch.set_default_dtype(torch.float32)
+if quantization:  # layer by layer, which takes less than the run
+    quantize_(model, quantization)
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    torch.set_default_dtype(dtype)  # never in float32 first: that memory would serve the run
-    model = MODELS[family](layers).to(dtype).eval().requires_grad_(False)
-    torch.set_default_dtype(torch.float32)
-    if quantization:  # layer by layer, which takes less than the run
-        quantize_(model, quantization)
-        ctypes.CDLL(None).malloc_trim(0)
-    plan = plan_memory(model, bounds, "last")
-    for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
-        pass
-    found = {"plan": plan.total, "peak": memory("VmHWM") - before, "whole": memory("VmHWM"), "weights": plan.weights}
-    found |= {"states": plan.states, "activations": plan.activations, "room": plan.room}
-    return found | {"fixed": plan.fixed_thresholds}
-
-
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        print(json.dumps(measure(*json.loads(line))), flush=True)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        print("null", flush=True)
+plan = plan_memory(model, bounds, "last")
+for _ in Engine(model, "last", bounds).run(Ids(np.arange(n) % 4000) for n in lengths):
+    pass
+found = {"plan": plan.total, "peak": memory("VmHWM") - before, "whole": memory("VmHWM"), "weights": plan.weights}
+found |= {"states": plan.states, "activations": plan.activations, "room": plan.room, "fixed": plan.fixed_thresholds}
+print(json.dumps(found))
 """
 
 ALLOCATORS = {"fixed": {"THALWEG_MALLOC": "1"}, "as found": {}, "no holes": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
 """Of a process: as the command line has it; as a program has it that imports thalweg; and one in which every larger
 block is a mapping of its own, which leaves no holes."""
-
-_servers: dict[str, subprocess.Popen[str]] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def servers() -> Iterator[None]:
-    yield
-    for server in _servers.values():
-        server.communicate()
-    _servers.clear()
 
 
 def measure(
@@ -114,21 +91,16 @@ def measure(
     quantization: str = "",
 ) -> dict[str, Any]:
     """The plan and the peak of one process."""
-    if allocator not in _servers:
-        others = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
-        _servers[allocator] = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=others | ALLOCATORS[allocator],
-        )
-    server = _servers[allocator]
-    assert server.stdin is not None
-    assert server.stdout is not None
-    print(json.dumps([family, lengths, bounds, dtype, layers, quantization]), file=server.stdin, flush=True)
-    result: dict[str, Any] | None = json.loads(server.stdout.readline())
-    assert result is not None, "see what it wrote to stderr"
+    model = [family, json.dumps(lengths), json.dumps(bounds), dtype, str(layers), quantization]
+    others = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    printed = subprocess.run(
+        [sys.executable, "-c", RUN, *model],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=others | ALLOCATORS[allocator],
+    ).stdout
+    result: dict[str, Any] = json.loads(printed.splitlines()[-1])
     assert result["fixed"] == (allocator == "fixed")
     return result
 

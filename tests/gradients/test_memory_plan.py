@@ -24,7 +24,8 @@ def peak_bytes(function: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     live = most = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
+    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    for event in sorted(events, key=lambda event: event.start_ns()):  # those of each thread come together otherwise
         if event.name() == "[memory]":
             live += event.nbytes()
             most = max(most, live)
