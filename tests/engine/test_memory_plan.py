@@ -124,9 +124,9 @@ NAMES = [*FULL_STEPS, *FAMILIES[1:]]
 
 
 def assert_right(family: str, lengths: list[int], bounds: dict[str, int], allocator: str, **model: Any) -> None:
-    """Twice if need be: a system that is short of memory takes cold pages away, and the peak is then below what it is
-    every other time. A plan that is wrong is wrong every time."""
-    for _ in range(2):
+    """Several times if need be: peaks of equal processes differ by up to a quarter where a step has few large tensors
+    (in bfloat16 104 to 140 MiB were seen for a plan of 137). A plan that is wrong is wrong every time."""
+    for _ in range(5):
         found = measure(family, lengths, bounds, allocator, **model)
         if found["plan"] == pytest.approx(found["peak"], abs=0.15 * found["peak"] + LIBRARIES):
             return
