@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +187,10 @@ def test_json_round_trip() -> None:
     point = tiny(7, batch=2, inner_chunk=3, device="cuda:1", dtype="bfloat16")
     assert Point.from_json({**json.loads(json.dumps(point.to_json())), "of_another_version": 1}) == point
     assert {*TINY} <= {*point.to_json()}
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("name", SMALL)
+def test_products_of_a_checkpoints_dtypes(name: str, quantize: Any) -> None:
+    """In bfloat16 a few layers of xLSTM stay in float32."""
+    products(recurrent_model(SHAPES[name], torch.bfloat16, layers=1, vocabulary=64, quantize=quantize), 16)()

@@ -42,12 +42,12 @@ def products(model: Any, n: int) -> Callable[[], None]:
     Of quantised layers those of integers, from rows that are integers already, and those of weights in float32.
     """
     dtype, device, q = _dtype(model), model.device, inner_chunk(model)
-    inputs: dict[int, Tensor] = {}
+    inputs: dict[tuple[int, torch.dtype], Tensor] = {}
     layers = []
     for block in model.layers:
         linears = [layer for layer in block.modules() if isinstance(layer, (nn.Linear, QuantizedLinear))]
-        widths = [layer.in_features for layer in linears]
-        rows = [inputs.setdefault(width, _random(n, width, dtype, device)) for width in widths]
+        kinds = [(layer.in_features, dtype_of(layer)) for layer in linears]  # a few layers stay in float32
+        rows = [inputs.setdefault(kind, _random(n, *kind, device)) for kind in kinds]
         layers.append([call for layer, x in zip(linears, rows, strict=True) for call in _calls(layer, x)])
     of_scan = torch.float32 if device.type == "cpu" and dtype.itemsize == 2 and widened() else dtype
     scan = [
