@@ -22,7 +22,7 @@ class MemoryPlan:
     activations: what lives at once in the largest packed step; room: the holes that the C library's allocator leaves
     between activations (on the CPU; an estimate, all else is counted); fixed_thresholds: whether that allocator is set
     up for such runs (`THALWEG_MALLOC=1`, `thalweg.system.malloc`), on which the room depends: then it is taken in
-    advance and is the most that they take, otherwise it is an average.
+    advance and is meant to be enough, otherwise it is an average.
     """
 
     weights: int
