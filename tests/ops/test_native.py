@@ -21,6 +21,7 @@ from thalweg.models.layers import Norm, add_projected
 from thalweg.models.mamba2 import Mamba2, Mamba2Config
 from thalweg.models.rwkv7 import RWKV7, RWKV7Config
 from thalweg.models.xlstm import XLSTM, XLSTMConfig
+from thalweg.ops.norms import Gate, rms_norm_gate
 from thalweg.ops.wkv7 import wkv7
 from thalweg.packing import Packing
 
@@ -174,6 +175,20 @@ def test_extreme_activations_are_those_of_pytorch(value: float) -> None:
 
 
 @needed
+@pytest.mark.parametrize("act", ["silu", "sigmoid"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_the_norm_of_heads_with_its_gate(dtype: torch.dtype, tolerance: float, act: Gate) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y, wide_gate = torch.randn(70, 3, 37, generator=generator), torch.randn(70, 200, generator=generator)
+    weight = torch.rand(37, generator=generator)
+    gate = wide_gate.to(dtype)[:, 50:161]  # rows of something wider
+    want = rms_norm_gate(y.to(dtype).double(), gate.double(), weight.double(), 1e-5, act)
+    with torch.no_grad():
+        got = row_kernels.rms_norm_gate(y.to(dtype), gate, weight, 1e-5, act)
+    assert relative_error(got, want) < tolerance
+
+
+@needed
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(0)
     model = Mamba2(Mamba2Config(vocab_size=32, d_model=64, n_layers=2, n_heads=4, head_dim=32, d_state=16)).eval()
@@ -193,12 +208,13 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
                 gated = row_kernels.silu_multiply(conv.clone(), x.flatten(1))
                 mixers = model.layers[0].mixer(torch.randn(343, 64, generator=generator), packing, state, None)
                 normed = mlstm_kernels.head_norm_gate(x, conv, torch.ones(128), None, 1e-6)
+                gated_heads = row_kernels.rms_norm_gate(x.clone(), conv, torch.ones(32), 1e-6, "silu")
                 unit, rate = torch.nn.functional.normalize(x, dim=2), x.sigmoid()
                 scanned = rwkv7_kernels.wkv7(
                     x, -0.6 * rate, x, x, unit, rate, packing, initial_state=None, rows=None, chunk_size=None
                 )
                 mixed = rwkv7_kernels.token_mix(conv, gated, torch.rand(2, 128, generator=generator), torch.bfloat16)
-            results.append((conv, gated, mixers[0], mixers[1].ssm, normed, *scanned, *mixed))
+            results.append((conv, gated, mixers[0], mixers[1].ssm, normed, gated_heads, *scanned, *mixed))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

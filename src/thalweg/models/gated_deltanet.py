@@ -136,8 +136,7 @@ class GatedDeltaNetMixer(nn.Module):
         """(N, D) -> (N or M, D) and the layer's next state."""
         y, new_state = self._scan(x, packing, state, rows)
         gate = None if self.g_proj is None else project(self.g_proj, pick(x, rows))
-        act = silu if self.config.output_gate == "silu" else sigmoid
-        gated = rms_norm_gate(y, gate, self.o_norm.weight, self.o_norm.eps, act)
+        gated = rms_norm_gate(y, gate, self.o_norm.weight, self.o_norm.eps, self.config.output_gate or "silu")
         return project(self.o_proj, gated.flatten(1)), new_state
 
     def _scan(

@@ -10,7 +10,7 @@ Everything is computed in float32 (float64 for float64) and rounded once at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from torch import Tensor
 from thalweg import kernels
 from thalweg.ops.activations import sigmoid, silu
 from thalweg.ops.tiles import in_tiles, tiles, wide
+
+Gate: TypeAlias = Literal["silu", "sigmoid"]
 
 
 def rms_norm(
@@ -63,19 +65,22 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int
     return out
 
 
-def rms_norm_gate(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float, act: Callable[..., Tensor]) -> Tensor:
+def rms_norm_gate(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float, act: Gate = "silu") -> Tensor:
     """(N, H, P) and (N, H * P) -> (N, H, P) in y's dtype: the norm of each head, times act(gate) (Gated DeltaNet).
 
-    `act` is silu or sigmoid of `ops.activations`. Without gradients the memory of y and gate is used again.
+    Without gradients the memory of y and gate is used again.
     """
+    if gate is not None and (run := kernels.kernel("rms_norm_gate", y, gate)):
+        return run(y, gate, weight, eps, act)
     gate = None if gate is None else gate.view_as(y)
+    function = silu if act == "silu" else sigmoid
 
     def compute(y: Tensor, gate: Tensor | None) -> Tensor:
         normed = rms_norm(y, weight, eps, dtype=wide(y))
         if gate is None:
             return normed.to(y.dtype)
         gate = gate.to(normed.dtype)
-        return (normed * act(gate, inplace=not gate.requires_grad)).to(y.dtype)
+        return (normed * function(gate, inplace=not gate.requires_grad)).to(y.dtype)
 
     if not in_tiles(y):
         return compute(y, gate)

@@ -43,6 +43,7 @@ BACKEND = Backend(
         "rms_norm": Kernel(kernels.rms_norm, _float32_rows),
         "add": Kernel(kernels.add, _dense),
         "silu_multiply": Kernel(kernels.silu_multiply, takes),
+        "rms_norm_gate": Kernel(kernels.rms_norm_gate, takes),
         "causal_conv": Kernel(kernels.causal_conv, takes),
         "selective_scan": Kernel(kernels.selective_scan, takes),
         "ssd": Kernel(ssd.ssd, takes, chunk_size=ssd.CHUNK_SIZE),

@@ -44,6 +44,37 @@ INLINE void silu_multiply_row(T* gate, const T* up, std::int64_t width) {
 CLONES void silu_multiply_rows(float* gate, const float* up, std::int64_t width) { silu_multiply_row(gate, up, width); }
 CLONES void silu_multiply_rows(bf16* gate, const bf16* up, std::int64_t width) { silu_multiply_row(gate, up, width); }
 
+// ---- the norm of each head, then its gate -----------------------------------------------------------------------------
+
+// One token: y (heads, width) by head through the norm, times weight (width), times silu or sigmoid of gate; written to y.
+template <typename T>
+INLINE void rms_norm_gate_row(T* y, const T* gate, const float* weight, std::int64_t heads, std::int64_t width,
+                              float eps, bool with_silu) {
+    for (std::int64_t h = 0; h < heads; h++, y += width, gate += width) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (std::int64_t i = 0; i < width; i++) sum += load(y[i]) * load(y[i]);
+        float scale = 1.0f / std::sqrt(sum / float(width) + eps);
+        if (with_silu) {
+#pragma omp simd
+            for (std::int64_t i = 0; i < width; i++) store(y[i], load(y[i]) * scale * weight[i] * silu(load(gate[i])));
+        } else {
+#pragma omp simd
+            for (std::int64_t i = 0; i < width; i++)
+                store(y[i], load(y[i]) * scale * weight[i] * sigmoid(load(gate[i])));
+        }
+    }
+}
+
+CLONES void rms_norm_gate_rows(float* y, const float* gate, const float* weight, std::int64_t heads, std::int64_t width,
+                               float eps, bool with_silu) {
+    rms_norm_gate_row(y, gate, weight, heads, width, eps, with_silu);
+}
+CLONES void rms_norm_gate_rows(bf16* y, const bf16* gate, const float* weight, std::int64_t heads, std::int64_t width,
+                               float eps, bool with_silu) {
+    rms_norm_gate_row(y, gate, weight, heads, width, eps, with_silu);
+}
+
 // ---- causal convolution of one row ------------------------------------------------------------------------------------
 
 CLONES void conv_rows(const float* x, std::int64_t stride, std::int64_t inside, const float* carried, const float* taps,
@@ -169,6 +200,12 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
                                           std::int64_t rows, std::int64_t width) {                                     \
         PARALLEL_FOR for (std::int64_t i = 0; i < rows; i++)                                                           \
             silu_multiply_rows(gate + i * gate_stride, up + i * up_stride, width);                                     \
+    }                                                                                                                  \
+    EXPORT thalweg_rms_norm_gate_##SUFFIX(T* y, const T* gate, std::int64_t gate_stride, const float* weight,          \
+                                          std::int64_t rows, std::int64_t heads, std::int64_t width, float eps,        \
+                                          std::int64_t with_silu) {                                                    \
+        PARALLEL_FOR for (std::int64_t i = 0; i < rows; i++)                                                           \
+            rms_norm_gate_rows(y + i * heads * width, gate + i * gate_stride, weight, heads, width, eps, with_silu);   \
     }                                                                                                                  \
     EXPORT thalweg_causal_conv_##SUFFIX(const T* x, std::int64_t stride, const std::int64_t* segments,                 \
                                         const std::int64_t* starts, const T* carried, std::int64_t n_carried,          \

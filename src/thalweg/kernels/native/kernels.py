@@ -46,6 +46,13 @@ def silu_multiply(gate: Tensor, up: Tensor) -> Tensor:
     return gate
 
 
+def rms_norm_gate(y: Tensor, gate: Tensor, weight: Tensor, eps: float, act: str) -> Tensor:
+    """(N, H, P), (N, H * P) -> (N, H, P), written to y where that is contiguous."""
+    y = y.contiguous()
+    call("rms_norm_gate", y.dtype, y, gate, gate.stride(0), weight.float(), *y.shape, float(eps), int(act == "silu"))
+    return y
+
+
 def selective_scan(
     x: Tensor,
     dt: Tensor,
