@@ -22,11 +22,12 @@ SWITCH = "THALWEG_MALLOC"
 """The variable of the environment."""
 
 LARGE = 30 << 20
-"""Bytes from which a freed block goes back to the system at once; smaller ones are kept for reuse. A little below the
-32 MiB that glibc allows: steps of 16,384 tokens are seldom full, and blocks just below leave the largest holes."""
+"""Bytes from which a block that does not fit into the heap as it is becomes a mapping of its own, which goes back to the
+system when it is freed. A little below the 32 MiB that glibc allows: steps of 16,384 tokens are seldom full, and blocks
+just below leave the largest holes."""
 
-MOST_RESERVED = 256 << 20
-"""Bytes that are taken in advance at most. Steps that need more were not the same at every run with half of it."""
+MOST_RESERVED = 512 << 20
+"""Bytes that are taken in advance at most. The peaks of equal runs that need more differ."""
 
 LEAST_HOLES, MOST_HOLES = 20 << 20, 40 << 20
 """Bytes of holes between temporaries, at least and at most."""
@@ -65,13 +66,8 @@ def fix_thresholds() -> bool:
     if mallopt is None:
         return False
     mallopt(_M_MMAP_THRESHOLD, LARGE)
-    mallopt(_M_TRIM_THRESHOLD, 2 * MOST_RESERVED)
+    mallopt(_M_TRIM_THRESHOLD, 2 * MOST_RESERVED)  # an int
     return True
-
-
-def heap_bytes(blocks: Iterable[int]) -> int:
-    """Bytes of those blocks that come from the heap of freed memory; very large ones are mappings of their own."""
-    return sum(size for size in blocks if size < LARGE)
 
 
 def fragmentation_allowance(blocks: Iterable[int]) -> int:
@@ -83,17 +79,20 @@ def fragmentation_allowance(blocks: Iterable[int]) -> int:
     families, steps of 2,048 to 16,384 tokens, 8- and 4-bit weights; single runs had from a quarter less than what is
     counted to two fifths more).
     """
-    n_bytes = heap_bytes(blocks)
+    blocks = list(blocks)
     if not fix_thresholds():
-        return n_bytes // 8
+        return sum(size for size in blocks if size < LARGE) // 8  # the others are mappings
+    n_bytes = sum(blocks)
     return min(max(n_bytes // 2, LEAST_HOLES), MOST_HOLES) + BLOCK
 
 
 def reserve(blocks: Iterable[int]) -> None:
     """Before a step: take the memory for temporaries of so many bytes at once, with room for holes.
 
-    Happens once in a process for each larger step, so that a long text's peak is that of its first step. A step that is
-    only a little larger takes of the room (62.0 MiB after 61.8).
+    Happens once in a process for each larger step, so that a long text's peak is that of its first step. The largest
+    blocks are counted too, although glibc may map them: it does so only where they do not fit into the heap, and if
+    that depends on where holes lie, the peaks of equal runs differ (104 to 140 MiB were seen). A step that is only a
+    little larger takes of the room (62.0 MiB after 61.8).
 
     Holes still grow, in four runs of six by up to 20 MiB in a million tokens, as small blocks that stay come to lie in
     them. When they fill half of their room, so that a step may still take a large block more, all are given back: the
@@ -103,7 +102,7 @@ def reserve(blocks: Iterable[int]) -> None:
     if not fix_thresholds():
         return
     blocks = list(blocks)
-    n_bytes, allowance = heap_bytes(blocks), fragmentation_allowance(blocks)
+    n_bytes, allowance = sum(blocks), fragmentation_allowance(blocks)
     if _reserved < min(n_bytes + allowance // 2, MOST_RESERVED):
         _give_back()
         _reserved = min(n_bytes + allowance, MOST_RESERVED)
