@@ -105,7 +105,7 @@ class _Isolation:
         if self.state is not None:
             starts = torch.tensor(self.packing.cu_seqlens[: self.packing.n_carried], dtype=torch.int64, device="cpu")
             for part in _parts(self.state):
-                good[starts] &= _finite_rows(part)
+                good[starts] &= _finite_rows(part)[list(self.packing.carried_rows)]
         pieces = enumerate(good.split(self.packing.lengths))
         return {segment: int(piece.to(torch.uint8).argmin()) for segment, piece in pieces if not piece.all()}
 
@@ -120,7 +120,8 @@ class _Isolation:
             given[name] = _fill(tensor, out[self._positions(tensor)], 0)
         if self.state is not None:
             rows = _mask([first.get(s) == 0 for s in range(self.packing.n_carried)])
-            given["initial_state"] = _like(self.state, [_fill(part, rows, 0) for part in _parts(self.state)])
+            states = [_fill(self.packing.by_segment(part), rows, 0) for part in _parts(self.state)]
+            given["initial_state"], given["packing"] = _like(self.state, states), self.packing.with_own_states()
         y, state, *_ = self.scan(**given)
         wanted = _mask([s in first for s in self.packing.wanted])
         y = _fill(y, out[list(self.rows)], math.nan)
@@ -165,7 +166,8 @@ class _Isolation:
         if given.get("rows") is not None:
             given["rows"] = self._own_rows(segment)
         if self.state is not None:
-            own = [part[segment : segment + 1] if carried else part[:0] for part in _parts(self.state)]
+            row = self.packing.carried_rows[segment] if carried else 0
+            own = [part[row : row + int(carried)] for part in _parts(self.state)]
             given["initial_state"] = _like(self.state, own)
         y, state, *_ = self.scan(**given)
         return y, state

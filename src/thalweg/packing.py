@@ -1,7 +1,7 @@
 """The layout of one packed step: a flat run of tokens cut into segments, and the index tensors its ops share.
 
-Legend: N tokens of the run, S segments, S_in segments that start from a carried state, S_out segments whose
-state is wanted at the end, Q inner chunk of a scan.
+Legend: N tokens of the run, S segments, S_in states that segments start from, S_out segments whose state is wanted at
+the end, Q inner chunk of a scan.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class Packing:
 
     Args:
         lengths: tokens of each segment, all >= 1; the segments lie one after the other in the run.
-        n_carried: the *first* `n_carried` segments continue from a carried state (rows 0..n_carried-1 of
-            every `initial_state`); the others start from the zero state.
+        n_carried: the *first* `n_carried` segments continue from a carried state; the others start from the zero
+            state.
+        carried_rows: the row of every `initial_state` that each of them continues from; several may share one. None:
+            rows 0..n_carried-1.
         wanted: ascending segment numbers whose end state is wanted; they are the rows of every `final_state`.
         device: where the index tensors live.
 
@@ -37,6 +39,7 @@ class Packing:
         lengths: Sequence[int],
         *,
         n_carried: int = 0,
+        carried_rows: Sequence[int] | None = None,
         wanted: Sequence[int] = (),
         device: torch.device | str = "cpu",
     ) -> None:
@@ -48,8 +51,13 @@ class Packing:
             raise InvalidInputError(
                 f"wanted must hold ascending segment numbers below {len(lengths)}, got {list(wanted)!r}"
             )
+        if carried_rows is not None and (len(carried_rows) != n_carried or min(carried_rows, default=0) < 0):
+            raise InvalidInputError(
+                f"carried_rows must hold a row for each of n_carried={n_carried} segments, got {list(carried_rows)!r}"
+            )
         self.lengths = tuple(lengths)
         self.n_carried = n_carried
+        self.carried_rows = tuple(range(n_carried) if carried_rows is None else carried_rows)
         self.wanted = tuple(wanted)
         self.device = torch.device(device)
         self.cu_seqlens: tuple[int, ...] = tuple(accumulate(lengths, initial=0))
@@ -85,6 +93,26 @@ class Packing:
         """(S + 1,) int64: `cu_seqlens` as a tensor."""
         return torch.tensor(self.cu_seqlens, device=self.device)
 
+    @property
+    def n_states(self) -> int:
+        """S_in: rows of every `initial_state`."""
+        return 1 + max(self.carried_rows, default=-1)
+
+    @cached_property
+    def initial_rows(self) -> Tensor:
+        """(S,) int64: each segment's row of `initial_state`, -1 for none."""
+        none = [-1] * (self.n_segments - self.n_carried)
+        return torch.tensor([*self.carried_rows, *none], device=self.device)
+
+    def by_segment(self, initial_state: Tensor) -> Tensor:
+        """(S_in, …) -> (n_carried, …): the rows of a state in the order of the segments that continue from them."""
+        in_order = self.carried_rows == tuple(range(self.n_carried))
+        return initial_state if in_order else initial_state[list(self.carried_rows)]
+
+    def with_own_states(self) -> Packing:
+        """The same layout for a state that has been brought in the order of the segments (`by_segment`)."""
+        return Packing(self.lengths, n_carried=self.n_carried, wanted=self.wanted, device=self.device)
+
     @cached_property
     def wanted_rows(self) -> Tensor:
         """(S,) int64: each segment's row of `final_state`, -1 for none."""
@@ -114,7 +142,7 @@ class Packing:
         if key not in self._plans:
             blocks = _cut_blocks(self, chunk_size)
             self._plans[key] = [
-                BlockGroup(blocks[i : i + blocks_per_group], self.segment_ids, self.n_carried)
+                BlockGroup(blocks[i : i + blocks_per_group], self.segment_ids, self.n_states)
                 for i in range(0, len(blocks), blocks_per_group)
             ]
         return self._plans[key]
@@ -243,7 +271,7 @@ def _cut_blocks(packing: Packing, chunk_size: int) -> list[Block]:
                 start=start,
                 stop=stop,
                 lengths=tuple(b - a for a, b in pairwise((start, *packing.cu_seqlens[first + 1 : last + 1], stop))),
-                initial=first if carried else -1,
+                initial=packing.carried_rows[first] if carried else -1,
                 enters=min(packing.cu_seqlens[first + 1], stop) - start if continues or carried else 0,
                 leaves=stop - max(packing.cu_seqlens[last], start) if goes_on else 0,
                 final=final_row.get(last, -1) if packing.cu_seqlens[last + 1] == stop else -1,
@@ -263,7 +291,7 @@ class BlockGroup:
 
     blocks: list[Block]
     segment_ids: Tensor = field(repr=False)  # (N,) of the whole run
-    n_carried: int
+    n_states: int
     _made: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -364,7 +392,7 @@ class BlockGroup:
 
     @cached_property
     def links(self) -> Links:
-        return Links.build(self.blocks, self.n_carried, self.device)
+        return Links.build(self.blocks, self.n_states, self.device)
 
 
 @dataclass(frozen=True)
@@ -380,14 +408,14 @@ class Links:
         pasts: per level, (n,) int64: level 0 counts states outside, level d the blocks of level d - 1.
         order: (b,) int64: where each block stands in the levels written one after the other.
         sources: (b,) int64: each block's entering state in the list [outside, leaving].
-        n_carried: S_in.
+        n_states: S_in.
     """
 
     levels: list[Tensor]
     pasts: list[Tensor]
     order: Tensor
     sources: Tensor
-    n_carried: int
+    n_states: int
 
     def hand_on(
         self,
@@ -407,7 +435,7 @@ class Links:
             initial_state: (S_in, …) carried states, None for zeros.
             leave: (n,) numbers of blocks and their (n, …) states before -> the states that leave them.
         """
-        carried = zero.expand(self.n_carried, *zero.shape[1:]) if initial_state is None else initial_state
+        carried = zero.expand(self.n_states, *zero.shape[1:]) if initial_state is None else initial_state
         outside = torch.cat([zero, carried, zero if carry is None else carry[None]])
         levels: list[Tensor] = []
         for level, blocks in enumerate(self.levels):
@@ -416,8 +444,8 @@ class Links:
         return torch.cat([outside, leaving])[self.sources], leaving
 
     @classmethod
-    def build(cls, blocks: Sequence[Block], n_carried: int, device: torch.device) -> Links:
-        n_outside = n_carried + 2
+    def build(cls, blocks: Sequence[Block], n_states: int, device: torch.device) -> Links:
+        n_outside = n_states + 2
         levels: list[list[int]] = []
         pasts: list[list[int]] = []
         place: list[tuple[int, int]] = []
@@ -449,5 +477,5 @@ class Links:
             pasts=[tensor(past) for past in pasts],
             order=tensor([offsets[level] + position for level, position in place]),
             sources=tensor(sources),
-            n_carried=n_carried,
+            n_states=n_states,
         )

@@ -50,7 +50,7 @@ class Toy:
             seen = torch.zeros(2, dtype=torch.float64)
             if segment < packing.n_carried:
                 assert state is not None
-                seen = state[0].seen[segment]
+                seen = state[0].seen[packing.carried_rows[segment]]
             count = seen[0] + torch.arange(1, stop - start + 1)
             hidden[start:stop, 0] = count
             hidden[start:stop, 1] = seen[1] + (tokens[start:stop] * count).cumsum(0)

@@ -75,11 +75,12 @@ def rebuild(like: State, tensors: list[Tensor]) -> State:
 
 @st.composite
 def packings(draw: st.DrawFn, most_segments: int = 6, most_tokens: int = 200) -> Packing:
-    """Random layouts, with odd lengths, single tokens, carried and wanted states in every combination."""
+    """Random layouts, with odd lengths, single tokens, carried, shared and wanted states in every combination."""
     lengths = draw(st.lists(st.integers(1, most_tokens), min_size=1, max_size=most_segments))
     n_carried = draw(st.integers(0, len(lengths)))
     final = sorted(draw(st.sets(st.integers(0, len(lengths) - 1))))
-    return Packing(lengths, n_carried=n_carried, wanted=final)
+    any_rows = st.lists(st.integers(0, 3), min_size=n_carried, max_size=n_carried)
+    return Packing(lengths, n_carried=n_carried, carried_rows=draw(st.none() | any_rows), wanted=final)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -174,6 +175,7 @@ def check_poison(op: Op, fast: str, packing: Packing, segment: int, value: float
     other, other_state = (_lower(values, dtype) for values in case(op, packing, 1))
     want_y, want_final = run(**clean, initial_state=clean_state)
     beside = torch.tensor([not start <= row < stop for row in range(packing.n_tokens)])
+    has_own_state = segment < packing.n_carried and packing.carried_rows.count(packing.carried_rows[segment]) == 1
     states_beside = torch.tensor([wanted != segment for wanted in packing.wanted], dtype=torch.bool)
 
     def put(first: int, inputs: dict[str, Tensor] | None, state: State | None) -> tuple[Any, Any]:
@@ -182,16 +184,17 @@ def check_poison(op: Op, fast: str, packing: Packing, segment: int, value: float
         for name in op.per_token:
             new[name][start + first : stop] = value if inputs is None else inputs[name][start + first : stop]
         parts_ = [part.clone() for part in parts(clean_state)]
-        if first == 0 and segment < packing.n_carried:
+        if first == 0 and has_own_state:
+            row = packing.carried_rows[segment]
             for part, there in zip(parts_, parts(clean_state if state is None else state), strict=True):
-                part[segment] = value if state is None else there[segment]
+                part[row] = value if state is None else there[row]
         return new, rebuild(clean_state, parts_)
 
     cases = [(0, *put(0, other, other_state)), (0, *put(0, None, None))]
     if stop - start > 1:
         middle = (stop - start) // 2
         cases.append((middle, *put(middle, None, None)))
-    if segment < packing.n_carried:
+    if has_own_state:
         cases.append((0, clean, put(0, None, None)[1]))
     for n, (first, inputs, state) in enumerate(cases):
         y, final = run(**inputs, initial_state=state)
@@ -220,4 +223,4 @@ def _finite(rows: Tensor) -> Tensor:
 
 def case(op: Op, packing: Packing, seed: int) -> tuple[dict[str, Tensor], State]:
     generator = torch.Generator().manual_seed(seed)
-    return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_carried, generator)
+    return op.inputs(packing.n_tokens, generator), op.initial_state(packing.n_states, generator)

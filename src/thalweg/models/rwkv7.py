@@ -135,7 +135,13 @@ class _Wanted:
         needed = sorted({*rows, *before, *packing.last_rows})
         cuts = [bisect_left(needed, edge) for edge in packing.cu_seqlens]
         lengths = [stop - start for start, stop in pairwise(cuts)]
-        sub = Packing(lengths, n_carried=packing.n_carried, wanted=packing.wanted, device=packing.device)
+        sub = Packing(
+            lengths,
+            n_carried=packing.n_carried,
+            carried_rows=packing.carried_rows,
+            wanted=packing.wanted,
+            device=packing.device,
+        )
         return cls(needed, sub, [bisect_left(needed, row) for row in rows])
 
 

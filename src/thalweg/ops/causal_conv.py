@@ -68,7 +68,7 @@ def sequential_causal_conv(
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         columns = x.new_zeros(width - 1, x.shape[1])
         if initial_state is not None and segment < packing.n_carried:
-            columns = initial_state[segment]
+            columns = initial_state[packing.carried_rows[segment]]
         for t in range(start, stop):
             window = torch.cat([columns, x[t : t + 1]])
             out = (window * weight.t()).sum(0)
@@ -94,7 +94,7 @@ def packed_causal_conv(
     channels, width = weight.shape
     carried = x.new_zeros(packing.n_carried * (width - 1), channels)
     if initial_state is not None:
-        carried = initial_state.reshape(-1, channels).to(x.dtype)
+        carried = packing.by_segment(initial_state).reshape(-1, channels).to(x.dtype)
     edge = torch.cat([x.new_zeros(1, channels), carried])
     taps = weight.t().to(torch.promote_types(x.dtype, torch.float32))
     y = _run_taps(x, taps, bias, silu)
@@ -120,7 +120,7 @@ def last_columns(x: Tensor, packing: Packing, pad: int, initial_state: Tensor | 
         if len(own) < pad:
             before = x.new_zeros(pad, x.shape[1])
             if initial_state is not None and segment < packing.n_carried:
-                before = initial_state[segment].to(x.dtype)
+                before = initial_state[packing.carried_rows[segment]].to(x.dtype)
             own = torch.cat([before, own])[-pad:]
         tails.append(own)
     return torch.stack(tails) if tails else x.new_zeros(0, pad, x.shape[1])
@@ -156,6 +156,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, packing: Packing, ini
         raise InvalidInputError(f"weight must be (C={channels}, W>=1), got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (channels,):
         raise InvalidInputError(f"bias must be (C={channels},), got {tuple(bias.shape)}")
-    expected = (packing.n_carried, weight.shape[1] - 1, channels)
+    expected = (packing.n_states, weight.shape[1] - 1, channels)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, W-1, C) = {expected}, got {tuple(initial_state.shape)}")

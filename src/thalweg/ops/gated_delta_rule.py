@@ -100,7 +100,7 @@ def sequential_gated_delta_rule(
     for segment, (start, stop) in enumerate(pairwise(packing.cu_seqlens)):
         state = v.new_zeros(heads, k.shape[-1], width)
         if initial_state is not None and segment < packing.n_carried:
-            state = initial_state[segment].to(dtype)
+            state = initial_state[packing.carried_rows[segment]].to(dtype)
         for t in range(start, stop):
             state = decay[t, :, None, None] * state
             update = beta[t, :, None] * (v[t] - torch.einsum("hk,hkv->hv", k[t], state))
@@ -377,7 +377,7 @@ def _check(
         raise InvalidInputError(
             f"g and beta must be (N, Hv) = {(n, heads)}, got {tuple(g.shape)} and {tuple(beta.shape)}"
         )
-    expected = (packing.n_carried, heads, k.shape[2], width)
+    expected = (packing.n_states, heads, k.shape[2], width)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(
             f"initial_state must be (S_in, Hv, K, V) = {expected}, got {tuple(initial_state.shape)}"

@@ -171,9 +171,9 @@ def _check(
         raise InvalidInputError(f"z must be (N or M, H P) = {expected}, got {tuple(z.shape)}")
     if conv_weight.ndim != 2 or len(conv_weight) != xBC.shape[1]:
         raise InvalidInputError(f"conv_weight must be (E={xBC.shape[1]}, W), got {tuple(conv_weight.shape)}")
-    expected = (packing.n_carried, conv_weight.shape[1] - 1, xBC.shape[1])
+    expected = (packing.n_states, conv_weight.shape[1] - 1, xBC.shape[1])
     if columns is not None and columns.shape != expected:
         raise InvalidInputError(f"columns must be (S_in, W-1, E) = {expected}, got {tuple(columns.shape)}")
-    expected = (packing.n_carried, shared // n_groups, heads, head_dim)
+    expected = (packing.n_states, shared // n_groups, heads, head_dim)
     if state is not None and state.shape != expected:
         raise InvalidInputError(f"the scan's state must be (S_in, K, H, P) = {expected}, got {tuple(state.shape)}")

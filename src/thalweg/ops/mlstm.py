@@ -103,7 +103,9 @@ def sequential_mlstm(
     carried = zeros if initial_state is None else initial_state
     y, final = [], []
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
-        C, n, m = (t[segment].to(dtype) for t in (carried if segment < packing.n_carried else zeros))
+        is_carried = initial_state is not None and segment < packing.n_carried
+        row = packing.carried_rows[segment] if is_carried else segment
+        C, n, m = (t[row].to(dtype) for t in (carried if is_carried else zeros))
         for t in range(start, stop):
             new_m = torch.maximum(log_forget[t] + m, log_input[t])
             keep, write = torch.exp(log_forget[t] + m - new_m), torch.exp(log_input[t] - new_m)
@@ -219,7 +221,7 @@ class _Gates:
         log_forget = F.logsigmoid(f.to(dtype)).double()
         start = log_forget.new_zeros(packing.n_segments, f.shape[1])
         if initial_state is not None:
-            start = torch.cat([initial_state[2].double(), start[packing.n_carried :]])
+            start = torch.cat([packing.by_segment(initial_state[2]).double(), start[packing.n_carried :]])
         sums = _by_segment(log_forget, packing, lambda piece: piece.cumsum(0))
         a = i.double() - sums
         running = _by_segment(a, packing, lambda piece: piece.cummax(0).values)
@@ -399,7 +401,7 @@ def _check(
         raise InvalidInputError(f"i and f must be (N, H) = {(n, heads)}, got {tuple(i.shape)} and {tuple(f.shape)}")
     if initial_state is not None:
         found = tuple(tuple(tensor.shape) for tensor in initial_state)
-        batch = (packing.n_carried, heads)
+        batch = (packing.n_states, heads)
         expected = ((*batch, key_width, v.shape[2]), (*batch, key_width), batch)
         if found != expected:
             raise InvalidInputError(

@@ -107,7 +107,7 @@ def sequential_selective_scan(
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = torch.zeros_like(rates)
         if initial_state is not None and segment < packing.n_carried:
-            state = initial_state[segment].to(wide)
+            state = initial_state[packing.carried_rows[segment]].to(wide)
         for t in range(start, stop):
             state = torch.exp(delta[t] * rates) * state + torch.outer(B[t], delta[t] * inputs[t])
             out = C[t] @ state
@@ -255,7 +255,9 @@ def _one_after_another(
             for t, decay, state in zip(range(first, block.stop), decays.unbind(), states.unbind(), strict=True):
                 if start + t in begins:
                     segment = begins[start + t]
-                    last = initial_state[segment] if initial_state is not None and segment < packing.n_carried else None
+                    last = None
+                    if initial_state is not None and segment < packing.n_carried:
+                        last = initial_state[packing.carried_rows[segment]]
                 if t in pieces:
                     stop = pieces[t]
                     goes_on = start + stop - 1 in ends or start + stop not in bounds
@@ -411,7 +413,7 @@ def _check(
     width = A.shape[1]
     if B.shape != (n, width) or C.shape != (n, width):
         raise InvalidInputError(f"B and C must be (N, K) = {(n, width)}, got {tuple(B.shape)} and {tuple(C.shape)}")
-    expected = (packing.n_carried, width, channels)
+    expected = (packing.n_states, width, channels)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, K, E) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

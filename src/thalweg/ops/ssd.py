@@ -125,7 +125,7 @@ def sequential_ssd(
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = x.new_zeros(state_width, heads, width)
         if initial_state is not None and segment < packing.n_carried:
-            state = initial_state[segment].to(dtype)
+            state = initial_state[packing.carried_rows[segment]].to(dtype)
         for t in range(start, stop):
             update = torch.einsum("hk,hp->khp", B[t], delta[t, :, None] * x[t])
             state = decay[t][None, :, None] * state + update
@@ -351,7 +351,7 @@ def _check(
         raise InvalidInputError(
             f"B and C must be (N={n}, G, K) with G a divisor of H={heads}, got {tuple(B.shape)} and {tuple(C.shape)}"
         )
-    expected = (packing.n_carried, B.shape[2], heads, width)
+    expected = (packing.n_states, B.shape[2], heads, width)
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, K, H, P) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

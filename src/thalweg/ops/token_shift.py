@@ -42,7 +42,7 @@ def sequential_token_shift(
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         previous = torch.zeros_like(x[0])
         if initial_state is not None and segment < packing.n_carried:
-            previous = initial_state[segment].to(x.dtype)
+            previous = initial_state[packing.carried_rows[segment]].to(x.dtype)
         for t in range(start, stop):
             y.append(previous)
             previous = x[t]
@@ -56,7 +56,7 @@ def packed_token_shift(x: Tensor, packing: Packing, *, initial_state: Tensor | N
     """The run shifted as if it were one segment; then the first token of each segment anew."""
     before = x.new_zeros(packing.n_segments, x.shape[1])
     if initial_state is not None:
-        before[: packing.n_carried] = initial_state.to(x.dtype)
+        before[: packing.n_carried] = packing.by_segment(initial_state).to(x.dtype)
     y = torch.empty_like(x)
     y[1:] = x[:-1]
     y[packing.starts] = before
@@ -67,6 +67,6 @@ def packed_token_shift(x: Tensor, packing: Packing, *, initial_state: Tensor | N
 def _check(x: Tensor, packing: Packing, initial_state: Tensor | None) -> None:
     if x.ndim != 2 or len(x) != packing.n_tokens:
         raise InvalidInputError(f"x must be (N={packing.n_tokens}, D), got {tuple(x.shape)}")
-    expected = (packing.n_carried, x.shape[1])
+    expected = (packing.n_states, x.shape[1])
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, D) = {expected}, got {tuple(initial_state.shape)}")

@@ -105,7 +105,7 @@ def sequential_wkv7(
     for segment, (start, stop) in enumerate(zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False)):
         state = v.new_zeros(*v.shape[1:], k.shape[2])
         if initial_state is not None and segment < packing.n_carried:
-            state = initial_state[segment].to(dtype)
+            state = initial_state[packing.carried_rows[segment]].to(dtype)
         for t in range(start, stop):
             removed = torch.einsum("hvk,hk->hv", state, kk[t])
             state = state * log_w[t, :, None].exp() - torch.einsum("hv,hk->hvk", removed, a[t] * kk[t])
@@ -416,7 +416,7 @@ def _check(
         raise InvalidInputError(f"r must be ({wanted}, H, K) with (H, K) = {tuple(k.shape[1:])}, got {tuple(r.shape)}")
     if v.ndim != 3 or v.shape[:2] != k.shape[:2]:
         raise InvalidInputError(f"v must be (N={n}, H={k.shape[1]}, V), got {tuple(v.shape)}")
-    expected = (packing.n_carried, *v.shape[1:], k.shape[2])
+    expected = (packing.n_states, *v.shape[1:], k.shape[2])
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InvalidInputError(f"initial_state must be (S_in, H, V, K) = {expected}, got {tuple(initial_state.shape)}")
     if chunk_size is not None and chunk_size < 1:

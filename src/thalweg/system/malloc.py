@@ -22,9 +22,9 @@ SWITCH = "THALWEG_MALLOC"
 """The variable of the environment."""
 
 LARGE = 30 << 20
-"""Bytes from which a block that does not fit into the heap as it is becomes a mapping of its own, which goes back to the
-system when it is freed. A little below the 32 MiB that glibc allows: steps of 16,384 tokens are seldom full, and blocks
-just below leave the largest holes."""
+"""Bytes from which a block that does not fit into the heap becomes a mapping of its own, which goes back to the system
+when it is freed. A little below the 32 MiB that glibc allows: steps of 16,384 tokens are seldom full, and blocks just
+below leave the largest holes."""
 
 MOST_RESERVED = 512 << 20
 """Bytes that are taken in advance at most. The peaks of equal runs that need more differ."""

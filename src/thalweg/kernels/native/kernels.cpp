@@ -152,7 +152,7 @@ template <typename T>
 void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates,
                     const float* B, const float* C, const float* bias, const float* skip, bool with_softplus,
                     const std::int64_t* bounds, const std::int64_t* wanted_rows, std::int64_t n_segments,
-                    const float* carried, std::int64_t n_carried, T* y, float* final, std::int64_t channels,
+                    const float* carried, const std::int64_t* initial_rows, T* y, float* final, std::int64_t channels,
                     std::int64_t width) {
     std::int64_t parts = (channels + LANES - 1) / LANES;
 #pragma omp parallel
@@ -163,7 +163,7 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
             std::int64_t at = part * LANES;
             std::int64_t lanes = channels - at < LANES ? channels - at : LANES;
             for (std::int64_t s = 0; s < n_segments; s++) {
-                const float* from = carried && s < n_carried ? carried + s * width * channels + at : nullptr;
+                const float* from = carried && initial_rows[s] >= 0 ? carried + initial_rows[s] * width * channels + at : nullptr;
                 for (std::int64_t k = 0; k < width; k++)
                     for (std::int64_t e = 0; e < lanes; e++)
                         state[k * LANES + e] = from ? double(from[k * channels + e]) : 0.0;
@@ -208,24 +208,25 @@ void selective_scan(const T* x, std::int64_t x_stride, const T* dt, std::int64_t
             rms_norm_gate_rows(y + i * heads * width, gate + i * gate_stride, weight, heads, width, eps, with_silu);   \
     }                                                                                                                  \
     EXPORT thalweg_causal_conv_##SUFFIX(const T* x, std::int64_t stride, const std::int64_t* segments,                 \
-                                        const std::int64_t* starts, const T* carried, std::int64_t n_carried,          \
-                                        const float* taps, const float* bias, T* out, std::int64_t rows,               \
-                                        std::int64_t channels, std::int64_t width, std::int64_t with_silu) {           \
+                                        const std::int64_t* starts, const T* carried,                                  \
+                                        const std::int64_t* initial_rows, const float* taps, const float* bias, T* out, \
+                                        std::int64_t rows, std::int64_t channels, std::int64_t width,                  \
+                                        std::int64_t with_silu) {                                                      \
         _Pragma("omp parallel for schedule(static)") for (std::int64_t i = 0; i < rows; i++) {                         \
             std::int64_t segment = segments[i];                                                                        \
-            bool has_past = carried && segment < n_carried;                                                            \
+            bool has_past = carried && initial_rows[segment] >= 0;                                                     \
             conv_rows(x + i * stride, stride, i - starts[segment],                                                     \
-                      has_past ? carried + segment * (width - 1) * channels : nullptr, taps, bias, out + i * channels, \
-                      channels, width, with_silu != 0);                                                                \
+                      has_past ? carried + initial_rows[segment] * (width - 1) * channels : nullptr, taps, bias,       \
+                      out + i * channels, channels, width, with_silu != 0);                                            \
         }                                                                                                              \
     }                                                                                                                  \
     EXPORT thalweg_selective_scan_##SUFFIX(                                                                            \
         const T* x, std::int64_t x_stride, const T* dt, std::int64_t dt_stride, const float* rates, const float* B,    \
         const float* C, const float* bias, const float* skip, std::int64_t with_softplus, const std::int64_t* bounds,  \
-        const std::int64_t* wanted_rows, std::int64_t n_segments, const float* carried, std::int64_t n_carried, T* y,   \
-        float* final, std::int64_t channels, std::int64_t width) {                                                     \
+        const std::int64_t* wanted_rows, std::int64_t n_segments, const float* carried,                                \
+        const std::int64_t* initial_rows, T* y, float* final, std::int64_t channels, std::int64_t width) {             \
         selective_scan(x, x_stride, dt, dt_stride, rates, B, C, bias, skip, with_softplus != 0, bounds, wanted_rows,    \
-                       n_segments, carried, n_carried, y, final, channels, width);                                     \
+                       n_segments, carried, initial_rows, y, final, channels, width);                                  \
     }
 
 FOR_DTYPE(float, float32)

@@ -28,7 +28,7 @@ def causal_conv(
     rows, channels = x.shape
     call(
         "causal_conv", x.dtype, x, x.stride(0), packing.segment_ids, packing.starts,
-        None if initial_state is None else initial_state.to(x.dtype).contiguous(), packing.n_carried,
+        None if initial_state is None else initial_state.to(x.dtype).contiguous(), packing.initial_rows,
         taps, None if bias is None else bias.float(), out, rows, channels, len(taps), int(silu),
     )  # fmt: skip
     return out
@@ -76,6 +76,6 @@ def selective_scan(
         "selective_scan", x.dtype, x, x.stride(0), dt, dt.stride(0), A.float().t().contiguous(), B.float().contiguous(),
         C.float().contiguous(), None if dt_bias is None else dt_bias.float(), None if D is None else D.float(),
         int(dt_softplus), packing.bounds, packing.wanted_rows, packing.n_segments,
-        None if initial_state is None else initial_state.contiguous(), packing.n_carried, y, final, channels, width,
+        None if initial_state is None else initial_state.contiguous(), packing.initial_rows, y, final, channels, width,
     )  # fmt: skip
     return (y if rows is None else y[list(rows)]), final

@@ -239,7 +239,7 @@ CLONES void head_norm_gate_rows(const bf16* y, const bf16* o, const float* weigh
 }  // namespace
 
 EXPORT thalweg_mlstm_gates(const float* i, const float* f, const std::int64_t* bounds, std::int64_t n_segments,
-                           const std::int64_t* wanted_rows, const float* m0, std::int64_t n_carried, float log_scale,
+                           const std::int64_t* wanted_rows, const float* m0, const std::int64_t* initial_rows, float log_scale,
                            const std::int64_t* blocks, std::int64_t n_blocks, double* a, double* g, float* floors,
                            float* into, float* out_of, float* through, float* m_final, std::int64_t n,
                            std::int64_t heads) {
@@ -248,7 +248,7 @@ EXPORT thalweg_mlstm_gates(const float* i, const float* f, const std::int64_t* b
         for (std::int64_t s = 0; s < n_segments; s++) {
             std::int64_t start = bounds[s];
             double m = gates_of_segment(i + start * heads + h, into + start * heads + h, bounds[s + 1] - start, heads,
-                                        m0 && s < n_carried ? double(m0[s * heads + h]) : 0.0, a + h * n + start,
+                                        m0 && initial_rows[s] >= 0 ? double(m0[initial_rows[s] * heads + h]) : 0.0, a + h * n + start,
                                         g + h * n + start, floors + start * heads + h);
             if (wanted_rows[s] >= 0) m_final[wanted_rows[s] * heads + h] = float(m);
         }

@@ -39,7 +39,7 @@ def gates(i: Tensor, f: Tensor, packing: Packing, m0: Tensor | None, log_scale: 
     floors, into, out_of = empty(3, n, heads)
     out = Gates(a, g, floors, into, out_of, empty(len(blocks), heads), empty(len(packing.wanted), heads))
     call(
-        "mlstm_gates", None, i, f, packing.bounds, packing.n_segments, packing.wanted_rows, m0, packing.n_carried,
+        "mlstm_gates", None, i, f, packing.bounds, packing.n_segments, packing.wanted_rows, m0, packing.initial_rows,
         float(log_scale), blocks, len(blocks), *out, n, heads,
     )  # fmt: skip
     return out

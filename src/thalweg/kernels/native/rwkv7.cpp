@@ -182,7 +182,7 @@ CLONES void wkv7_segments(const float* r, const float* log_w, const float* k, co
 // r and y: (N or M, H, K or V), the others of N tokens; states (S, H, V, K).
 EXPORT thalweg_wkv7(const float* r, const float* log_w, const float* k, const float* v, const float* kk, const float* a,
                     const std::int64_t* y_row, const std::int64_t* bounds, const std::int64_t* wanted_rows,
-                    std::int64_t n_segments, const float* carried, std::int64_t n_carried, float* y, float* final,
+                    std::int64_t n_segments, const float* carried, const std::int64_t* initial_rows, float* y, float* final,
                     std::int64_t heads, std::int64_t keys, std::int64_t values) {
     std::int64_t parts = (values + LANES - 1) / LANES, stride = heads * keys, v_stride = heads * values;
 #pragma omp parallel
@@ -195,7 +195,8 @@ EXPORT thalweg_wkv7(const float* r, const float* log_w, const float* k, const fl
                 std::int64_t h = task / parts, at = task % parts * LANES;
                 std::int64_t lanes = values - at < LANES ? values - at : LANES;
                 std::int64_t begin = bounds[s], n = bounds[s + 1] - begin, matrix = h * values * keys + at * keys;
-                const float* from = carried && s < n_carried ? carried + s * heads * values * keys + matrix : nullptr;
+                const std::int64_t row = initial_rows[s];
+                const float* from = carried && row >= 0 ? carried + row * heads * values * keys + matrix : nullptr;
                 for (std::int64_t c = 0; c < keys; c++)
                     for (std::int64_t e = 0; e < LANES; e++)
                         state[c * LANES + e] = from && e < lanes ? from[e * keys + c] : 0.0f;

@@ -87,7 +87,7 @@ def wkv7(
     call(
         "wkv7", None, r, log_w, k, v, kk, a, row_targets(packing.n_tokens, rows), packing.bounds,
         packing.wanted_rows, packing.n_segments,
-        None if initial_state is None else initial_state.float().contiguous(), packing.n_carried, y, final, heads,
+        None if initial_state is None else initial_state.float().contiguous(), packing.initial_rows, y, final, heads,
         key_width, v.shape[2],
     )  # fmt: skip
     return y, final

@@ -211,7 +211,7 @@ struct Run {
     const float* skip;                   // (H,), or null
     const Index* blocks;                 // (b, FIELDS)
     const Index *segments, *first;       // (N,): the token's segment, and where that begins
-    Index n_carried;
+    const Index* initial_rows;           // (S,): row of `columns` that the segment continues from, -1 for none
     const Index* rows;                   // (N,): where y of the token is written, -1 for nowhere; null: y of all
     const float* carried;                // (S_in, K, H, P), or null for zeros
     const T* z;                          // (M, H P), or null: no gate and no norm
@@ -293,9 +293,9 @@ INLINE void read_token(const Run<T>& run, const Index* block, Index j, float* ro
         for (Index i = 0; i < channels; i++) row[i] = 0.0f;
     } else if (run.taps) {
         Index segment = run.segments[t];
-        bool past = run.columns && segment < run.n_carried;
+        bool past = run.columns && run.initial_rows[segment] >= 0;
         conv_row(run.x + t * run.x_stride, run.x_stride, t - run.first[t],
-                 past ? run.columns + segment * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
+                 past ? run.columns + run.initial_rows[segment] * (run.n_taps - 1) * channels : nullptr, run.taps, run.bias, row, channels,
                  run.n_taps, true);
     } else {
         for (Index i = 0; i < width; i++) row[i] = load(run.x[t * run.x_stride + i]);
@@ -688,11 +688,11 @@ void scan_on(const Run<bf16>& run, Index n_blocks, [[maybe_unused]] Index machin
         const T* x, Index x_stride, const T* B, Index B_stride, const T* C, Index C_stride, const float* taps,         \
         const float* bias, Index n_taps, const T* columns, const float* delta, const float* log_decay,                 \
         const float* skip, const Index* blocks, Index n_blocks, Index q, const Index* segments, const Index* first,    \
-        Index n_carried, const Index* rows, const float* carried, const T* z, Index z_stride, const float* weight,     \
-        Index norm_groups, float eps, T* y, float* final, Index* finite, Index heads, Index groups, Index K, Index P,  \
-        Index machine) {                                                                                               \
+        const Index* initial_rows, const Index* rows, const float* carried, const T* z, Index z_stride,                \
+        const float* weight, Index norm_groups, float eps, T* y, float* final, Index* finite, Index heads,             \
+        Index groups, Index K, Index P, Index machine) {                                                               \
         scan_on(Run<T>{x, B, C, x_stride, B_stride, C_stride, taps, bias, n_taps, columns, delta, log_decay, skip,     \
-                       blocks, segments, first, n_carried, rows, carried, z, z_stride, weight, norm_groups, eps, y,    \
+                       blocks, segments, first, initial_rows, rows, carried, z, z_stride, weight, norm_groups, eps, y, \
                        final, finite, heads, groups, K, P, q},                                                         \
                 n_blocks, machine);                                                                                    \
     }                                                                                                                  \

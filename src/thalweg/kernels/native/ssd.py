@@ -50,7 +50,7 @@ def ssd(
     call(
         "ssd", x.dtype, x, x.stride(0), B, B.stride(0), C, C.stride(0), None, None, 0, None, delta, log_decay,
         None if D is None else D.float(), blocks, len(blocks), min(n, chunk_size or CHUNK_SIZE), packing.segment_ids,
-        packing.first_seen, packing.n_carried, row_targets(n, rows),
+        packing.first_seen, packing.initial_rows, row_targets(n, rows),
         None if initial_state is None else initial_state.float().contiguous(), None, 0, None, 0, 0.0, y, final, finite,
         heads, groups, state_width, width, MACHINES[machine],
     )  # fmt: skip
@@ -92,7 +92,7 @@ def gated_ssd(
         None if conv_bias is None else conv_bias.float(), conv_weight.shape[1],
         None if columns is None else columns.to(xBC.dtype).contiguous(), delta, log_decay,
         None if D is None else D.float(), blocks, len(blocks), min(n, chunk_size or CHUNK_SIZE), packing.segment_ids,
-        packing.first_seen, packing.n_carried, row_targets(n, rows),
+        packing.first_seen, packing.initial_rows, row_targets(n, rows),
         None if state is None else state.float().contiguous(), z, z.stride(0), norm_weight.float(), norm_groups,
         float(norm_eps), y, final, finite, heads, n_groups, state_width, head_dim, MACHINES["best"],
     )  # fmt: skip
