@@ -225,6 +225,17 @@ def test_a_leaf_goes_and_the_prefix_before_it_stays() -> None:
     check(store)
 
 
+def test_a_state_is_found_from_far_below_it() -> None:
+    store, state = PrefixStates(PLENTY), state_of([1, 2])
+    store.put(array([1, 2]), state)
+    for ids in ([1, 2, 3, 4], [1, 2, 3, 5, 6, 7], [1, 2, 3, 5, 6, 8]):
+        store.see(array(ids))
+    for n in range(2, 7):
+        assert store.longest(array([1, 2, 3, 5, 6, 8][:n])) == (2, state)
+    assert store.longest(array([1])) == (0, None)
+    check(store)
+
+
 def test_a_branch_that_nobody_needs_any_more_is_no_node() -> None:
     store = PrefixStates(4 * 4)
     assert [store.see(array(ids)) for ids in ([1, 2, 3], [1, 2, 4], [5])] == [0, 2, 0]
