@@ -232,7 +232,7 @@ def _checked(ids: TokenArray) -> Ids32:
 
 
 def _key(ids: Ids32, depth: int, salt: Hashable) -> Hashable:
-    """Of the child that goes on with ids[depth]. The salt is in the keys of the first level only: all else is below."""
+    """The key of the child that goes on with ids[depth]. The salt is in those of the first level: all else is below."""
     return int(ids[depth]) if depth else (salt, int(ids[0]))
 
 
