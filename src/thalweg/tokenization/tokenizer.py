@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from thalweg.checks import one_of, whole_number
 from thalweg.errors import InvalidInputError
-from thalweg.tokenization.backend import MAX_UNCUT_CHARS, WINDOW_CHARS, Backend, Block, SpecialTokens, Window
+from thalweg.tokenization.backend import (
+    MAX_UNCUT_CHARS,
+    WHOLE_CHARS,
+    WINDOW_CHARS,
+    Backend,
+    Block,
+    SpecialTokens,
+    Window,
+)
 from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
 
@@ -112,7 +120,7 @@ class Tokenizer:
             if not isinstance(text, str):
                 raise InvalidInputError(f"text {index} must be str, not {type(text).__name__}: {text!r}")
             check_surrogates(text, where=f"text {index}: ")
-            is_long = len(prompt) + len(text) > WINDOW_CHARS
+            is_long = len(prompt) + len(text) > WHOLE_CHARS
             if is_long or chars > _BATCH_CHARS:
                 results += self._encode_group(group)
                 group, chars = [], 0
