@@ -1,5 +1,7 @@
 """Streamed ids and offsets are those of the whole text, whatever the cuts, in bounded memory."""
 
+import itertools
+import json
 import random
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 import thalweg.tokenization.tokenizer
+import thalweg.tokenization.windows
 from tests.examples import examples
 from tests.tokenization.shapes import (
     ATOMS,
@@ -32,7 +35,9 @@ from tests.tokenization.shapes import (
     through_windows,
 )
 from thalweg.errors import TokenizationError
+from thalweg.tokenization.backend import Block
 from thalweg.tokenization.cuts import CutRules
+from thalweg.tokenization.library_errors import encode
 from thalweg.tokenization.self_check import find_mismatch
 
 
@@ -53,6 +58,57 @@ def test_streamed_is_whole(name: str, text: str, cuts: list[int], window: int, s
     assert (
         library(ours(name)).splitter.rules.refusal is None
     )  # exact because it was cut well, not because it was not cut
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@examples(120)
+@given(
+    text=TEXTS,
+    cuts=st.lists(st.integers(0, 10_000), max_size=8),
+    window=st.integers(1, 40),
+    what=st.lists(st.sampled_from(["flush", "copy", "save", "none"]), min_size=1, max_size=5),
+)
+def test_a_window_flushed_copied_and_saved_anywhere(
+    name: str, text: str, cuts: list[int], window: int, what: list[str]
+) -> None:
+    """As sessions do: whatever has been decided early, the ids are those of the whole."""
+    whole = reference(name).encode(text, add_special_tokens=False)
+    backend = library(ours(name))
+    live = backend.window(with_offsets=True, skip=0, window_chars=window, max_uncut_chars=1 << 20)
+    blocks = []
+    for piece, do in zip(pieces(text, cuts), itertools.cycle(what), strict=False):
+        blocks += live.push(piece)
+        if do == "flush":
+            blocks += live.flush()
+        elif do == "copy":
+            live.copy().flush()
+        elif do == "save":
+            live = backend.restored(json.loads(json.dumps(live.state())))
+    found = Block.join([*blocks, *live.finish()])
+    assert found.ids.tolist() == whole.ids
+    assert [tuple(pair) for pair in found.offsets.tolist()] == whole.offsets
+
+
+def test_after_a_flush_little_is_left_and_time_stays_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One character at a time, flushed each time: 60 characters are left over at most, and of a text without a cut a
+    window is encoded now and then only."""
+    encoded = 0
+
+    def counting(library: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+        nonlocal encoded
+        encoded += len(text)
+        return encode(library, text)
+
+    monkeypatch.setattr(thalweg.tokenization.windows, "encode", counting)
+    backend = library(ours("gpt_neox"))
+    for text, most_left, most_encoded in ((TRAINING_TEXT[:4000], 200, 300), (" " * 4000, 4000, 12)):
+        encoded = 0
+        window = backend.window(with_offsets=False, skip=0, window_chars=4096, max_uncut_chars=1 << 20)
+        for char in text:
+            window.push(char)
+            window.flush()
+        assert len(window.state()["text"]) <= most_left
+        assert encoded <= most_encoded * len(text)
 
 
 @examples(100)

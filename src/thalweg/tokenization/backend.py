@@ -61,6 +61,11 @@ class Window(Protocol):
         memory."""
         ...
 
+    def flush(self) -> list[Block]:
+        """The ids that the text so far decides, however little of it there is; what is left over stays short. Cheap
+        where nothing has come since."""
+        ...
+
     def finish(self) -> list[Block]:
         """The other ids: the text has ended. Nothing can be pushed afterwards."""
         ...

@@ -67,6 +67,7 @@ class WindowState:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     done: int = 0  # its characters whose ids have been given out, or that are in `word`
     refused: int = 0  # its characters up to here hold no cut
+    tried: int = 0  # its characters when last flushed in vain
     seam_ids: list[int] = field(default_factory=list)  # ids just before `done`, which this window must give again
     word: Word | None = None
 
@@ -123,6 +124,22 @@ class LibraryWindow:
             if block is not None:
                 blocks.append(block)
         return blocks
+
+    def flush(self) -> list[Block]:
+        """A text without a cut is looked at again when a quarter has come to it: time stays linear in the text."""
+        state = self._state
+        size = len(state.text) + state.n_pending
+        if size - self._margin <= state.refused or 4 * size < 5 * state.tried:
+            return []
+        self._read()
+        block = self._continue_row() if state.word is not None else None
+        if block is None:
+            cut = self._last_cut(state.refused, size - self._margin)
+            block = None if cut is None else self._up_to(cut)
+        if block is None:
+            state.refused = size - self._margin
+        state.tried = 0 if block is not None else size
+        return [] if block is None else [block]
 
     def finish(self) -> list[Block]:
         self._read()

@@ -134,6 +134,10 @@ class _WorldWindow:
         state.chars_waiting = 0
         return [self._block(max(0, len(state.rest) - self._trie.max_length + 1))]
 
+    def flush(self) -> list[Block]:
+        self._state.chars_waiting = 0
+        return [self._block(max(0, len(self._state.rest) - self._trie.max_length + 1))]
+
     def finish(self) -> list[Block]:
         return [self._block(len(self._state.rest))]
 
