@@ -28,7 +28,7 @@ from thalweg.engine.sources import Answer
 QUANTUM = 256
 """Tokens of a client's turn."""
 
-COMPANY_TOKENS = 32
+COMPANY_TOKENS = 48
 """Tokens of all long documents in a step while short ones of another client come and go: those would wait for the rest
 of the step under way and for a step of their own."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from thalweg.engine.gate import Gate
 from thalweg.engine.read_ahead import ReadAhead
-from thalweg.engine.results import Failure, Pooled, Progress
+from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.sources import Answer, TokenSource
 
 READ_AHEAD = 32
@@ -33,7 +33,14 @@ class Steps(Protocol):
     @property
     def progress(self) -> Progress: ...
     def add(
-        self, source: TokenSource, key: Hashable, *, section_size: int | None = None, client: Hashable = None
+        self,
+        source: TokenSource,
+        key: Hashable,
+        *,
+        state: DocumentState | None = None,
+        keep_state: bool = False,
+        section_size: int | None = None,
+        client: Hashable = None,
     ) -> None: ...
     def remove(self, key: Hashable) -> bool: ...
     def read(self) -> list[tuple[Hashable, Exception]]: ...
@@ -55,9 +62,19 @@ class _Key(NamedTuple):
 
 
 class _Run:
-    """One caller's documents."""
+    """One caller's documents. may_start, is_early: see `Engine.run`."""
 
-    def __init__(self, documents: Iterable[TokenSource], ready: Callable[[], None], *, blocking: bool) -> None:
+    def __init__(
+        self,
+        documents: Iterable[TokenSource],
+        ready: Callable[[], None],
+        *,
+        section_size: int | None,
+        may_start: Callable[[], bool],
+        is_early: Callable[[int], bool] | None,
+        blocking: bool,
+    ) -> None:
+        self.section_size, self.may_start, self.is_early = section_size, may_start, is_early
         self.iterator = None if blocking else iter(documents)
         self.thread = ReadAhead(documents, READ_AHEAD, ready) if blocking else None
         self.ended = False
@@ -115,7 +132,14 @@ class Runs:
         blocking: bool,
     ) -> Iterator[Pooled | Failure]:
         """See `Engine.run`."""
-        run = _Run(documents, self.notify, blocking=blocking)
+        run = _Run(
+            documents,
+            self.notify,
+            section_size=section_size,
+            may_start=may_start,
+            is_early=is_early,
+            blocking=blocking,
+        )
         with self._changed:
             number, self._next_id = self._next_id, self._next_id + 1
             self._runs[number] = run
@@ -123,7 +147,7 @@ class Runs:
         try:
             while True:
                 if self._may_lead(run):
-                    self._lead(number, run, section_size, may_start, is_early)
+                    self._lead(number, run)
                 if on_step and run.steps > told:
                     told = run.steps
                     on_step(self._progress(run))
@@ -153,14 +177,7 @@ class Runs:
                     return True
                 self._changed.wait()
 
-    def _lead(
-        self,
-        number: int,
-        run: _Run,
-        section_size: int | None,
-        may_start: Callable[[], bool],
-        is_early: Callable[[int], bool] | None,
-    ) -> None:
+    def _lead(self, number: int, run: _Run) -> None:
         """Add what the run's input holds, make a step, and give everybody what is theirs."""
         with self._changed:
             generation = self._generation
@@ -170,7 +187,7 @@ class Runs:
         try:
             for gate in gates:
                 gate.look()
-            moved = self._add(number, run, section_size, may_start, is_early)
+            moved = self._add(number, run)
             broken = self._engine.read()
             results = self._engine.advance()
             moved = moved or bool(results or broken) or self._engine.progress.steps > before
@@ -191,35 +208,34 @@ class Runs:
                     run.stuck_at = generation
                 self._changed.notify_all()
 
-    def _add(
-        self,
-        number: int,
-        run: _Run,
-        section_size: int | None,
-        may_start: Callable[[], bool],
-        is_early: Callable[[int], bool] | None,
-    ) -> bool:
+    def _add(self, number: int, run: _Run) -> bool:
         """Documents from the run's input, while they would be looked at in the next step; whether there were any."""
         count = run.number
         try:
-            while not run.ended and len(run.results) < MOST_RESULTS and may_start():
+            while not run.ended and len(run.results) < MOST_RESULTS and run.may_start():
                 if self._engine.is_full(client=number):
                     break
                 source = run.next()
                 if source is None:
                     break
-                if section_size is not None:
-                    source = run.gates[run.number] = Gate(source, self._hold(number, run, run.number, is_early))
-                self._engine.add(source, _Key(number, run.number), section_size=section_size, client=number)
+                state, keep_state = getattr(source, "state", None), getattr(source, "keep_state", False)
+                if run.section_size is not None:
+                    source = run.gates[run.number] = Gate(source, self._hold(number, run, run.number))
+                self._engine.add(
+                    source,
+                    _Key(number, run.number),
+                    state=state,
+                    keep_state=keep_state,
+                    section_size=run.section_size,
+                    client=number,
+                )
                 run.number += 1
                 run.left += 1
         except BaseException as error:  # the input's own: no other run's business
             run.error = error
         return run.number > count
 
-    def _hold(
-        self, number: int, run: _Run, document: int, is_early: Callable[[int], bool] | None
-    ) -> Callable[[], bool]:
+    def _hold(self, number: int, run: _Run, document: int) -> Callable[[], bool]:
         """Whether a document with sections has to wait, as there is no room for what it would give.
 
         In a run that gives its results in order (`is_early`), no document begins before all earlier ones have a place
@@ -232,11 +248,11 @@ class Runs:
         def is_held() -> bool:
             if len(run.results) >= MOST_RESULTS:
                 return True
-            if is_early is None:
+            if run.is_early is None:
                 return False
             while run.placed < document and has_place(run.placed):
                 run.placed += 1
-            return run.placed < document or is_early(document)
+            return run.placed < document or run.is_early(document)
 
         return is_held
 
