@@ -6,14 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thalweg.embedder.paragraphs import BLANK, LINE_END, PAGE_BREAKS, Units
+from thalweg.embedder.paragraphs import BLANK, LINE_END, PAGE_BREAKS, SPACES, Units
 
 LONGEST_LINE = 200
 """Characters of a line, from the first visible one, of which a longer line is none that is underlined, an underline, or
 a plain heading; and blank characters at the start of a line that count as a blank line."""
 LONGEST_HEADING = 80
 
-_LINE_END = re.compile(f"{LINE_END}|[{PAGE_BREAKS}]")
+_LINE_END = re.compile(  # with the blank lines that follow, so that they are not gone through one by one
+    f"(?:{LINE_END}(?:[{re.escape(SPACES)}]*(?P<blank>{LINE_END}|[{PAGE_BREAKS}])[{re.escape(BLANK)}]*)?"
+    f"|(?P<page>[{PAGE_BREAKS}])[{re.escape(BLANK)}]*)"
+)
 _ATX = re.compile(r"#{1,6}(?!\S)")
 _FENCE = re.compile(r"`{3,}(?!.*`)|~{3,}")
 _CODE_INDENT = 4  # columns of a line's indent that make it code in Markdown
@@ -41,7 +44,7 @@ _NAMED = re.compile(
     r"|glossary|introduction|preface|prologue|references|summary|einleitung|inhalt|vorwort|nachwort|préface|prólogo)"
     r"[.:]?"
 )
-_NUMBER_ALONE = re.compile(r"(?:[IVXLCDM]+|\d{1,3})\.")
+_NUMBER_ALONE = re.compile(r"[IVXLCDM]+\.?|\d{1,3}\.")
 _NUMBERED = re.compile(r"\d{1,2}(?:\.\d{1,2}){0,4}\.?\s+(?P<first>[^\W\d_]).*(?<![.!?…,;:。！？])")
 
 
@@ -66,9 +69,11 @@ class Headings(Units):
     (a line over it as well belongs to it). Nothing is a heading inside of code fenced with ``` or ~~~.
 
     Of plain books and papers: a line of at most 80 characters between blank lines (or the text's ends) that has a
-    keyword and a number (CHAPTER I., PART TWO, § 12, Appendix B, 第三章), is a usual title (Preface), a number with a
-    full stop (II.), numbered and no sentence (3.2 Results), or all in capitals. A line that is a keyword and a number
+    keyword and a number (CHAPTER I., PART TWO, § 12, Appendix B, 第三章), is a usual title (Preface), a number alone
+    (II, II., 12.), numbered and no sentence (3.2 Results), or all in capitals. A line that is a keyword and a number
     alone needs no blank line after it.
+
+    Headings that follow each other at once (a part's and a chapter's) begin a section each.
 
     This is a rule and goes wrong: titles in ordinary letters without a number or a keyword are not found; a numbered
     list with blank lines between its items, a date at the head of a letter (5 June 1882) and a paragraph that is one
@@ -110,9 +115,10 @@ class Headings(Units):
         for end in _LINE_END.finditer(text):
             self._add(text[begin : end.start()], base + begin, found)
             self._end_line(found)
-            if end[0] in PAGE_BREAKS:
-                self._blank_line(found)
             begin = end.end()
+            if end.lastgroup:
+                self._blank_line(found)
+                begin = end.start() + len(end[0].rstrip(SPACES))
         self._add(text[begin:], base + begin, found)
         return found
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from thalweg import checks
 from thalweg.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 BLANK = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + "\u200b\u200e\u200f\u2060\ufeff"
 """What is not visible: white space, and the marks of width zero that stand between words."""
 PAGE_BREAKS = "\f\u2029"  # each is as good as a blank line
-_SPACES = "".join(char for char in BLANK if char not in f"\n\r\v\x85\u2028{PAGE_BREAKS}")
+SPACES = "".join(char for char in BLANK if char not in f"\n\r\v\x85\u2028{PAGE_BREAKS}")
 
 LINE_END = r"(?:\r\n|\r(?!\n)|[\n\v\x85\u2028])"
 PARAGRAPH_BREAK = (
-    rf"(?:{LINE_END}[{re.escape(_SPACES)}]*{LINE_END}|[{PAGE_BREAKS}])[{re.escape(BLANK)}]*"  # up to visible text
+    rf"(?:{LINE_END}[{re.escape(SPACES)}]*{LINE_END}|[{PAGE_BREAKS}])[{re.escape(BLANK)}]*"  # up to visible text
 )
 BLANKS = re.compile(f"[{re.escape(BLANK)}]*")
 _LINE_END = re.compile(LINE_END)
@@ -64,6 +65,9 @@ class Units:
         wanted: dict[str, type] = {"by": str} | {field.name: type(field.default) for field in fields(cls)}
         if {name: type(value) for name, value in state.items()} != wanted or state["by"] != cls.kind:
             raise InvalidInputError(f"this is no state of {cls.kind} boundaries: {dict(state)!r:.80}")
+        for name, value in state.items():
+            if type(value) is int:
+                checks.whole_number(name, value, 1 if name == "every" else -1)
         return cls(**{name: value for name, value in state.items() if name != "by"})
 
     def _begins(self, position: int, found: list[int]) -> None:

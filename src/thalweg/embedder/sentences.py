@@ -104,6 +104,8 @@ class Sentences(Units):
                 decided = self._is_end(text, end, space, start, last=last)
                 if decided is None:
                     rescan, blank, self.open = end.start(), (space, start), len(text) - start
+                    if end.end() < space == len(text):
+                        self.open = 1  # a guillemet that opens if no white space comes next
                     break
                 begins = decided
             if begins:
