@@ -255,6 +255,7 @@ HEADINGS = [
     "One\n```python\n# comment\n\nCHAPTER I\n\n~~~\n```\n|# Two",
     "One\n~~~~\n# code\n```\n~~~\n# code\n~~~~\n|# Three\n```\n# open",
     "One\n\n```inline``` code\n\n|# Two",
+    "Intro\n\n|Title\n===\n|Sub title\n---\n\n|# One\n|Two\n---\ntext",
     "# Title\n|## Under it\n\n|### And that\ntext",
     "One\r\n|# Two\r\nText\r\n\r\n|Three\r\n===\r\n\r\ntext\r\n\r\n|CHAPTER IV\r\n\r\ntext",
     # Books and papers
@@ -283,6 +284,27 @@ HEADINGS = [
 def test_headings(example: str) -> None:
     found, stated = marked("heading", example)
     assert found == stated
+
+
+@pytest.mark.parametrize("example", [*SENTENCES, *HEADINGS])
+def test_any_cutting_of_the_examples_gives_the_same(example: str) -> None:
+    text = example.replace("|", "")
+    for by in KINDS:
+        whole = boundaries_of(by, [text])
+        assert boundaries_of(by, text) == whole
+        for cut in range(1, len(text)):
+            assert boundaries_of(by, [text[:cut], text[cut:]]) == whole
+
+
+@pytest.mark.parametrize("before", ["\r\n", "  \r\n", "\n \n", "\r \r", "\n\n", "  \f", "  "])
+@pytest.mark.parametrize(
+    "text", ["One{}Two", "One.{}two", "{}1. One", "One{}1. Two", "THE ONE{}Two", "One{}THE TWO\n\n3"]
+)
+def test_long_blank_space_is_kept_as_what_it_is(text: str, before: str) -> None:
+    for length in [*range(58, 72), *range(195, 205)]:
+        example = text.format(before + " " * length)
+        for by in KINDS:
+            assert boundaries_of(by, example) == boundaries_of(by, [example])
 
 
 def test_lines_are_looked_at_up_to_their_bound() -> None:

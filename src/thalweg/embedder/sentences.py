@@ -71,7 +71,6 @@ class Sentences(Units):
 
     window: str = ""  # what has been decided of is kept so far as later ends may look behind
     undecided: int = 0  # characters of the window that may hold an end, counted from its own
-    first: bool = True  # whether the window begins where the text does
     open: int = 0  # characters after a boundary that is undecided
 
     @property
@@ -111,7 +110,6 @@ class Sentences(Units):
             if begins:
                 self._begins(base + start, found)
         keep = max(0, rescan - LOOK_BEHIND)
-        self.first = self.first and keep == 0
         rest = text[rescan : blank[0]] + squeeze(text[blank[0] : blank[1]]) + text[blank[1] :]
         self.window, self.undecided = text[keep:rescan] + rest, len(rest)
         return found
@@ -168,8 +166,9 @@ class Sentences(Units):
                 return None
             if _GERMAN_MONTH.match(text, start):
                 return False
-        before = text[max(0, stop - LOOK_BEHIND) : stop]
-        return not _LIST_NUMBER.search("\n" + before if self.first and stop <= LOOK_BEHIND else before)
+        # In a window that begins later than the text, at least so much is before anything that is undecided.
+        before = text[stop - LOOK_BEHIND : stop] if stop >= LOOK_BEHIND else "\n" + text[:stop]
+        return not _LIST_NUMBER.search(before)
 
 
 def _is_lower(char: str) -> bool:
