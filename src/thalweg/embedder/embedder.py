@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from thalweg import kernels
 from thalweg.checkpoints import Checkpoint, EmbeddingConfig, TokenIds
 from thalweg.checkpoints.fingerprint import fingerprint
 from thalweg.checks import one_of, text, whole_number
@@ -28,9 +29,11 @@ from thalweg.embedder.options import EncodeOptions
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
+from thalweg.embedder.sessions.session import Session, Settings
+from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
-from thalweg.engine.results import Failure, Progress
+from thalweg.engine.results import Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
@@ -223,6 +226,16 @@ class Embedder:
             raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
         return self.prompts[name]
 
+    def _checked_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        """As `prompt`, for texts to be embedded."""
+        before = self.prompt(prompt, prompt_name)
+        if before and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
+            raise InvalidInputError(
+                f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
+                "use it without a prompt"
+            )
+        return before
+
     @property
     def saved_config(self) -> EmbeddingConfig:
         """`embedding_config` with what was chosen when the model was loaded."""
@@ -266,6 +279,127 @@ class Embedder:
     embedding = renamed("embedding", "embedding_config")
     layout = renamed("layout", "format")
     quantize = renamed("quantize", "quantization")
+
+    # -- texts that grow ---------------------------------------------------------------------------------------------
+
+    def session(
+        self,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
+    ) -> Session:
+        """A text that grows: append to it any number of times, and ask for its vector at any time.
+
+        The arguments are those of `encode`.
+
+        Raises:
+            InvalidInputError: as `encode` does.
+        """
+        before = self._checked_prompt(prompt, prompt_name)
+        return self._sessions.begin(
+            self._session_settings(before, normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars)
+        )
+
+    def restore(self, path: str | Path, *, other_numeric_path: bool = False) -> Session:
+        """The session that `Session.save` wrote.
+
+        Args:
+            path: the file. It stays as it is.
+            other_numeric_path: take a state that was computed with other kernels or on another kind of device too:
+                vectors then differ from those of `encode` here as much as the two do.
+
+        Raises:
+            InvalidInputError: the file is no session, damaged or changed, or belongs to another model, dtype,
+                quantisation or numeric path.
+            OSError: it cannot be read.
+        """
+
+        def settings_of(saved: Mapping[str, Any]) -> Settings:
+            return self._session_settings(
+                text("prompt", saved["prompt"]),
+                bool(saved["normalize"]),
+                saved["truncate_dim"],
+                saved["special_tokens"],
+                saved["max_uncut_chars"],
+            )
+
+        return self._sessions.restore(Path(path), settings_of, same_numeric_path=not other_numeric_path)
+
+    def append_many(self, pairs: Iterable[tuple[Session, str | bytes]]) -> None:
+        """Append to many sessions at once: their new tokens share packed steps.
+
+        Args:
+            pairs: sessions of this model, and what comes next in each. One named twice gets its texts in order.
+
+        Raises:
+            what `Session.append` raises. Sessions that failed are as they were, all others have read on; the first
+            error is raised.
+        """
+        self._sessions.append_many(pairs)
+
+    def session_vectors(self, sessions: Iterable[Session]) -> FloatArray:
+        """(n, d) float32: the vectors of sessions as if each ended here, computed in shared steps."""
+        return self._sessions.vectors(sessions)
+
+    def limit_sessions(self, max_bytes: int | None, folder: str | Path | None = None) -> None:
+        """Keep the states of sessions in memory within `max_bytes`; those used longest ago wait on disk.
+
+        A session that is asked for comes back by itself. While a call works on sessions they are all in memory: on as
+        many at a time as fit, at least one.
+
+        Args:
+            max_bytes: of states, `plan_memory().state` each; None keeps all in memory.
+            folder: for idle sessions, their text's last characters among them; None is a temporary folder that only
+                this user can read. Files go with their sessions.
+
+        Raises:
+            InvalidInputError: a number that is none, or a folder that does not exist.
+            OSError: a session cannot be written.
+        """
+        self._sessions.memory.limit(max_bytes, folder)
+
+    @functools.cached_property
+    def _sessions(self) -> Sessions:
+        return Sessions(self)
+
+    def _session_settings(
+        self,
+        prompt: str,
+        normalize: bool | None,
+        truncate_dim: int | None,
+        special_tokens: SpecialTokens | None,
+        max_uncut_chars: int | None,
+    ) -> Settings:
+        if truncate_dim is not None:
+            whole_number("truncate_dim", truncate_dim, 1, self.dimension)
+        return Settings(
+            prompt,
+            self.embedding_config.normalize if normalize is None else normalize,
+            truncate_dim,
+            self.tokenizer.with_settings(special_tokens, max_uncut_chars),
+            self._probe_id,
+        )
+
+    @property
+    def state_identity(self) -> dict[str, str]:
+        """What two models must have in common for the one to go on from a state of the other."""
+        used = [title for title, use in kernels.report(self.device, self.dtype) if use == "used"]
+        return {
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "quantization": str(self.quantization),
+            "pooling": self.embedding_config.pooling,
+            "numeric path": ", ".join([self.device.type, *(used or ["PyTorch"])]),
+        }
+
+    def run_sources(self, sources: Sequence[TokenSource]) -> Iterator[Pooled | Failure]:
+        """Documents through the engine that all calls share, as they finish."""
+        with self._engines.use(self.schedule(), self.pooling, self._new_engine) as engine:
+            yield from engine.run(sources)
 
     # -- many texts at once ------------------------------------------------------------------------------------------
 
@@ -422,7 +556,7 @@ class Embedder:
             for result in engine.run([Ids(row) for row in rows]):
                 if isinstance(result, Failure):
                     raise result.error
-                vectors[result.key] = self._after_pooling(result.vector)
+                vectors[result.key] = self.after_pooling(result.vector)
         return vectors
 
     def _new_engine(self, schedule: Schedule, pooling: Pooling) -> Engine:
@@ -513,12 +647,7 @@ class Embedder:
         """
         documents = given_documents(documents)
         one_of("on_error", on_error, ("raise", "yield"))
-        before = self.prompt(prompt, prompt_name)
-        if before and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
-            raise InvalidInputError(
-                f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
-                "use it without a prompt"
-            )
+        before = self._checked_prompt(prompt, prompt_name)
         if truncate_dim is not None:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
         if max_length is not None:
@@ -579,7 +708,7 @@ class Embedder:
                     yield result
                     continue
                 start, end = text.characters(result)
-                pooled = self._after_pooling(result.vector)
+                pooled = self.after_pooling(result.vector)
                 vector = finish(pooled[None], normalize=normalize, truncate_dim=truncate_dim)[0]
                 if result.last:
                     del texts[result.key]
@@ -595,7 +724,7 @@ class Embedder:
                 )
 
     @torch.inference_mode()
-    def _after_pooling(self, vector: FloatArray) -> FloatArray:
+    def after_pooling(self, vector: FloatArray) -> FloatArray:
         """(d,) pooled -> (d,): what the pooling makes of its means, and the embedding head in a model that has one."""
         joined = self.pooling.join(torch.from_numpy(vector)[None])[0]
         if self.head is None:

@@ -23,6 +23,8 @@ class MemoryPlan:
     between activations (on the CPU; an estimate, all else is counted); fixed_thresholds: whether that allocator is set
     up for such runs (`THALWEG_MALLOC=1`, `thalweg.system.malloc`), on which the room depends: then it is taken in
     advance and is meant to be enough, otherwise it is an average.
+
+    state: what one document's state and sums take, in a session and in its file; no part of the total.
     """
 
     weights: int
@@ -30,6 +32,7 @@ class MemoryPlan:
     activations: int
     room: int
     fixed_thresholds: bool = False
+    state: int = 0
 
     def __repr__(self) -> str:
         names = ("weights", "states", "activations", "room")
@@ -65,4 +68,5 @@ def plan_memory(
         activations=sum(activations),
         room=fragmentation_allowance([*activations, new_states]) if on_cpu else 0,
         fixed_thresholds=on_cpu and fix_thresholds(),
+        state=nbytes(one_state) + 8 * pooling.width(model.d_model),
     )

@@ -6,9 +6,8 @@ Whoever picks, joins, moves, counts or stores states does it here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -61,29 +60,24 @@ def largest_layer_nbytes(state: State) -> int:
     return max(nbytes((layer,)) for layer in state)
 
 
-def to_bytes(state: State, metadata: dict[str, str] | None = None) -> bytes:
-    """A state as a safetensors file: `layers.{i}.{name}` for each tensor."""
-    tensors = {
+def to_tensors(state: State) -> dict[str, Tensor]:
+    """The tensors of a state on the CPU, by the names they have in files: `layers.{i}.{name}`."""
+    return {
         f"layers.{i}.{name}": tensor.detach().cpu().contiguous()
         for i, layer in enumerate(state)
         for name, tensor in zip(layer._fields, layer, strict=True)
     }
-    return safetensors.torch.save(tensors, metadata)
 
 
-def from_bytes(data: bytes, like: State) -> State:
-    """The state that `to_bytes` wrote.
+def from_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
+    """The state that `to_tensors` gave.
 
     Args:
-        like: a state of the model, of any number of rows, whose names, shapes and dtypes it must have.
+        like: a state of the model, of any number of rows, whose names, shapes, dtypes and device it must have.
 
     Raises:
-        InvalidInputError: `data` is no safetensors file, or not of such a state.
+        InvalidInputError: the tensors are those of another model, or damaged.
     """
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise InvalidInputError(f"this is not a saved state: {error}") from error
     names = [f"layers.{i}.{name}" for i, layer in enumerate(like) for name in layer._fields]
     if set(tensors) != set(names):
         odd = ", ".join(sorted(set(tensors) ^ set(names))[:3])

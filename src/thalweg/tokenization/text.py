@@ -80,7 +80,7 @@ def _slices(data: bytes | bytearray | memoryview, size: int) -> Iterator[bytes]:
 
 
 def _decoded(pieces: Iterable[str | bytes]) -> Iterator[str]:
-    decoder = _Utf8Decoder()
+    decoder = Utf8Decoder()
     for piece in pieces:
         if isinstance(piece, str):
             yield decoder.finish() + piece
@@ -89,16 +89,26 @@ def _decoded(pieces: Iterable[str | bytes]) -> Iterator[str]:
     yield decoder.finish()
 
 
-class _Utf8Decoder:
-    """UTF-8 in pieces that may be cut anywhere; errors name the byte position in the whole document."""
+class Utf8Decoder:
+    """UTF-8 in pieces that may be cut anywhere; errors name the byte position in the whole document.
 
-    def __init__(self) -> None:
+    Args:
+        pending: bytes of a character that has not come to its end; n_bytes: all bytes so far, these included.
+    """
+
+    def __init__(self, pending: bytes = b"", n_bytes: int = 0) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._bytes_fed = 0
+        self._decoder.setstate((pending, 0))
+        self.n_bytes = n_bytes
+
+    @property
+    def pending(self) -> bytes:
+        """What has been fed of a character that has not come to its end."""
+        return self._decoder.getstate()[0]
 
     def decode(self, data: bytes, final: bool = False) -> str:
-        start = self._bytes_fed - len(self._decoder.getstate()[0])  # the decoder may hold part of a character
-        self._bytes_fed += len(data)
+        start = self.n_bytes - len(self.pending)
+        self.n_bytes += len(data)
         try:
             return self._decoder.decode(data, final)
         except UnicodeDecodeError as error:

@@ -6,10 +6,10 @@ cut unless `max_length` is set, and then the cut is reported.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,8 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     `eos_token_id` None appends nothing, else it is appended `n_eos` times; `bos_token_id` None (the default) prepends
-    nothing. `special_tokens`: whether the literal of a special token in a text or a prompt is that token or the text
-    that it is. `max_uncut_chars`: see `stream`.
+    nothing; `prefix` and `suffix` are the ids that every text gets. `special_tokens`: whether the literal of a special
+    token in a text or a prompt is that token or the text that it is. `max_uncut_chars`: see `stream`.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Tokenizer:
         self._n_eos = n_eos
         self.eos_token_id = eos_token_id
         self.bos_token_id = bos_token_id
-        self._prefix = [] if bos_token_id is None else [bos_token_id]
-        self._suffix = [] if eos_token_id is None else [eos_token_id] * n_eos
+        self.prefix = [] if bos_token_id is None else [bos_token_id]
+        self.suffix = [] if eos_token_id is None else [eos_token_id] * n_eos
 
     @classmethod
     def from_folder(
@@ -136,7 +136,7 @@ class Tokenizer:
         self._check_max_length(max_length)
         if len(ids) <= max_length:
             return ids, False
-        return np.concatenate([ids[: max_length - len(self._suffix)], np.array(self._suffix, dtype=np.int32)]), True
+        return np.concatenate([ids[: max_length - len(self.suffix)], np.array(self.suffix, dtype=np.int32)]), True
 
     def stream(
         self,
@@ -171,15 +171,29 @@ class Tokenizer:
             with_offsets=with_offsets, skip=len(prompt), window_chars=window_chars, max_uncut_chars=max_uncut_chars
         )
         pieces = chain([prompt], text_pieces(text, max(1, window_chars // 4)))
-        ends = {"prefix": self._prefix, "suffix": self._suffix}
+        ends = {"prefix": self.prefix, "suffix": self.suffix}
         return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets)
 
+    def begin(self, prompt: str = "") -> Window:
+        """The window of a text of which nothing is known but its prompt."""
+        check_surrogates(prompt, where="the prompt's ")
+        return self._backend.window(
+            with_offsets=False,
+            skip=len(prompt),
+            window_chars=WINDOW_CHARS,
+            max_uncut_chars=self.max_uncut_chars,
+        )
+
+    def restored(self, state: Mapping[str, Any]) -> Window:
+        """The window of this state, as `Window.state` gave it."""
+        return self._backend.restored(state)
+
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
-        prefix, suffix = np.array(self._prefix, dtype=np.int32), np.array(self._suffix, dtype=np.int32)
+        prefix, suffix = np.array(self.prefix, dtype=np.int32), np.array(self.suffix, dtype=np.int32)
         return [np.concatenate([prefix, ids, suffix]) for ids in self._backend.encode_batch(texts)]
 
     def _check_max_length(self, max_length: int) -> None:
-        least = max(1, len(self._prefix) + len(self._suffix))
+        least = max(1, len(self.prefix) + len(self.suffix))
         if max_length < least:
             raise InvalidInputError(f"max_length must be at least {least}, not {max_length}")
 

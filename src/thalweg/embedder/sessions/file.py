@@ -1,0 +1,163 @@
+"""A session on disk: a safetensors file of its state and sums, with a header that says what it belongs to.
+
+The header is JSON in the file's metadata. A SHA-256 over it and all tensors tells damage and changes; what a file says
+is checked against the model in any case, since a checksum says nothing about who made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from thalweg.embedder.sessions.point import Ids
+from thalweg.engine.results import DocumentState
+from thalweg.engine.states import from_tensors, nbytes, to_tensors
+from thalweg.errors import InvalidInputError
+from thalweg.models.protocol import State
+from thalweg.pooling.pooling import RunningMean
+from thalweg.storage.durable import errors_named, write_durably
+
+KIND, VERSION = "thalweg session", "1"
+
+MOST_BESIDES = 64 << 20
+"""Bytes that a file may have besides the tensors of the state: a text that cannot be cut is in the window whole."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file holds.
+
+    model: what the state belongs to, each entry of which must be the same where it is restored; settings: of the
+    session; window: of its tokenizer; held, state, pending, n_bytes: see `Point`.
+    """
+
+    model: Mapping[str, str]
+    settings: Mapping[str, Any]
+    window: Mapping[str, Any]
+    held: Ids
+    state: DocumentState | None
+    pending: bytes
+    n_bytes: int
+
+
+def write_session(path: Path, saved: Saved) -> Path:
+    """Write a file, at once or not at all; where it is."""
+    data = to_bytes(saved)
+    write_durably(path, lambda stream: stream.write(data))
+    return path
+
+
+def read_session(path: Path, like: State, width: int) -> Saved:
+    """What `write_session` wrote.
+
+    Args:
+        like: a state of the model, of one row; width: of the pooling's sums.
+
+    Raises:
+        InvalidInputError: the file is no session, of another version or another kind of model, or damaged.
+        OSError: it cannot be read.
+    """
+    most = nbytes(like) + 8 * width + MOST_BESIDES
+    with errors_named(path), open(path, "rb") as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise InvalidInputError(f"{path} has more than {most:,} bytes, which no session of this model has")
+    return from_bytes(data, like, width, str(path))
+
+
+def to_bytes(saved: Saved) -> bytes:
+    """The file as bytes."""
+    tensors = {"held": torch.from_numpy(saved.held)}
+    header: dict[str, Any] = {
+        "model": dict(saved.model),
+        "settings": dict(saved.settings),
+        "window": dict(saved.window),
+        "pending": saved.pending.hex(),
+        "n_bytes": saved.n_bytes,
+    }
+    if saved.state is not None:
+        tensors |= to_tensors(saved.state.model) | {"sums": torch.from_numpy(saved.state.sums.total)}
+        header |= {"n_tokens": saved.state.n_tokens, "n_summed": saved.state.sums.count}
+    text = json.dumps(header)
+    metadata = {"format": KIND, "version": VERSION, "header": text, "sha256": _digest(text, tensors)}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
+    """The session in these bytes; see `read_session`. where: what messages call them."""
+
+    def refuse(reason: str, error: Exception | None = None) -> NoReturn:
+        raise InvalidInputError(f"{where} cannot be restored: {reason}") from error
+
+    try:
+        metadata = _metadata(data)
+    except (ValueError, RecursionError) as error:
+        refuse("it is no saved session", error)
+    if metadata.get("format") != KIND:
+        refuse("it is no saved session")
+    if metadata.get("version") != VERSION:
+        refuse(f"it has version {metadata.get('version')!r}, and this thalweg reads {VERSION!r}; update thalweg")
+    try:
+        with torch.device("cpu"):
+            tensors = safetensors.torch.load(data)
+        text = metadata["header"]
+        if _digest(text, tensors) != metadata["sha256"]:
+            raise ValueError("its checksum is another one")
+        header = json.loads(text)
+        held = tensors.pop("held")
+        pending, n_bytes = bytes.fromhex(header["pending"]), header["n_bytes"]
+        model, settings, window = ({**header[name]} for name in ("model", "settings", "window"))
+        if held.ndim != 1 or held.dtype != torch.int32 or len(pending) > 3 or not _is_count(n_bytes):
+            raise ValueError("its parts are of other kinds")
+        state = None
+        if tensors:
+            total = tensors.pop("sums")
+            n_tokens, n_summed = header["n_tokens"], header["n_summed"]
+            if total.shape != (width,) or total.dtype != torch.float64:
+                raise ValueError("its sums are of another width")
+            if not _is_count(n_summed) or not _is_count(n_tokens) or n_summed > n_tokens or n_tokens < 1:
+                raise ValueError("its counts are no numbers of tokens")
+            sums = RunningMean(0)
+            sums.total, sums.count = total.numpy(), n_summed
+            state = DocumentState(from_tensors(tensors, like), sums, n_tokens)
+            if any(len(tensor) != 1 for layer in state.model for tensor in layer):
+                raise ValueError("its state is not that of one text")
+    except InvalidInputError as error:
+        refuse(str(error), error)
+    except Exception as error:
+        refuse(f"it is damaged, or was changed ({error})", error)
+    return Saved(model, settings, window, held.numpy(), state, pending, n_bytes)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The strings in the header of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8:
+        raise ValueError("no header")
+    found = json.loads(data[8 : 8 + length].decode("utf-8"))
+    metadata = found.get("__metadata__") if isinstance(found, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("no metadata")
+    return metadata
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
