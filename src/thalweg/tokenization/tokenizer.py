@@ -52,7 +52,7 @@ class Tokenizer:
         max_uncut_chars: int = MAX_UNCUT_CHARS,
     ) -> None:
         one_of("special_tokens", special_tokens, get_args(SpecialTokens))
-        whole_number("max_uncut_chars", max_uncut_chars, WINDOW_CHARS)
+        whole_number("max_uncut_chars", max_uncut_chars, WHOLE_CHARS)
         for name, token_id in (("eos_token_id", eos_token_id), ("bos_token_id", bos_token_id)):
             if token_id is not None and token_id < 0:
                 raise InvalidInputError(f"{name} must be None or a token id, not {token_id}")
