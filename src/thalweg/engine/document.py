@@ -11,6 +11,7 @@ import numpy as np
 from thalweg.engine.results import DocumentState
 from thalweg.engine.sources import Answer, TokenArray, TokenSource
 from thalweg.errors import InvalidInputError
+from thalweg.models.protocol import State
 from thalweg.pooling.pooling import RunningMean
 
 
@@ -39,6 +40,7 @@ class Document:
         stops_at_sections: whether the state at a section's end is needed, so that no piece may go beyond it.
         state: where it goes on from, until it is in flight.
         keep_state: whether its state is wanted at its end.
+        shares_state: whether other documents begin with the same `state`.
         client, priority: see `Engine.add`.
     """
 
@@ -50,6 +52,7 @@ class Document:
     stops_at_sections: bool = False
     state: DocumentState | None = None
     keep_state: bool = False
+    shares_state: bool = False
     client: Hashable = None
     priority: int = 0
 
@@ -65,7 +68,7 @@ class Document:
 
     def __post_init__(self) -> None:
         if self.state is not None:
-            self.done = self.section_start = self.state.n_tokens
+            self.done = self.state.n_tokens
             self.sums = self.state.sums.copy()
 
     @property
@@ -76,7 +79,12 @@ class Document:
     @property
     def owns_state(self) -> bool:
         """Whether it needs a row of the state even if it begins and ends in one step."""
-        return self.keep_state or self.state is not None
+        return self.keep_state or (self.state is not None and not self.shares_state)
+
+    @property
+    def start(self) -> State | None:
+        """The model's state that it begins with, and others as well."""
+        return self.state.model if self.state is not None and self.shares_state else None
 
     @property
     def ready(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from thalweg.checks import whole_number
 from thalweg.engine.document import Document
@@ -23,10 +24,19 @@ from thalweg.engine.sources import Answer, TokenSource
 from thalweg.engine.states import StateStore, largest_layer_nbytes, nbytes
 from thalweg.engine.step import Found, Step
 from thalweg.errors import InvalidInputError, ThalwegError
-from thalweg.models.protocol import RecurrentModel
+from thalweg.models.protocol import RecurrentModel, State
 from thalweg.pooling import Pooling, make_pooling
 from thalweg.pooling.pooling import RunningMean
 from thalweg.system.malloc import reserve
+
+
+class Chosen(NamedTuple):
+    """The documents of a step and how many tokens of each: those in flight, short ones that begin with a shared state,
+    and others that begin."""
+
+    carried: list[tuple[Document, int]]
+    shared: list[tuple[Document, int]]
+    new: list[tuple[Document, int]]
 
 
 class Engine:
@@ -64,6 +74,7 @@ class Engine:
         self._failures: list[tuple[Document, Failure]] = []
         self._broken: list[tuple[Hashable, Exception]] = []
         self._probing: list[Document] = []  # whose probe is in the next step
+        self._shared: list[State] = []  # what the rows of the store from `max_in_flight` on hold
         self._n_parked = 0
         self._tokens = self._ended = self._steps = self._last_tokens = 0
         self._stuck = True
@@ -83,6 +94,7 @@ class Engine:
         *,
         state: DocumentState | None = None,
         keep_state: bool = False,
+        shares_state: bool = False,
         section_size: int | None = None,
         client: Hashable = None,
         priority: int = 0,
@@ -94,6 +106,8 @@ class Engine:
             key: what its results are called.
             state: where it goes on from, as a result with `keep_state` gave it; None: anew.
             keep_state: whether its last result holds the state at its end.
+            shares_state: others begin with the very same `state`: short ones read it where it is, without a row of
+                their own.
             section_size: tokens of a section; None for one vector.
             client: whose it is. Clients share the engine fairly.
             priority: documents of a higher one begin first.
@@ -112,6 +126,7 @@ class Engine:
             section_size is not None and self.pooling.needs_eos,
             state,
             keep_state,
+            shares_state and state is not None and self.schedule.max_shared > 0,
             client,
             priority,
         )
@@ -232,13 +247,14 @@ class Engine:
 
     def advance(self) -> list[Pooled | Failure]:
         """One packed run of what was read ahead."""
-        carried, new = self._choose()
+        chosen = self._choose()
         results: list[Found] = [*self._failures]
         self._failures = []
-        self._stuck = not (results or carried or new or self._probing)
+        runs = any(chosen) or bool(self._probing)
+        self._stuck = not (results or runs)
         self.last_tokens = Counter()
-        if carried or new or self._probing:
-            results += self._run(carried, new)
+        if runs:
+            results += self._run(chosen)
         return self._leave(results)
 
     def is_full(self, client: Hashable = None) -> bool:
@@ -343,8 +359,8 @@ class Engine:
     def _in_company(self) -> bool:
         return self._steps - self._company < PATIENCE
 
-    def _choose(self) -> tuple[list[tuple[Document, int]], list[tuple[Document, int]]]:
-        """The documents of the next step and how many tokens of each: those that go on from a state, and the others.
+    def _choose(self) -> Chosen:
+        """The documents of the next step and how many tokens of each.
 
         The store's rows are put in order for them: first those that rest, then those that go on.
         """
@@ -368,7 +384,8 @@ class Engine:
             for_long = min(for_long, max(COMPANY_TOKENS, for_short, len(candidates)))
         parts = shares(candidates, caps, for_long)
         chosen = {document: n for document, n in zip(candidates, parts, strict=True) if n}
-        short = self._pending.take_short(budget - sum(parts))
+        short, starts = self._pending.take_short(budget - sum(parts))
+        self._hold_shared(starts)
         for document in reversed(begin):
             if document not in chosen:
                 self._pending.put_back(document)
@@ -377,9 +394,10 @@ class Engine:
         new = [
             (document, chosen[document]) for document in begin if document in chosen and document not in self._flying
         ]
-        return (
-            [(document, chosen[document]) for document in self._flying],
-            [*new, *((document, document.n_ahead) for document in short)],
+        return Chosen(
+            carried=[(document, chosen[document]) for document in self._flying],
+            shared=[(document, document.n_ahead) for document in short if document.start is not None],
+            new=[*new, *((document, document.n_ahead) for document in short if document.start is None)],
         )
 
     # -- rows of states ----------------------------------------------------------------------------------------------
@@ -400,6 +418,24 @@ class Engine:
             self._n_parked -= document.parked
             document.state, document.parked = None, False
             self._flying.append(document)
+
+    def _hold_shared(self, states: Sequence[State]) -> None:
+        """Have the rows above those of documents in flight hold these states. Those that are there already stay."""
+        kept = [state for state in self._shared if any(state is each for each in states)]
+        new = [state for state in states if not any(state is each for each in kept)]
+        if not new:
+            return
+        first = self.schedule.max_in_flight
+        self._store.ensure_capacity(first + self.schedule.max_shared)
+        places = [row for row, state in enumerate(self._shared) if not any(state is each for each in kept)]
+        places += range(len(self._shared), self.schedule.max_shared)
+        for row, state in zip(places, new, strict=False):
+            self._store.write(first + row, state)
+            self._shared[row : row + 1] = [state]
+
+    def _shared_row(self, document: Document) -> int:
+        row = next(row for row, state in enumerate(self._shared) if state is document.start)
+        return self.schedule.max_in_flight + row
 
     def _free_row(self, document: Document) -> None:
         self._keep_rows([d for d in self._resting if d is not document], [d for d in self._flying if d is not document])
@@ -427,7 +463,7 @@ class Engine:
     def _park(self, document: Document) -> None:
         row = [*self._resting, *self._flying].index(document)
         document.state = DocumentState(self._store.copy(row), document.sums, document.done)
-        document.parked = True
+        document.parked, document.shares_state = True, False
         self._n_parked += 1
         self._free_row(document)
         if document.ready or document.answer is not Answer.WAITING:
@@ -435,10 +471,12 @@ class Engine:
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def _run(self, carried: Sequence[tuple[Document, int]], new: Sequence[tuple[Document, int]]) -> list[Found]:
+    def _run(self, chosen: Chosen) -> list[Found]:
         first = len(self._resting)
         rows = {document: row for row, document in enumerate([*self._resting, *self._flying])}
-        step = Step(self.pooling, carried, [(rows[d], d) for d in self._probing], new, self.probe_id)
+        shared = [(self._shared_row(document), document) for document, _ in chosen.shared]
+        probes = [(rows[document], document) for document in self._probing]
+        step = Step(self.pooling, chosen.carried, probes, shared, chosen.new, self.probe_id)
         self._store.ensure_capacity(first + len(step.wanted))
         if self.model.device.type == "cpu":
             fresh = len(step.wanted) * self._one_layer_bytes

@@ -56,7 +56,8 @@ def plan_memory(
     pooling = make_pooling(pooling)
     assert isinstance(model, nn.Module)
     one_state = model.init_state(1)
-    n_states = pooling.state_copies(sections=sections) * schedule.max_in_flight + schedule.max_parked
+    n_states = pooling.state_copies(sections=sections) * schedule.max_in_flight
+    n_states += schedule.max_parked + schedule.max_shared
     new_states = schedule.max_in_flight * largest_layer_nbytes(one_state)
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
     if pooling.nbytes:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from thalweg.engine.document import Document
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Answer
+from thalweg.models.protocol import State
 
 QUANTUM = 256
 """Tokens of a client's turn."""
@@ -69,6 +70,24 @@ class _Line:
             del self.long[document]
         elif document in self.unseen:
             self.unseen.remove(document)
+
+
+class _Starts:
+    """The states that short documents of a step begin with, at most so many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.states: list[State] = []
+
+    def have(self, document: Document) -> bool:
+        """Whether the document's is one of them, or there is room for it."""
+        state = document.start
+        return state is None or len(self.states) < self._most or any(state is each for each in self.states)
+
+    def add(self, document: Document) -> None:
+        state = document.start
+        if state is not None and not any(state is each for each in self.states):
+            self.states.append(state)
 
 
 class Pending:
@@ -138,30 +157,37 @@ class Pending:
         """Tokens of the short documents that have been read ahead, at most `most`."""
         return min(most, sum(line.known for line in self._all()))
 
-    def take_short(self, free: int) -> list[Document]:
-        """Short documents for `free` tokens; clients in turn."""
+    def take_short(self, free: int) -> tuple[list[Document], list[State]]:
+        """Short documents for `free` tokens, clients in turn; and the states that they begin with."""
         taken: list[Document] = []
+        starts = _Starts(self._schedule.max_shared)
         for lines in self._by_priority():
-            idle = 0
+            idle, blocked = 0, {}
             while free > 0 and idle < len(lines):
                 client = next(iter(lines))
                 line = lines[client]
                 before = free
-                free = self._turn(line, free, taken)
-                fits = any(document.n_ahead <= free for document in line.short)
+                free = self._turn(line, free, taken, starts)
+                fits = any(document.n_ahead <= free and starts.have(document) for document in line.short)
                 idle = idle + 1 if free == before and not fits else 0
                 if free > 0 or not fits:
                     lines[client] = lines.pop(client)  # its turn is over
-        return taken
+                if not all(starts.have(document) for document in line.short):
+                    blocked[client] = line
+            if blocked:  # they are the first to choose the next step's states
+                others = {client: lines.pop(client) for client in list(lines)}
+                lines |= blocked | {client: line for client, line in others.items() if client not in blocked}
+        return taken, starts.states
 
-    def _turn(self, line: _Line, free: int, taken: list[Document]) -> int:
+    def _turn(self, line: _Line, free: int, taken: list[Document], starts: _Starts) -> int:
         """One turn of a client: what fits of its short documents, for its credit. Returns the tokens that are left."""
         line.credit += QUANTUM
         for document in list(line.short):
             if document.n_ahead > line.credit or free == 0:
                 break
-            if document.n_ahead > free:
-                continue  # a smaller one behind it may fit
+            if document.n_ahead > free or not starts.have(document):
+                continue  # one behind it may fit
+            starts.add(document)
             line.remove(document)
             line.credit -= document.n_ahead
             free -= document.n_ahead

@@ -39,6 +39,7 @@ class Steps(Protocol):
         *,
         state: DocumentState | None = None,
         keep_state: bool = False,
+        shares_state: bool = False,
         section_size: int | None = None,
         client: Hashable = None,
     ) -> None: ...
@@ -218,7 +219,8 @@ class Runs:
                 source = run.next()
                 if source is None:
                     break
-                state, keep_state = getattr(source, "state", None), getattr(source, "keep_state", False)
+                state = getattr(source, "state", None)
+                keep_state, shares_state = (getattr(source, name, False) for name in ("keep_state", "shares_state"))
                 if run.section_size is not None:
                     source = run.gates[run.number] = Gate(source, self._hold(number, run, run.number))
                 self._engine.add(
@@ -226,6 +228,7 @@ class Runs:
                     _Key(number, run.number),
                     state=state,
                     keep_state=keep_state,
+                    shares_state=shares_state,
                     section_size=run.section_size,
                     client=number,
                 )

@@ -18,6 +18,8 @@ class Schedule:
         max_in_flight: documents that may hold a state at the same time, those that wait for their text included.
         max_parked: documents beyond these whose state may be set aside, so that others get on: those that wait for
             their text, and those of clients that hold more than their share. Each takes the memory of one more state.
+        max_shared: states that short documents of one step may begin with, however many share each. Each takes the
+            memory of one more state.
 
     Raises:
         InvalidInputError: a bound that is no whole number or too small.
@@ -27,10 +29,13 @@ class Schedule:
     vertical_chunk_size: int = 1024
     max_in_flight: int = 8
     max_parked: int = 0
+    max_shared: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            whole_number(field.name, getattr(self, field.name), least=int(field.name != "max_parked"))
+            whole_number(
+                field.name, getattr(self, field.name), least=int(field.name not in ("max_parked", "max_shared"))
+            )
         slots = 2 * self.max_in_flight + 1
         if self.max_tokens_per_step < slots:
             raise InvalidInputError(

@@ -28,8 +28,8 @@ class TokenSource(Protocol):
 
     A source that has answered WAITING is left alone until it is woken (`Engine.wake`). Two methods are optional:
     `subscribe(wake)` is given a function that wakes it and that may be called from any thread, and `close()` is called
-    when nothing more will be asked. Two attributes are optional in `Engine.run`: `state` and `keep_state`, as in
-    `Engine.add`.
+    when nothing more will be asked. Three attributes are optional in `Engine.run`: `state`, `keep_state` and
+    `shares_state`, as in `Engine.add`.
     """
 
     def take(self, n: int) -> tuple[TokenArray, Answer]:

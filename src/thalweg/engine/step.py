@@ -13,7 +13,7 @@ from torch import Tensor
 from thalweg.engine.document import Document, Part
 from thalweg.engine.results import DocumentState, Failure, Pooled
 from thalweg.engine.sources import TokenArray
-from thalweg.engine.states import StateStore, select
+from thalweg.engine.states import StateStore
 from thalweg.errors import NumericalError
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
@@ -32,6 +32,7 @@ class Step:
         pooling: what becomes of the hidden vectors.
         carried: documents in flight that take part, in the order of their states, and how many tokens of each.
         probes: documents at the end of a section, and the row of each one's state in the store.
+        shared: documents that begin and end in this step, and the row of the state that each begins with.
         new: documents that begin, and how many tokens of each.
         probe_id: the id that probes feed.
     """
@@ -41,6 +42,7 @@ class Step:
         pooling: Pooling,
         carried: Sequence[tuple[Document, int]],
         probes: Sequence[tuple[int, Document]],
+        shared: Sequence[tuple[int, Document]],
         new: Sequence[tuple[Document, int]],
         probe_id: int | None,
     ) -> None:
@@ -50,7 +52,7 @@ class Step:
         self.kept: list[Document] = []  # documents whose state is wanted after this step
         self.wanted: list[int] = []  # their segments
         self.n_carried = len(carried)
-        self.probed_rows = [row for row, _ in probes]
+        self.other_rows = [row for row, _ in (*probes, *shared)]  # of segments after those of `carried`
         probed = [(document, document.probe) for _, document in probes]
         for document, _ in probed:
             document.probe = None
@@ -61,7 +63,7 @@ class Step:
             assert probe_id is not None
             self.ids.append(np.full(document.n_last, probe_id))
             self.parts.append((document, part._replace(length=document.n_last, probe=True)))
-        for document, n in new:
+        for document, n in (*((document, document.n_ahead) for _, document in shared), *new):
             self._add(document, n)
         self.n_tokens = sum(map(len, self.ids))
 
@@ -80,13 +82,15 @@ class Step:
         The rows of the store from `first` on hold the states of `carried`, and those of `kept` afterwards. `number`: of
         the step, for messages.
         """
-        last = first + self.n_carried
-        n_carried = self.n_carried + len(self.probed_rows)
-        packing = Packing([len(ids) for ids in self.ids], n_carried=n_carried, wanted=self.wanted, device=model.device)
-        state = store.rows(first, last)
-        if self.probed_rows:
-            rows_of_all = max(last, 1 + max(self.probed_rows))
-            state = select(store.rows(0, rows_of_all), [*range(first, last), *self.probed_rows])
+        carried_rows = [*range(first, first + self.n_carried), *self.other_rows]
+        packing = Packing(
+            [len(ids) for ids in self.ids],
+            n_carried=len(carried_rows),
+            carried_rows=carried_rows,
+            wanted=self.wanted,
+            device=model.device,
+        )
+        state = store.rows(0, packing.n_states)
         new_state = store.rows(first, first + len(self.wanted))
         ids = np.concatenate(self.ids).astype(np.int64)
         counts = [self._n_wanted(document, part) for document, part in self.parts]
