@@ -54,7 +54,7 @@ def test_hundreds_share_a_step() -> None:
         assert isinstance(result, Pooled)
         assert (result.start, result.stop) == (0, 65)
         np.testing.assert_allclose(result.vector, expected(np.concatenate([prefix, text]), "mean"), rtol=1e-6)
-    assert engine.progress.state_bytes == (4 + 1) * 16
+    assert engine.progress.state_bytes == 16
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

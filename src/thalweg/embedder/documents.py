@@ -7,13 +7,14 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg.embedder.given import refused
 from thalweg.engine.read_ahead import BlockingSource
-from thalweg.engine.results import Pooled
+from thalweg.engine.results import DocumentState, Pooled
 from thalweg.engine.sources import Answer, TokenArray
 from thalweg.errors import InvalidInputError, TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
@@ -25,6 +26,9 @@ GROUP = 64
 """Strings tokenised together: the input is read at most so far ahead."""
 
 
+Begun: TypeAlias = Callable[[npt.NDArray[np.int32]], tuple[int, "DocumentState | None"]]
+
+
 def tokenized(
     documents: Iterable[TextSource],
     tokenizer: Tokenizer,
@@ -32,6 +36,8 @@ def tokenized(
     max_length: int | None,
     with_offsets: bool,
     eos: int | None,
+    begun: Begun | None = None,
+    peek: int = 0,
 ) -> Iterator[TokenizedText]:
     """Documents as token sources: short strings tokenised many at a time, everything else as it is pulled.
 
@@ -40,6 +46,8 @@ def tokenized(
         max_length: tokens a text is cut to, or None.
         with_offsets: sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
+        begun: tells of the ids (n,) of a text's beginning how many have been run, and the state after them.
+        peek: ids that it is given of a long text.
     """
     group: list[str] = []
 
@@ -51,8 +59,12 @@ def tokenized(
                 yield TokenizedText(tokenizer.stream(text, prompt), len(text), eos)
         else:
             for text, ids in zip(group, encoded, strict=True):
-                yield TokenizedText(_WholeText(ids), len(text), eos)
+                yield whole(ids, len(text))
         group.clear()
+
+    def whole(ids: npt.NDArray[np.int32], length: int) -> TokenizedText:
+        n, state = (0, None) if begun is None else begun(ids)
+        return TokenizedText(_BegunText(ids[n:]), length, eos, state=state)
 
     for document in documents:
         if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and not with_offsets:
@@ -66,6 +78,16 @@ def tokenized(
             yield TokenizedText(_NoText(error), 0, eos)
             continue
         length = len(document) if isinstance(document, str) and max_length is None else None
+        if begun is not None and length is not None and not with_offsets:
+            stream = tokenizer.stream(document, prompt)
+            try:
+                ids, last = stream.take(peek)
+            except TokenizationError:
+                stream = tokenizer.stream(document, prompt)  # it fails again where it is pulled
+            else:
+                n, state = begun(ids)
+                yield TokenizedText(_BegunText(ids[n:], None if last else stream), length, eos, state=state)
+                continue
         located = with_offsets or length is None
         stream = tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
         yield TokenizedText(stream, length, eos, located, in_sections=with_offsets, may_block=_may_block(document))
@@ -82,15 +104,18 @@ def _may_block(document: TextSource) -> bool:
         return True
 
 
-class _WholeText:
-    """The ids of a text that is tokenised already, pulled as those of a `TokenStream` are."""
+class _BegunText:
+    """The ids of a text that is tokenised already, and those of the rest of it; pulled as those of a `TokenStream`."""
 
-    def __init__(self, ids: npt.NDArray[np.int32]) -> None:
+    def __init__(self, ids: npt.NDArray[np.int32], rest: TokenStream | None = None) -> None:
         self._ids = ids
+        self._rest = rest
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
+        if not len(self._ids) and self._rest is not None:
+            return self._rest.take(n)
         ids, self._ids = self._ids[:n], self._ids[n:]
-        return ids, not len(self._ids)
+        return ids, not len(self._ids) and self._rest is None
 
 
 class _NoText:
@@ -104,18 +129,25 @@ class _NoText:
 
 
 class TokenizedText:
-    """A document's tokens on their way to the engine, and the characters they stand for."""
+    """A document's tokens on their way to the engine, and the characters they stand for.
+
+    state: after tokens that `source` does not give, which others begin with too.
+    """
+
+    shares_state = True
 
     def __init__(
         self,
-        source: _WholeText | _NoText | TokenStream,
+        source: _BegunText | _NoText | TokenStream,
         length: int | None,
         eos: int | None,
         with_offsets: bool = False,
         *,
         in_sections: bool = False,
         may_block: bool = False,
+        state: DocumentState | None = None,
     ) -> None:
+        self.state = state
         self._thread = BlockingSource(self._pull) if may_block else None
         self._source = source
         self._in_sections = in_sections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -19,13 +19,14 @@ from thalweg.checkpoints.fingerprint import fingerprint
 from thalweg.checks import one_of, text, whole_number
 from thalweg.embedder.cancelling import check_stop
 from thalweg.embedder.devices import check_device
-from thalweg.embedder.documents import TokenizedText, tokenized
+from thalweg.embedder.documents import Begun, TokenizedText, tokenized
 from thalweg.embedder.dtypes import Dtype, dtype_of_products
 from thalweg.embedder.engines import Engines
 from thalweg.embedder.export import ExportFormat, export
 from thalweg.embedder.given import given_documents, given_texts
 from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.embedder.options import EncodeOptions
+from thalweg.embedder.prefixes import PEEK, PEEK_SHARED, Prefixes
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
@@ -33,6 +34,7 @@ from thalweg.embedder.sessions.session import Session, Settings
 from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
+from thalweg.engine.prefixes import PrefixStates
 from thalweg.engine.results import Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids, TokenSource
@@ -75,6 +77,7 @@ class Embedder:
         self.folder, self.source = checkpoint.folder, checkpoint.source
         self.model: Any = checkpoint.model
         self._engines = Engines()
+        self._prefixes = Prefixes(self)
         self.weights_dtype = checkpoint.weights_dtype
         self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
         eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
@@ -362,6 +365,47 @@ class Embedder:
         """
         self._sessions.memory.limit(max_bytes, folder)
 
+    def prefix(self, prefix: str) -> int:
+        """Run a text that others begin with, and keep its state for `encode` and `encode_stream` of those.
+
+        A prompt is kept by itself, and so is what documents have in common with `share_prefixes`. States are those of
+        exact tokens, within the bytes of `limit_prefixes`, where those used longest ago have to go.
+
+        Returns:
+            How many tokens every text that begins with it is spared; 0 where that is not worth it.
+
+        Raises:
+            InvalidInputError: it is no str.
+        """
+        return self._prefixes.keep(self.tokenizer, text("prefix", prefix), self._prefix_salt)
+
+    def limit_prefixes(self, max_bytes: int) -> None:
+        """Forget all prefixes, and keep states of new ones within so many bytes (268,435,456 at first; 0 keeps none).
+
+        Raises:
+            InvalidInputError: a number that is none.
+        """
+        self._prefixes = Prefixes(self, max_bytes)
+
+    @property
+    def prefix_states(self) -> PrefixStates:
+        """The states of prefixes: how many, their bytes, hits and misses."""
+        return self._prefixes.states
+
+    @property
+    def _prefix_salt(self) -> Hashable:
+        """What else a state depends on."""
+        return str(self.device), *(backend.name for backend in kernels.enabled())
+
+    def _prefixes_for(self, tokenizer: Tokenizer, prompt: str, share: bool) -> Begun | None:
+        """What finds the prefix of each text: the prompt's, those kept by hand, or what documents share."""
+        salt = self._prefix_salt
+        if prompt:
+            self._prefixes.keep(tokenizer, prompt, salt)
+        if share:
+            return lambda ids: self._prefixes.share(ids, salt)
+        return (lambda ids: self._prefixes.find(ids, salt)) if len(self._prefixes.states) else None
+
     @functools.cached_property
     def _sessions(self) -> Sessions:
         return Sessions(self)
@@ -422,6 +466,7 @@ class Embedder:
         device: str | torch.device | None = None,
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
+        share_prefixes: bool = False,
     ) -> Any:
         """Vectors of texts of any length.
 
@@ -441,6 +486,8 @@ class Embedder:
             convert_to_tensor: return a torch.Tensor on the model's device instead of an array.
             device: move the model there first.
             special_tokens, max_uncut_chars: as in `thalweg.load`; None is what was given there.
+            share_prefixes: run what texts have in common at their beginning once, from 64 tokens on: headers, legal
+                boilerplate, the past of a conversation. A prompt is run once in any case.
 
         Returns:
             An array (n, d) in input order, or (d,) for a single text.
@@ -476,6 +523,7 @@ class Embedder:
                 progress=report,
                 special_tokens=special_tokens,
                 max_uncut_chars=max_uncut_chars,
+                share_prefixes=share_prefixes,
             ):
                 vectors[embedding.index] = embedding.vector
                 cut += embedding.truncated
@@ -583,6 +631,7 @@ class Embedder:
         progress: Callable[[Progress], None] | None = ...,
         special_tokens: SpecialTokens | None = ...,
         max_uncut_chars: int | None = ...,
+        share_prefixes: bool = ...,
     ) -> Iterator[Embedding]: ...
 
     @overload
@@ -604,6 +653,7 @@ class Embedder:
         progress: Callable[[Progress], None] | None = ...,
         special_tokens: SpecialTokens | None = ...,
         max_uncut_chars: int | None = ...,
+        share_prefixes: bool = ...,
     ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
@@ -624,6 +674,7 @@ class Embedder:
         progress: Callable[[Progress], None] | None = None,
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
+        share_prefixes: bool = False,
     ) -> Iterator[Embedding | Failure]:
         """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
 
@@ -661,8 +712,12 @@ class Embedder:
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
-        texts = tokenized(documents, tokenizer, before, max_length, section_size is not None, self._probe_id)
-        blocking = not isinstance(documents, Sequence)
+        begun = self._prefixes_for(tokenizer, before, share_prefixes)
+        peek = PEEK_SHARED if share_prefixes else PEEK
+        texts = tokenized(
+            documents, tokenizer, before, max_length, section_size is not None, self._probe_id, begun, peek
+        )
+        blocking = share_prefixes or not isinstance(documents, Sequence)
         return self._run(schedule, texts, blocking, section_size, ordered, normalize, truncate_dim, on_error, progress)
 
     def _run(

@@ -28,3 +28,4 @@ class EncodeOptions(TypedDict, total=False):
     device: str | torch.device | None
     special_tokens: SpecialTokens | None
     max_uncut_chars: int | None
+    share_prefixes: bool

@@ -68,13 +68,13 @@ class Engine:
         self._store = StateStore(one_state)
         self._one_state_bytes, self._one_layer_bytes = nbytes(one_state), largest_layer_nbytes(one_state)
         self._documents: dict[Hashable, Document] = {}  # all that were added and have not left
-        self._resting: list[Document] = []  # in flight, but not in the last step: the first rows of the store
+        self._resting: list[Document] = []  # in flight, but not in the last step: the next rows of the store
         self._flying: list[Document] = []  # in flight: the rows after them
         self._pending = Pending(self.schedule, self._look_ahead)
         self._failures: list[tuple[Document, Failure]] = []
         self._broken: list[tuple[Hashable, Exception]] = []
         self._probing: list[Document] = []  # whose probe is in the next step
-        self._shared: list[State] = []  # what the rows of the store from `max_in_flight` on hold
+        self._shared: list[State | None] = []  # shared by short documents: the store's first rows, once there are any
         self._n_parked = 0
         self._tokens = self._ended = self._steps = self._last_tokens = 0
         self._stuck = True
@@ -403,16 +403,21 @@ class Engine:
     # -- rows of states ----------------------------------------------------------------------------------------------
 
     def _keep_rows(self, resting: Sequence[Document], flying: Sequence[Document]) -> None:
-        """The store's first rows become those of these documents, in this order."""
-        rows = {document: row for row, document in enumerate([*self._resting, *self._flying])}
-        self._store.arrange([rows[document] for document in [*resting, *flying]])
+        """The store's rows after the shared ones become those of these documents, in this order."""
+        rows = self._rows()
+        self._store.arrange([*range(len(self._shared)), *(rows[document] for document in [*resting, *flying])])
         self._resting, self._flying = list(resting), list(flying)
+
+    def _rows(self) -> dict[Document, int]:
+        """The row of each document in flight."""
+        first = len(self._shared)
+        return {document: first + n for n, document in enumerate([*self._resting, *self._flying])}
 
     def _give_rows(self, documents: Sequence[Document]) -> None:
         """Give documents that go on from a state a row with it."""
         for document in documents:
             assert document.state is not None
-            row = len(self._resting) + len(self._flying)
+            row = len(self._shared) + len(self._resting) + len(self._flying)
             self._store.ensure_capacity(row + 1)
             self._store.write(row, document.state.model)
             self._n_parked -= document.parked
@@ -420,22 +425,22 @@ class Engine:
             self._flying.append(document)
 
     def _hold_shared(self, states: Sequence[State]) -> None:
-        """Have the rows above those of documents in flight hold these states. Those that are there already stay."""
-        kept = [state for state in self._shared if any(state is each for each in states)]
-        new = [state for state in states if not any(state is each for each in kept)]
+        """Have the store's first rows hold these states. Those that are there already stay where they are."""
+        new = [state for state in states if not any(state is each for each in self._shared)]
         if not new:
             return
-        first = self.schedule.max_in_flight
-        self._store.ensure_capacity(first + self.schedule.max_shared)
-        places = [row for row, state in enumerate(self._shared) if not any(state is each for each in kept)]
-        places += range(len(self._shared), self.schedule.max_shared)
-        for row, state in zip(places, new, strict=False):
-            self._store.write(first + row, state)
-            self._shared[row : row + 1] = [state]
+        if not self._shared:
+            n, most = len(self._resting) + len(self._flying), self.schedule.max_shared
+            self._store.ensure_capacity(n + most)
+            self._store.arrange([*range(n, n + most), *range(n)])
+            self._shared = [None] * most
+        free = (row for row, held in enumerate(self._shared) if not any(held is each for each in states))
+        for row, state in zip(free, new, strict=False):
+            self._store.write(row, state)
+            self._shared[row] = state
 
     def _shared_row(self, document: Document) -> int:
-        row = next(row for row, state in enumerate(self._shared) if state is document.start)
-        return self.schedule.max_in_flight + row
+        return next(row for row, state in enumerate(self._shared) if state is document.start)
 
     def _free_row(self, document: Document) -> None:
         self._keep_rows([d for d in self._resting if d is not document], [d for d in self._flying if d is not document])
@@ -461,8 +466,7 @@ class Engine:
             poor -= 1
 
     def _park(self, document: Document) -> None:
-        row = [*self._resting, *self._flying].index(document)
-        document.state = DocumentState(self._store.copy(row), document.sums, document.done)
+        document.state = DocumentState(self._store.copy(self._rows()[document]), document.sums, document.done)
         document.parked, document.shares_state = True, False
         self._n_parked += 1
         self._free_row(document)
@@ -472,8 +476,7 @@ class Engine:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def _run(self, chosen: Chosen) -> list[Found]:
-        first = len(self._resting)
-        rows = {document: row for row, document in enumerate([*self._resting, *self._flying])}
+        first, rows = len(self._shared) + len(self._resting), self._rows()
         shared = [(self._shared_row(document), document) for document, _ in chosen.shared]
         probes = [(rows[document], document) for document in self._probing]
         step = Step(self.pooling, chosen.carried, probes, shared, chosen.new, self.probe_id)

@@ -17,7 +17,7 @@ What a document costs others is bounded: a step has at most `vertical_chunk_size
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -40,19 +40,26 @@ WINDOW = 32
 """Long documents of a client that are looked at ahead of their turn, so that one without a free state does not stop the
 short ones behind it."""
 
+MOST_SHARING = 256
+"""Tokens up to which a document that begins with a shared state is short: a copy of the state costs less than what a
+step leaves free where longer ones do not fit."""
+
+MOST_KINDS = 16
+"""Different states that short documents begin with up to which more of them are looked ahead."""
+
 
 @dataclass
 class _Line:
     """One client's documents of one priority, each kind in the order in which they came.
 
     short: those that begin and end in one step, without a state; long: others that have been read ahead; unseen: those
-    that have not; known: tokens of the short ones.
+    that have not; known: tokens of the short ones, by the state that they begin with.
     """
 
     short: dict[Document, None] = field(default_factory=dict)
     long: dict[Document, None] = field(default_factory=dict)
     unseen: deque[Document] = field(default_factory=deque)
-    known: int = 0
+    known: Counter[int] = field(default_factory=Counter)
     credit: int = 0
 
     def __bool__(self) -> bool:
@@ -61,11 +68,21 @@ class _Line:
     def __len__(self) -> int:
         return len(self.short) + len(self.long) + len(self.unseen)
 
+    def add_short(self, document: Document) -> None:
+        """Take in a document that has been read ahead whole."""
+        self.short[document] = None
+        self._count(document, 1)
+
+    def _count(self, document: Document, sign: int) -> None:
+        self.known[id(document.start)] += sign * document.n_ahead
+        if not self.known[id(document.start)]:
+            del self.known[id(document.start)]
+
     def remove(self, document: Document) -> None:
         """Forget a document, which may be here or not."""
         if document in self.short:
             del self.short[document]
-            self.known -= document.n_ahead
+            self._count(document, -1)
         elif document in self.long:
             del self.long[document]
         elif document in self.unseen:
@@ -133,8 +150,7 @@ class Pending:
                 if not self._look_ahead(document):
                     continue
                 if self._is_short(document):
-                    line.short[document] = None
-                    line.known += document.n_ahead
+                    line.add_short(document)
                 else:
                     line.long[document] = None
         for priority, lines in list(self._lines.items()):
@@ -155,7 +171,7 @@ class Pending:
 
     def short_tokens(self, most: int) -> int:
         """Tokens of the short documents that have been read ahead, at most `most`."""
-        return min(most, sum(line.known for line in self._all()))
+        return min(most, sum(line.known.total() for line in self._all()))
 
     def take_short(self, free: int) -> tuple[list[Document], list[State]]:
         """Short documents for `free` tokens, clients in turn; and the states that they begin with."""
@@ -231,12 +247,14 @@ class Pending:
                     break
 
     def _is_read(self, line: _Line) -> bool:
-        """Whether enough of a client's documents are known for the next step."""
-        return len(line.long) >= WINDOW or line.known >= self._schedule.max_tokens_per_step
+        """Whether enough of a client's documents are known for the next step. Of those that begin with different states
+        each kind should fill it, up to some."""
+        kinds = min(max(1, len(line.known)), MOST_KINDS)
+        return len(line.long) >= WINDOW or line.known.total() >= kinds * self._schedule.max_tokens_per_step
 
     def _is_short(self, document: Document) -> bool:
         """Whether it begins and ends in one step, without a state of its own, and may be sure of room for that."""
-        most = self._schedule.short_tokens
+        most = self._schedule.short_tokens if document.start is None else min(self._schedule.short_tokens, MOST_SHARING)
         return document.ended and not document.owns_state and document.piece(most) == document.n_ahead
 
     def _waits(self, document: Document) -> bool:

@@ -1,0 +1,119 @@
+"""What many texts begin with, run once: prompts, and the beginnings that documents have in common.
+
+A text goes on from the longest prefix of its own ids whose state is kept. Which characters a prefix stands for does not
+matter: where the tokenizer joins its end with what follows, the ids part a little earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.embedder.sessions.point import Continuation
+from thalweg.engine.prefixes import PrefixStates
+from thalweg.engine.results import DocumentState, Failure, Pooled
+from thalweg.engine.sources import TokenSource
+from thalweg.pooling import Pooling
+from thalweg.system.forked import reset_when_forked
+from thalweg.tokenization.tokenizer import Tokenizer
+
+Ids = npt.NDArray[np.int32]
+
+MAX_BYTES = 256 << 20
+"""Bytes of states and ids that are kept."""
+
+LEAST = 16
+"""Tokens that are worth a state: fewer are sooner run than looked up."""
+
+LEAST_SHARED = 64
+"""Tokens that two documents must have in common for a state at their end."""
+
+PEEK, PEEK_SHARED = 1 << 11, 1 << 15
+"""Tokens of a long text that are looked at for a prefix, and for what it has in common with others."""
+
+LATER = ("a", "The", "ing", " a", "1", ".", "\n", "é", "中", "")
+"""What may follow a prefix: beginnings that tokenizers join with its end, or do not."""
+
+
+class Embedding(Protocol):
+    """What prefixes need of their embedder."""
+
+    @property
+    def pooling(self) -> Pooling: ...
+    def run_sources(self, sources: Sequence[TokenSource]) -> Iterator[Pooled | Failure]: ...
+
+
+class Prefixes:
+    """The prefixes of one embedder, their states within `max_bytes`. Copies begin without any."""
+
+    def __init__(self, embedder: Embedding, max_bytes: int = MAX_BYTES) -> None:
+        self._embedder = embedder
+        self._max_bytes = max_bytes
+        self.reset()
+        reset_when_forked(self)
+
+    def reset(self) -> None:
+        """Begin without any."""
+        self._in_vain = False  # a state does not fit
+        self.states = PrefixStates(self._max_bytes)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prefixes:
+        return Prefixes(memo.get(id(self._embedder), self._embedder), self._max_bytes)
+
+    def __reduce__(self) -> tuple[type[Prefixes], tuple[Embedding, int]]:
+        return Prefixes, (self._embedder, self._max_bytes)
+
+    def keep(self, tokenizer: Tokenizer, prefix: str, salt: Any) -> int:
+        """Run a prefix, if it is not there; how many of its tokens are sure to be those of a text that begins with it.
+
+        Kept are the states at the places where the ids of texts may leave those of the prefix: before its last token,
+        which may be joined with what follows, and where the ids of some samples do.
+        """
+        if self._in_vain:
+            return 0
+        bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
+        ids = bare[: len(bare) - len(tokenizer.suffix)]
+        cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
+        if cuts[0] < LEAST:
+            return 0
+        for cut in cuts:
+            self._at(ids[:cut], salt)
+        return cuts[0]
+
+    def find(self, ids: Ids, salt: Any) -> tuple[int, DocumentState | None]:
+        """The longest prefix of the ids (n,) of a whole text that the text may go on from: its length and state."""
+        return self.states.longest(ids[: max(0, len(ids) - self._embedder.pooling.n_last)], salt=salt)
+
+    def share(self, ids: Ids, salt: Any) -> tuple[int, DocumentState | None]:
+        """As `find`, for a text of a corpus: what it has in common with one before is run now, if it is worth it."""
+        most = max(0, len(ids) - self._embedder.pooling.n_last)
+        shared = min(self.states.see(ids, salt=salt), most)
+        n, state = self.states.longest(ids[:most], salt=salt)
+        if shared - n < LEAST_SHARED or self._in_vain:
+            return n, state
+        return shared, self._at(ids[:shared], salt)
+
+    def _at(self, ids: Ids, salt: Any) -> DocumentState:
+        """The state after exactly these ids."""
+        n, state = self.states.longest(ids, salt=salt)
+        if state is not None and n == len(ids):
+            return state
+        source = Continuation(ids[n:], state)
+        source.keep_state = True
+        for result in self._embedder.run_sources([source]):
+            if isinstance(result, Failure):
+                raise result.error
+            assert result.state is not None
+            self._in_vain |= not self.states.put(ids, result.state, salt=salt)
+            return result.state
+        raise AssertionError("a document has a result")
+
+
+def _n_common(a: Ids, b: Ids) -> int:
+    """How many ids at the beginning of both are the same."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
