@@ -21,7 +21,22 @@ from tests.ops.harness import with_kernels
 from thalweg import Embedder, Embedding, Failure, InvalidInputError
 
 PROMPT = "Instruct: given a question, find the passages of a long river novel that answer it\nQuery: "
-TAILS = ["", " ", "a", "Word", " word", "\n", "1", ".", "ü", "ting", "  two spaces", "</s>", make_text(3), make_text(40)]
+TAILS = [
+    "",
+    " ",
+    "a",
+    "Word",
+    " word",
+    "\n",
+    "1",
+    ".",
+    "ü",
+    "ting",
+    "  two spaces",
+    "</s>",
+    make_text(3),
+    make_text(40),
+]
 
 
 @pytest.fixture(scope="module", params=["mean", "last"])

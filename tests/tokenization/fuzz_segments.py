@@ -1,13 +1,13 @@
 """Random texts without a place to cut, streamed and whole: `python -m tests.tokenization.fuzz_segments N [file …]`.
 
-N characters of every kind for every tokenizer: those of `shapes.py`, or the given tokenizer.json files. Texts come in
-random pieces through windows of random sizes; ids and offsets must be those of the library for the whole text. The last
-line is JSON.
+N characters of every kind (or of `--kinds dna,digits`) for every tokenizer: those of `shapes.py`, or the given
+tokenizer.json files. Texts come in random pieces through windows of random sizes, short ones through tiny windows too;
+ids and offsets must be those of the library for the whole text. The last line is JSON.
 """
 
+import argparse
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -74,7 +74,7 @@ def texts(kind: str, chars: int, draw: random.Random, longest: int = _LONGEST) -
 def check(backend: LibraryBackend, text: str, draw: random.Random) -> str | None:
     """What is wrong, None if nothing is."""
     whole = backend.splitter.library.encode(text, add_special_tokens=False)
-    window_chars = draw.choice((1, 8, 40, 300, 2000, 1 << 14))
+    window_chars = draw.choice((1, 8, 40, 300, 2000, 1 << 14) if len(text) < 3000 else (300, 2000, 1 << 12, 1 << 14))
     longest_piece = draw.choice((1, 7, 100, 5000, 1 << 16)) if len(text) < 5000 else draw.choice((100, 5000, 1 << 16))
     window = backend.window(with_offsets=True, skip=0, window_chars=window_chars, max_uncut_chars=1 << 20)
     blocks: list[Block] = []
@@ -100,14 +100,19 @@ def check(backend: LibraryBackend, text: str, draw: random.Random) -> str | None
 
 
 def main() -> None:
-    chars, files = int(float(sys.argv[1])), sys.argv[2:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("characters", type=float)
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    given = parser.parse_args()
+    chars, files = int(given.characters), given.files
     libraries = {file: tokenizers.Tokenizer.from_file(file) for file in files}
     wrong, count, began = 0, 0, time.perf_counter()
     for name, library in (libraries or {name: reference(name) for name in SHAPES}).items():
         backend = LibraryBackend(tokenizers.Tokenizer.from_str(library.to_str()))
         words = backend.splitter.words
         print(f"{name}: {words if isinstance(words, str) else 'long words can be streamed'}", flush=True)
-        for kind in KINDS:
+        for kind in given.kinds.split(","):
             draw = random.Random(f"{name} {kind} {chars}")
             read = backend.reading("text" if kind == "literals" else "token")
             refused = 0
