@@ -18,7 +18,7 @@ import thalweg
 from tests.corpus.tiny import make_text, write_model
 from tests.examples import examples
 from tests.ops.harness import with_kernels
-from thalweg import Embedder, Embedding, Failure, InvalidInputError
+from thalweg import Embedder, Embedding, Failure, InvalidInputError, Progress
 
 PROMPT = "Instruct: given a question, find the passages of a long river novel that answer it\nQuery: "
 TAILS = [
@@ -119,10 +119,10 @@ def test_only_what_is_new_is_run(model: Embedder) -> None:
         head = make_text(words)
         texts = [head + make_text(words // 4, seed) for seed in range(40)]
         n_tokens = [len(ids) for ids in model.tokenize(texts)]
-        run = []
-        vectors = list(model.encode_stream(texts, share_prefixes=True, progress=lambda done: run.append(done.tokens)))
+        steps: list[Progress] = []
+        vectors = list(model.encode_stream(texts, share_prefixes=True, progress=steps.append))
         new = sum(n_tokens) - 38 * len(model.tokenize([head])[0])
-        assert max(run) <= 1.05 * new
+        assert max(step.tokens for step in steps) <= 1.05 * new
         assert [each.n_tokens for each in vectors] == n_tokens
         np.testing.assert_allclose([each.vector for each in vectors], plain(model, texts), rtol=0, atol=2e-6)
 
