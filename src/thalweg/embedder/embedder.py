@@ -209,7 +209,7 @@ class Embedder:
 
     def plan_memory(self, *, section_size: int | None = None, **schedule: int | None) -> MemoryPlan:
         """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        return plan_memory(self.model, self.schedule(**schedule), self.pooling, sections=section_size is not None)
+        return plan_memory(self.model, self.schedule(**schedule), self.pooling, sections=section_size)
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""

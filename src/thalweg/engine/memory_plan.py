@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from thalweg.engine.schedule import Schedule
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.states import largest_layer_nbytes, nbytes
 from thalweg.models.protocol import RecurrentModel
 from thalweg.models.quantized import weight_bytes, workspace_bytes
@@ -43,17 +44,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: RecurrentModel, schedule: Schedule, pooling: Pooling | str, *, sections: bool = False
+    model: RecurrentModel,
+    schedule: Schedule,
+    pooling: Pooling | str,
+    *,
+    sections: int | TokenSections | None = None,
+    appends_eos: bool = True,
 ) -> MemoryPlan:
     """The plan of a run of `model` under `schedule`.
 
     A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old. With `sections`
-    those that are read may have been copied, as the pooling says (`Pooling.state_copies`).
+    that stand for all text up to their end, those that are read may have been copied: the documents' own, and as many
+    for probes. sections, appends_eos: see `Engine`.
     """
     pooling = make_pooling(pooling)
     assert isinstance(model, nn.Module)
     one_state = model.init_state(1)
-    n_states = pooling.state_copies(sections=sections) * schedule.max_in_flight + schedule.max_parked
+    probes = sections is not None and TokenSections.of(sections).are_probed(pooling, appends_eos=appends_eos)
+    n_states = (3 if probes else 1) * schedule.max_in_flight + schedule.max_parked
     new_states = schedule.max_in_flight * largest_layer_nbytes(one_state)
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
     if pooling.nbytes:
