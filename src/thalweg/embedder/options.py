@@ -1,11 +1,13 @@
-"""The options of `Embedder.encode`, for functions that pass them on."""
+"""The options of `Embedder.encode` and `encode_sections`, for functions that pass them on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import torch
 
+from thalweg.engine.results import Progress
 from thalweg.pooling.vectors import Precision
 from thalweg.tokenization.backend import SpecialTokens
 
@@ -26,5 +28,21 @@ class EncodeOptions(TypedDict, total=False):
     batch_size: int | None
     convert_to_tensor: bool
     device: str | torch.device | None
+    special_tokens: SpecialTokens | None
+    max_uncut_chars: int | None
+
+
+class StreamOptions(TypedDict, total=False):
+    """See `Embedder.encode_sections`."""
+
+    prompt: str | None
+    prompt_name: str | None
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    max_length: int | None
+    vertical_chunk_size: int | None
+    max_tokens_per_step: int | None
+    max_in_flight: int | None
+    progress: Callable[[Progress], None] | None
     special_tokens: SpecialTokens | None
     max_uncut_chars: int | None

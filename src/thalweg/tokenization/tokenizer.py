@@ -174,6 +174,12 @@ class Tokenizer:
         ends = {"prefix": self._prefix, "suffix": self._suffix}
         return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets)
 
+    def window(self) -> Window:
+        """For the ids of one text and their characters, of the text alone: without BOS and EOS."""
+        return self._backend.window(
+            with_offsets=True, skip=0, window_chars=WINDOW_CHARS, max_uncut_chars=self.max_uncut_chars
+        )
+
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
         prefix, suffix = np.array(self._prefix, dtype=np.int32), np.array(self._suffix, dtype=np.int32)
         return [np.concatenate([prefix, ids, suffix]) for ids in self._backend.encode_batch(texts)]
