@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from thalweg.embedder.boundaries import make_boundaries
 from thalweg.families import FAMILIES
 from thalweg.packing import Packing
 from thalweg.pooling.vectors import finish
+from thalweg.tokenization import tokenizer
 
 BOUNDS = {"vertical_chunk_size": 37, "max_tokens_per_step": 90, "max_in_flight": 2}
 
@@ -401,3 +404,46 @@ def test_a_text_that_breaks_off_has_the_sections_before(model: Embedder, mode: A
     want = list(model.encode_sections(text, by="paragraph", mode=mode))
     for r in found:
         np.testing.assert_allclose(r.vector, want[r.section].vector, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["tokens", "sentence"])
+def test_a_slow_text_is_followed_closely(model: Embedder, by: Any) -> None:
+    """Its vectors come with the next piece, not when a window of the tokenizer is full; and they are the same."""
+    text = prose(60)
+    seen: queue.Queue[Any] = queue.Queue()
+    pieces = [text[i : i + 40] for i in range(0, len(text), 40)]
+
+    def slow() -> Iterator[str]:
+        for i, piece in enumerate(pieces):
+            time.sleep(2 * tokenizer.SLOW)
+            yield piece
+            if i == len(pieces) // 2:
+                assert seen.get(timeout=60)
+
+    found = []
+    for r in model.encode_sections(slow(), by=by, every=10 if by == "tokens" else 1):
+        found.append(r)
+        seen.put(r)
+    want = list(model.encode_sections(text, by=by, every=10 if by == "tokens" else 1))
+    assert [(r.char_end, r.n_tokens) for r in found] == [(r.char_end, r.n_tokens) for r in want]
+    np.testing.assert_allclose([r.vector for r in found], [r.vector for r in want], rtol=0, atol=1e-5)
+
+
+@examples(40)
+@given(data=st.data())
+def test_a_text_of_which_every_piece_is_slow(
+    mean: Embedder, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.setattr(tokenizer, "SLOW", -1)
+    text = data.draw(st.sampled_from([prose(40), "", "a", " \n\n", "🦢" * 30, "naïve façade. Ünï!\n\n# B\n" * 4]))
+    size = data.draw(st.integers(1, 60))
+    by: Any = data.draw(st.sampled_from(["tokens", "paragraph", "sentence", "heading"]))
+    mode: Any = data.draw(st.sampled_from(["mean", "prefix"]))
+    limit = data.draw(st.none() | st.integers(1, 30))
+    options = {"by": by, "mode": mode, "every": data.draw(st.integers(1, 9)), "max_length": limit}
+    found = list(mean.encode_sections((text[i : i + size] for i in range(0, len(text), size)), **options))
+    want = list(mean.encode_sections(text, **options))
+    assert [(r.char_end, r.n_tokens, r.truncated, r.last) for r in found] == [
+        (r.char_end, r.n_tokens, r.truncated, r.last) for r in want
+    ]
+    np.testing.assert_allclose([r.vector for r in found], [r.vector for r in want], rtol=0, atol=1e-5)

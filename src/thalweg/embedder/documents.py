@@ -74,8 +74,14 @@ def tokenized(
             continue
         length = len(document) if isinstance(document, str) and max_length is None else None
         located = sections is not None or length is None
-        open_stream = functools.partial(tokenizer.stream, prompt=prompt, max_length=max_length, with_offsets=located)
         may_block = _may_block(document)
+        open_stream = functools.partial(
+            tokenizer.stream,
+            prompt=prompt,
+            max_length=max_length,
+            with_offsets=located,
+            eager=may_block and sections is not None,
+        )
         if sections is None or sections.by == "tokens":
             stream = open_stream(document)
             yield TokenizedText(stream, length, eos, located, in_sections=sections is not None, may_block=may_block)

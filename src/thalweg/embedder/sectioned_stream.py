@@ -59,8 +59,10 @@ class SectionedStream:
         return self._stream.truncated
 
     def take_with_offsets(self, n: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bool]:
-        """See `TokenStream`; there may be fewer than `n` before the end, but not none."""
+        """See `TokenStream`."""
         while not self._ended and (ready := self._n_ready()) < n:
+            if ready and self._stream.is_slow:
+                break
             ids, offsets, self._ended = self._stream.take_with_offsets(n - ready)
             self._ids, self._offsets = np.concatenate([self._ids, ids]), np.concatenate([self._offsets, offsets])
         if self._ended:
