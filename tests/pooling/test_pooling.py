@@ -17,7 +17,7 @@ def test_ten_million_vectors_lose_nothing() -> None:
     mean = RunningMean(1)
     for _ in range(1000):
         mean.add(np.array([1000.1], dtype=np.float32), 10_000)
-    assert mean.take()[0] == np.float32(np.float64(np.float32(1000.1)) * 1000 / 10_000_000)
+    assert mean.mean()[0] == np.float32(np.float64(np.float32(1000.1)) * 1000 / 10_000_000)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])

@@ -26,6 +26,7 @@ from thalweg.cli.options import (
     load_model,
 )
 from thalweg.cli.progress import duration, progress_line
+from thalweg.cli.section_options import SectionModeName, parse_sections
 from thalweg.inputs.delimited_rows import check_delimiter
 from thalweg.inputs.discover import Reading
 from thalweg.inputs.encodings import check_encoding
@@ -113,12 +114,39 @@ def embed(
         ),
     ] = None,
     sections: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECTION",
+            show_default="one vector a document",
+            help="Make a vector for every section of a document: N tokens, paragraph, sentence, heading, or N of them "
+            "(5:sentence).",
+            rich_help_panel=VECTOR_PANEL,
+        ),
+    ] = None,
+    section_mode: Annotated[
+        SectionModeName | None,
+        typer.Option(
+            "--section-mode",
+            help="Vector of a section: the mean over its tokens with all before them in view, the document up to its "
+            "end (prefix), or a text of its own (isolated).",
+            show_default="mean; prefix for models with last-token pooling",
+            rich_help_panel=VECTOR_PANEL,
+        ),
+    ] = None,
+    look_ahead: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Tokens after a section that count as well.", rich_help_panel=VECTOR_PANEL
+        ),
+    ] = 0,
+    every: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
             show_default=False,
-            help="A vector for every N tokens of a document, with all before them in view.",
+            help="Follow stdin (INPUT is -): write a vector of the text so far to a .jsonl file after every N tokens, "
+            "while more arrives.",
             rich_help_panel=VECTOR_PANEL,
         ),
     ] = None,
@@ -202,6 +230,24 @@ def embed(
         raise typer.BadParameter(f"--format {format_} is none of {', '.join(NAMES)}")
     if lines and format_ not in (None, LINES):
         raise typer.BadParameter("--lines and --format exclude each other")
+    if every is not None:
+        _check_following(
+            inputs,
+            {
+                "--sections": sections,
+                "--section-mode": section_mode,
+                "--look-ahead": look_ahead,
+                "--resume": resume,
+                "--lines": lines,
+                "--format": format_,
+                "--glob": globs,
+                "--delimiter": delimiter,
+                "--text-column": text_column,
+                "--id-column": id_column,
+            },
+        )
+        sections, section_mode = str(every), SectionModeName.prefix
+    cut = parse_sections(sections, section_mode, look_ahead)
     with errors_told(debug), unforeseen_shown(debug):
         from thalweg.corpus import Columns, Settings
 
@@ -215,7 +261,7 @@ def embed(
             revision=revision,
             prompt=prompt,
             prompt_name=prompt_name,
-            section_size=sections,
+            sections=cut,
             precision=precision.value,
             truncate_dim=truncate_dim,
             normalize=False if no_normalize else None,
@@ -243,9 +289,46 @@ def embed(
                 max_uncut_chars=max_uncut_chars,
             )
 
+        if every is not None:
+            _follow(out, settings, mode, load, reading.encoding, quiet)
+            return
         failed = _run(inputs, out, settings, mode, load, globs or [], reading, lines, quiet)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_following(inputs: list[str], others: dict[str, object]) -> None:
+    """Raises:
+    typer.BadParameter: options that do not fit --every.
+    """
+    if inputs != ["-"]:
+        raise typer.BadParameter("--every follows stdin: INPUT must be - alone")
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter(f"--every and {name} exclude each other")
+
+
+def _follow(
+    out: Path, settings: Settings, mode: Mode, load: Callable[[], Embedder], encoding: str | None, quiet: bool
+) -> None:
+    """Rows of stdin while it arrives."""
+    from thalweg.corpus import check_free, follow_stdin
+
+    check_free(out, mode)
+    console = stderr()
+    told = "there is no vector yet"
+
+    def note(rows: int, tokens: int) -> None:
+        nonlocal told
+        told = f"{counted(rows, 'vector')}, {counted(tokens, 'token')} → {out}"
+
+    try:
+        follow_stdin(load(), out, settings, encoding=encoding, mode=mode, on_row=note)
+    except KeyboardInterrupt:
+        console.print(f"interrupted: {told}")
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        console.print(told)
 
 
 def _run(

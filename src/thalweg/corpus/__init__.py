@@ -9,10 +9,12 @@ Files, each with one reason:
     run.py        all of it in order                  manifest.py   what a resumed run must agree in
     report.py     how far it is, what went wrong      assemble.py   parts → output
     outputs.py    what earlier runs have written      keys.py       a key for each row
+    follow.py     stdin without an end → rows as they come
 
 Input files are found and read by `thalweg.inputs`.
 """
 
+from thalweg.corpus.follow import follow_stdin
 from thalweg.corpus.outputs import discover
 from thalweg.corpus.records import Columns
 from thalweg.corpus.report import Status, Summary
@@ -42,6 +44,7 @@ __all__ = [
     "companions",
     "discover",
     "embed_corpus",
+    "follow_stdin",
     "parts_path",
     "read_metadata",
     "search",

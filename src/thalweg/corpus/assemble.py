@@ -49,24 +49,15 @@ def assemble(
             f"{rows.repeated:,} documents have the id of an earlier one ({', '.join(map(repr, rows.repeated_ids))}), "
             "and --strict refuses that; give them ids of their own, or --resume without --strict: keys tell them apart"
         )
-    model, revision = settings.model_named(embedder)
-    metadata = Metadata(
-        model=model,
-        revision=revision,
-        fingerprint=embedder.fingerprint,
-        dimension=settings.dimension(embedder),
-        precision=settings.precision,
-        normalized=settings.normalized(embedder),
-        similarity=embedder.embedding_config.similarity,
-        prompt=settings.document_prompt(embedder),
-        section_size=settings.section_size,
-        version=__version__,
+    metadata = describe_output(
+        settings,
+        embedder,
+        manifest,
         rows=rows.n,
         documents=int(index.complete[index.documents()].sum()),
         tokens=rows.tokens,
         failed=status.failed,
         ranges=rows.ranges,
-        run=manifest.summary(),
     )
     write_output(out, parts.folder, metadata, rows.batches(), with_text=settings.with_text)
     parts.remove()
@@ -89,6 +80,39 @@ def assemble(
         repeated=rows.repeated,
         repeated_ids=rows.repeated_ids,
         remade=status.remade,
+    )
+
+
+def describe_output(
+    settings: Settings,
+    embedder: Embedder,
+    manifest: Manifest,
+    *,
+    rows: int,
+    documents: int,
+    tokens: int,
+    failed: int,
+    ranges: list[list[float]] | None = None,
+) -> Metadata:
+    """What an output says about itself."""
+    model, revision = settings.model_named(embedder)
+    return Metadata(
+        model=model,
+        revision=revision,
+        fingerprint=embedder.fingerprint,
+        dimension=settings.dimension(embedder),
+        precision=settings.precision,
+        normalized=settings.normalized(embedder),
+        similarity=embedder.embedding_config.similarity,
+        prompt=settings.document_prompt(embedder),
+        section_size=settings.section_tokens,
+        version=__version__,
+        rows=rows,
+        documents=documents,
+        tokens=tokens,
+        failed=failed,
+        ranges=ranges,
+        run=manifest.summary(),
     )
 
 
@@ -137,7 +161,7 @@ class _Rows:
 
     def _keys_of(self, rows: Slice) -> list[str]:
         sections = rows.batch.column("section").to_pylist()
-        if self._settings.section_size is None:
+        if self._settings.cut is None:
             sections = [None] * len(sections)
         ids = rows.batch.column("id").to_pylist()
         documents = self._document[rows.numbers].tolist()

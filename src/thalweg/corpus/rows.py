@@ -78,7 +78,7 @@ class Metadata:
         normalized: whether vectors have length 1.
         similarity: how the model's vectors are compared.
         prompt: text put before every document, "" for none.
-        section_size: tokens of a section; None: one vector a document.
+        section_size: tokens of a section; None: one vector a document, or sections of another unit (see `run`).
         ranges: int8 and uint8: (2, dimension) minima and maxima of the whole run, else None.
         rows, documents, tokens, failed: counts; failed documents are not in the output.
         run: settings and inputs by which a repeated run is recognised.

@@ -159,7 +159,7 @@ class _Run:
         yield from self._embedder.encode_stream(
             self._texts(log),
             prompt=settings.document_prompt(self._embedder),
-            section_size=settings.section_size,
+            sections=settings.cut,
             ordered=False,  # the parts take rows in any order
             truncate_dim=settings.truncate_dim,
             normalize_embeddings=settings.normalize,
@@ -183,7 +183,7 @@ class _Run:
             passage = Passage(
                 item,
                 self._done.sections(item.file, item.row),
-                in_sections=settings.section_size is not None,
+                in_sections=settings.cut is not None,
                 with_text=settings.with_text,
             )
             self._passages[number] = passage

@@ -12,7 +12,9 @@ from thalweg.corpus.parts import Parts
 from thalweg.corpus.records import Columns
 from thalweg.corpus.writers import check_output, parts_path
 from thalweg.embedder.embedder import Embedder
-from thalweg.errors import CorpusError
+from thalweg.embedder.sections import Sections, chosen_sections
+from thalweg.engine.sections import default_mode
+from thalweg.errors import CorpusError, InvalidInputError
 from thalweg.pooling.vectors import Precision
 from thalweg.storage.durable import check_no_link
 from thalweg.storage.lock import check_not_held
@@ -29,7 +31,8 @@ class Settings:
     Args:
         model, revision: as given to `thalweg.load`, so that `search` can load the same; a folder as an absolute path.
         prompt, prompt_name: put before every document; neither: the model's prompt for documents, if it has one.
-        section_size: tokens of a section; None makes one vector a document.
+        section_size, sections: how documents are cut, as in `Embedder.encode_stream`, but neither by a function nor by
+            given characters; neither makes one vector a document.
         precision: of the stored vectors. The ranges of int8 and uint8 are those of the whole run.
         truncate_dim, normalize, max_length: as `Embedder.encode_stream`.
         columns: of tables.
@@ -44,6 +47,7 @@ class Settings:
     prompt: str | None = None
     prompt_name: str | None = None
     section_size: int | None = None
+    sections: Sections | None = None
     precision: Precision = "float32"
     truncate_dim: int | None = None
     normalize: bool | None = None
@@ -53,6 +57,32 @@ class Settings:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     save_every: float = 5.0
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and not isinstance(self.cut.by, str):
+            raise InvalidInputError(
+                f"a corpus is cut by tokens, paragraph, sentence or heading, not by {self.cut.by!r:.80}: it could not "
+                "be told whether a resumed run does the same"
+            )
+
+    @property
+    def cut(self) -> Sections | None:
+        """How documents are cut; None makes one vector a document."""
+        return chosen_sections(self.section_size, self.sections)
+
+    @property
+    def section_tokens(self) -> int | None:
+        """Tokens of a section, None where it is none or of another unit."""
+        return self.cut.n_units if self.cut is not None and self.cut.by == "tokens" else None
+
+    def _section_identity(self, embedder: Embedder) -> dict[str, Any]:
+        """What decides how documents are cut; what is as it is by itself is None."""
+        cut = self.cut
+        if cut is None:
+            return {"sections": None, "section-mode": None, "look-ahead": None}
+        mode = None if cut.mode == default_mode(embedder.pooling) else cut.mode
+        name = self.section_tokens or f"{cut.n_units}:{cut.by}"
+        return {"sections": name, "section-mode": mode, "look-ahead": cut.look_ahead or None}
 
     def model_named(self, embedder: Embedder) -> tuple[str, str | None]:
         """A name by which the model is found from anywhere, and its revision; for the shipped one, of which thalweg."""
@@ -83,7 +113,7 @@ class Settings:
             "dtype": str(next(embedder.model.parameters()).dtype).removeprefix("torch."),
             "quantize": embedder.quantization,
             "prompt": self.document_prompt(embedder),
-            "sections": self.section_size,
+            **self._section_identity(embedder),
             "precision": self.precision,
             "truncate-dim": self.truncate_dim,
             "normalize": self.normalized(embedder),

@@ -123,7 +123,7 @@ def _write_jsonl(work: Path, metadata: Metadata, batches: Batches, schema: pa.Sc
         for batch in batches:
             vectors = vectors_of(batch.column("vector"))
             for row, vector in zip(_without_vector(batch), vectors, strict=True):
-                stream.write(_json_line({**row, "vector": _numbers(vector)}))
+                stream.write(json_line({**row, "vector": numbers(vector)}))
                 rows += 1
     (work / _METADATA).write_text(metadata.dumps(), encoding="utf-8")
     return rows
@@ -140,7 +140,7 @@ def _write_npy(work: Path, metadata: Metadata, batches: Batches, schema: pa.Sche
         np.lib.format.write_array_header_1_0(stream, header)
         for batch in batches:
             stream.write(vectors_of(batch.column("vector")).tobytes())
-            ids.writelines(map(_json_line, _without_vector(batch)))
+            ids.writelines(map(json_line, _without_vector(batch)))
             rows += batch.num_rows
     (work / _METADATA).write_text(metadata.dumps(), encoding="utf-8")
     return rows
@@ -160,12 +160,12 @@ def _without_vector(batch: Any) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], batch.select(batch.schema.names[:-1]).to_pylist())
 
 
-def _numbers(vector: np.ndarray[Any, Any]) -> list[float] | list[int]:
+def numbers(vector: np.ndarray[Any, Any]) -> list[float] | list[int]:
     """The shortest decimals that give the same float32, instead of those that give the same float64."""
     if vector.dtype != np.float32:
         return cast(list[int], vector.tolist())
     return [float(number) for number in vector.astype("U")]
 
 
-def _json_line(value: dict[str, Any]) -> bytes:
+def json_line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -13,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.embedder.given import refused
+from thalweg.embedder.sectioned_stream import SectionedStream, SectionEnd
+from thalweg.embedder.sections import Sections
 from thalweg.engine.read_ahead import BlockingSource
 from thalweg.engine.results import DocumentState, Pooled
 from thalweg.engine.sources import Answer, TokenArray
-from thalweg.errors import InvalidInputError, TokenizationError
+from thalweg.errors import InvalidInputError, ThalwegError, TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
 
 SHORT_TEXT = 8192
@@ -34,7 +37,7 @@ def tokenized(
     tokenizer: Tokenizer,
     prompt: str,
     max_length: int | None,
-    with_offsets: bool,
+    sections: Sections | None,
     eos: int | None,
     begun: Begun | None = None,
     peek: int = 0,
@@ -44,7 +47,7 @@ def tokenized(
     Args:
         prompt: put before every text.
         max_length: tokens a text is cut to, or None.
-        with_offsets: sections will be asked for, and so the characters of each.
+        sections: how documents are cut, where sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
         begun: tells of the ids (n,) of a text's beginning how many have been run, and the state after them.
         peek: ids that it is given of a long text.
@@ -66,31 +69,52 @@ def tokenized(
         n, state = (0, None) if begun is None else begun(ids)
         return TokenizedText(_BegunText(ids[n:]), length, eos, state=state)
 
-    for document in documents:
-        if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and not with_offsets:
+    for number, document in enumerate(documents):
+        if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and sections is None:
             group.append(document)
             if len(group) == GROUP:
                 yield from flush()
             continue
         yield from flush()
         error = refused(document)
+        if error is None and sections is not None and sections.of_one_text and number:
+            error = InvalidInputError(
+                "the boundaries in by= are those of one text, but there are several; call encode_sections for each"
+            )
         if error is not None:
             yield TokenizedText(_NoText(error), 0, eos)
             continue
         length = len(document) if isinstance(document, str) and max_length is None else None
-        if begun is not None and length is not None and not with_offsets:
-            stream = tokenizer.stream(document, prompt)
+        if begun is not None and length is not None and sections is None:
+            whole_stream = tokenizer.stream(document, prompt)
             try:
-                ids, last = stream.take(peek)
+                ids, last = whole_stream.take(peek)
             except TokenizationError:
-                stream = tokenizer.stream(document, prompt)  # it fails again where it is pulled
+                pass  # it fails again where it is pulled
             else:
                 n, state = begun(ids)
-                yield TokenizedText(_BegunText(ids[n:], None if last else stream), length, eos, state=state)
+                yield TokenizedText(_BegunText(ids[n:], None if last else whole_stream), length, eos, state=state)
                 continue
-        located = with_offsets or length is None
-        stream = tokenizer.stream(document, prompt, max_length=max_length, with_offsets=located)
-        yield TokenizedText(stream, length, eos, located, in_sections=with_offsets, may_block=_may_block(document))
+        located = sections is not None or length is None
+        may_block = _may_block(document)
+        open_stream = functools.partial(
+            tokenizer.stream,
+            prompt=prompt,
+            max_length=max_length,
+            with_offsets=located,
+            eager=may_block and sections is not None,
+        )
+        if sections is None or sections.by == "tokens":
+            stream = open_stream(document)
+            yield TokenizedText(stream, length, eos, located, in_sections=sections is not None, may_block=may_block)
+            continue
+        try:
+            boundaries = sections.boundaries(document)
+        except ThalwegError as caught:
+            yield TokenizedText(_NoText(caught), 0, eos)
+            continue
+        sectioned = SectionedStream(document, boundaries, open_stream)
+        yield TokenizedText(sectioned, length, eos, located, may_block=may_block)
     yield from flush()
 
 
@@ -121,7 +145,7 @@ class _BegunText:
 class _NoText:
     """What is no document."""
 
-    def __init__(self, error: InvalidInputError) -> None:
+    def __init__(self, error: ThalwegError) -> None:
         self._error = error
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
@@ -138,7 +162,7 @@ class TokenizedText:
 
     def __init__(
         self,
-        source: _BegunText | _NoText | TokenStream,
+        source: _BegunText | _NoText | TokenStream | SectionedStream,
         length: int | None,
         eos: int | None,
         with_offsets: bool = False,
@@ -156,11 +180,12 @@ class TokenizedText:
         self._eos = eos
         self._taken = 0
         self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
+        self._chars: deque[SectionEnd] = deque()  # where the sections end that have not been asked for
         self._section_end = 0
 
     @property
     def truncated(self) -> bool:
-        return isinstance(self._source, TokenStream) and self._source.truncated
+        return isinstance(self._source, TokenStream | SectionedStream) and self._source.truncated
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """See `TokenSource`."""
@@ -179,17 +204,28 @@ class TokenizedText:
         ids, last = self._pull(n)
         return ids, Answer.ENDED if last else Answer.MORE
 
+    def section_ends(self) -> list[int]:
+        """See `TokenSource`."""
+        found = []
+        if isinstance(self._source, SectionedStream):
+            while self._source.ends:
+                end = self._source.ends.popleft()
+                self._chars.append(end)
+                found.append(end.token)
+        return found
+
     def _pull(self, n: int) -> tuple[TokenArray, bool]:
         """The next n ids and whether they are the last. An empty text of a model that appends no EOS is one EOS: every
         text has a vector."""
         ids: TokenArray
         if self._with_offsets:
-            assert isinstance(self._source, TokenStream)
+            assert isinstance(self._source, TokenStream | SectionedStream)
             ids, offsets, last = self._source.take_with_offsets(n)
             if not self._in_sections:
                 self._ends.clear()  # only the document's end will be asked for
             self._ends.append((self._taken, offsets[:, 1].copy()))
         else:
+            assert not isinstance(self._source, SectionedStream)
             ids, last = self._source.take(n)
         if last and self._taken + len(ids) == 0 and self._eos is not None:
             ids = np.array([self._eos])
@@ -202,6 +238,9 @@ class TokenizedText:
         start = self._section_end
         if self._length is not None and result.last:
             return start, self._length
+        if self._chars and self._chars[0].token == result.stop:
+            self._section_end = self._chars.popleft().char
+            return start, self._section_end
         while self._ends[0][0] + len(self._ends[0][1]) < result.stop:
             self._ends.popleft()
         first, ends = self._ends[0]

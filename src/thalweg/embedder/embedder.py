@@ -25,11 +25,13 @@ from thalweg.embedder.engines import Engines
 from thalweg.embedder.export import ExportFormat, export
 from thalweg.embedder.given import given_documents, given_texts
 from thalweg.embedder.in_order import ReorderBuffer
-from thalweg.embedder.options import EncodeOptions
+from thalweg.embedder.isolated import Splitter, encode_isolated
+from thalweg.embedder.options import EncodeOptions, StreamOptions
 from thalweg.embedder.prefixes import PEEK, PEEK_SHARED, Prefixes
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
+from thalweg.embedder.sections import TOKENS, Mode, Sections, Unit, chosen_sections, running_totals, whole_text
 from thalweg.embedder.sessions.session import Session, Settings
 from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.engine.engine import Engine
@@ -37,10 +39,11 @@ from thalweg.engine.memory_plan import MemoryPlan, plan_memory
 from thalweg.engine.prefixes import PrefixStates
 from thalweg.engine.results import Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import Ids, TokenSource
 from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
-from thalweg.pooling import Pooling, make_pooling
+from thalweg.pooling import Mean, Pooling, make_pooling
 from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
 from thalweg.tokenization.backend import MAX_UNCUT_CHARS, SpecialTokens
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
@@ -213,9 +216,22 @@ class Embedder:
         }
         return replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
 
-    def plan_memory(self, *, section_size: int | None = None, **schedule: int | None) -> MemoryPlan:
-        """The bytes that a run with these bounds (see `schedule`) will take, whatever the lengths of the texts."""
-        return plan_memory(self.model, self.schedule(**schedule), self.pooling, sections=section_size is not None)
+    def plan_memory(
+        self, *, section_size: int | None = None, sections: Sections | None = None, **schedule: int | None
+    ) -> MemoryPlan:
+        """The bytes that a run with these bounds (see `schedule`) and these sections (see `encode_stream`) will take,
+        whatever the lengths of the texts."""
+        _, pooling = self._in_sections(chosen_sections(section_size, sections))
+        return plan_memory(self.model, self.schedule(**schedule), pooling)
+
+    def _in_sections(self, sections: Sections | None) -> tuple[TokenSections | None, Pooling]:
+        """What the engine is told of sections, and the pooling that they need."""
+        if sections is None or sections.mode == "isolated":
+            return None, self.pooling
+        in_tokens, pooling = sections.in_tokens(), self.pooling
+        if in_tokens.mode == "mean" and pooling.needs_eos:
+            pooling = Mean(n_eos=self.embedding_config.n_eos)
+        return in_tokens.with_mode(pooling), pooling
 
     def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """The text put before every text: `prompt` itself, or the model's prompt of that name."""
@@ -608,7 +624,8 @@ class Embedder:
         return vectors
 
     def _new_engine(self, schedule: Schedule, pooling: Pooling) -> Engine:
-        return Engine(self.model, pooling, schedule, probe_id=self._probe_id)
+        appends_eos = self.embedding_config.append_eos
+        return Engine(self.model, pooling, schedule, probe_id=self._probe_id, appends_eos=appends_eos)
 
     # -- documents as they come --------------------------------------------------------------------------------------
 
@@ -620,6 +637,7 @@ class Embedder:
         prompt: str | None = ...,
         prompt_name: str | None = ...,
         section_size: int | None = ...,
+        sections: Sections | None = ...,
         ordered: bool = ...,
         normalize_embeddings: bool | None = ...,
         truncate_dim: int | None = ...,
@@ -642,6 +660,7 @@ class Embedder:
         prompt: str | None = ...,
         prompt_name: str | None = ...,
         section_size: int | None = ...,
+        sections: Sections | None = ...,
         ordered: bool = ...,
         normalize_embeddings: bool | None = ...,
         truncate_dim: int | None = ...,
@@ -663,6 +682,7 @@ class Embedder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         section_size: int | None = None,
+        sections: Sections | None = None,
         ordered: bool = True,
         normalize_embeddings: bool | None = None,
         truncate_dim: int | None = None,
@@ -684,8 +704,9 @@ class Embedder:
             section_size: one vector for every so many tokens of a document, each with everything before it in view,
                 instead of one for the whole: with mean pooling the mean over the section, with last-token pooling the
                 vector of the document up to the section's end.
+            sections: what else a section may be and stand for; `section_size=n` is short for `Sections(every=n)`.
             ordered: in the order of the input (a document that finishes early waits, within bounds); otherwise as they
-                finish. Sections of one document are always in order.
+                finish. Sections of one document are always in order, isolated ones are all.
             on_error: what to do with a document that cannot be read or tokenised: "raise", or "yield" a `Failure` and
                 go on with the others.
             progress: called after every step.
@@ -703,8 +724,7 @@ class Embedder:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
         if max_length is not None:
             whole_number("max_length", max_length, 1)
-        if section_size is not None:
-            whole_number("section_size", section_size, 1)
+        sections = chosen_sections(section_size, sections)
         schedule = self.schedule(
             vertical_chunk_size=vertical_chunk_size,
             max_tokens_per_step=max_tokens_per_step,
@@ -714,18 +734,31 @@ class Embedder:
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
         begun = self._prefixes_for(tokenizer, before, share_prefixes)
         peek = PEEK_SHARED if share_prefixes else PEEK
-        texts = tokenized(
-            documents, tokenizer, before, max_length, section_size is not None, self._probe_id, begun, peek
+
+        def run(
+            documents: Iterable[TextSource],
+            sections: Sections | None,
+            ordered: bool,
+            on_error: Literal["raise", "yield"],
+            progress: Callable[[Progress], None] | None,
+        ) -> Iterator[Embedding | Failure]:
+            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, begun, peek)
+            blocking = share_prefixes or not isinstance(documents, Sequence)
+            return self._run(schedule, texts, blocking, sections, ordered, normalize, truncate_dim, on_error, progress)
+
+        if sections is None or sections.mode != "isolated":
+            return run(documents, sections, ordered, on_error, progress)
+        splitter = Splitter(documents, sections, tokenizer.window)
+        return encode_isolated(
+            lambda texts, on_step: run(texts, None, True, "yield", on_step), splitter, on_error, progress
         )
-        blocking = share_prefixes or not isinstance(documents, Sequence)
-        return self._run(schedule, texts, blocking, section_size, ordered, normalize, truncate_dim, on_error, progress)
 
     def _run(
         self,
         schedule: Schedule,
         documents: Iterator[TokenizedText],
         blocking: bool,
-        section_size: int | None,
+        sections: Sections | None,
         ordered: bool,
         normalize: bool,
         truncate_dim: int | None,
@@ -745,10 +778,11 @@ class Embedder:
                 yield text
 
         queue = ReorderBuffer() if ordered else None
-        with self._engines.use(schedule, self.pooling, self._new_engine) as engine:
+        in_tokens, pooling = self._in_sections(sections)
+        with self._engines.use(schedule, pooling, self._new_engine) as engine:
             results = engine.run(
                 sources(),
-                section_size=section_size,
+                section_size=in_tokens,
                 may_start=None if queue is None else queue.has_room,
                 is_early=None if queue is None else queue.is_early,
                 on_step=on_step,
@@ -777,6 +811,76 @@ class Embedder:
                     result.last,
                     text.truncated,
                 )
+
+    # -- one text as it arrives --------------------------------------------------------------------------------------
+
+    def encode_sections(
+        self,
+        text: TextSource,
+        *,
+        by: Unit | Callable[[str], Iterable[int]] | Iterable[int] = "tokens",
+        every: int | None = None,
+        mode: Mode | None = None,
+        look_ahead: int = 0,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        max_length: int | None = None,
+        vertical_chunk_size: int | None = None,
+        max_tokens_per_step: int | None = None,
+        max_in_flight: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        special_tokens: SpecialTokens | None = None,
+        max_uncut_chars: int | None = None,
+    ) -> Iterator[Embedding]:
+        """The vectors of the sections of one text of any length, in one pass and in order, while the text arrives.
+
+        The characters `char_start` to `char_end` of the vectors tile the text; nothing of it is held whole. See
+        `thalweg.Sections` for what belongs to a section.
+
+        Args:
+            text: a str, bytes, pieces of one of them (cut anywhere) or an open file.
+            by, every, mode, look_ahead: see `thalweg.Sections`. Characters may come from an iterator, which is read one
+                position ahead of the text. Only a str or bytes can be cut by a function.
+            max_length: tokens to which the text is cut, in mode "isolated" every section.
+
+        The other arguments are those of `encode_stream`.
+
+        Raises:
+            InvalidInputError: an argument that cannot be, or boundaries that do not ascend inside the text.
+            TokenizationError, OSError: the text cannot be read or tokenised; the sections before have been given.
+            NumericalError: the model's numbers became inf or NaN.
+        """
+        sections = Sections(by, every, mode, look_ahead)
+        if callable(by):
+            whole_text(text)
+        return self.encode_stream(
+            [text],
+            sections=sections,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            max_length=max_length,
+            vertical_chunk_size=vertical_chunk_size,
+            max_tokens_per_step=max_tokens_per_step,
+            max_in_flight=max_in_flight,
+            progress=progress,
+            special_tokens=special_tokens,
+            max_uncut_chars=max_uncut_chars,
+        )
+
+    def stream(
+        self, text: TextSource, every: int = TOKENS, **options: Unpack[StreamOptions]
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """Follow a text while it arrives: after every so many tokens, and at its end, how many there have been and the
+        vector (d,) of the text so far, as if it ended there.
+
+        The options and errors are those of `encode_sections`.
+        """
+        found = self.encode_sections(text, every=every, mode="prefix", **options)
+        return running_totals(found)
 
     @torch.inference_mode()
     def after_pooling(self, vector: FloatArray) -> FloatArray:

@@ -1,11 +1,13 @@
-"""The options of `Embedder.encode`, for functions that pass them on."""
+"""The options of `Embedder.encode` and `encode_sections`, for functions that pass them on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import torch
 
+from thalweg.engine.results import Progress
 from thalweg.pooling.vectors import Precision
 from thalweg.tokenization.backend import SpecialTokens
 
@@ -29,3 +31,19 @@ class EncodeOptions(TypedDict, total=False):
     special_tokens: SpecialTokens | None
     max_uncut_chars: int | None
     share_prefixes: bool
+
+
+class StreamOptions(TypedDict, total=False):
+    """See `Embedder.encode_sections`."""
+
+    prompt: str | None
+    prompt_name: str | None
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    max_length: int | None
+    vertical_chunk_size: int | None
+    max_tokens_per_step: int | None
+    max_in_flight: int | None
+    progress: Callable[[Progress], None] | None
+    special_tokens: SpecialTokens | None
+    max_uncut_chars: int | None

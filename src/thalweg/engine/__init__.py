@@ -4,6 +4,7 @@ from thalweg.engine.engine import Engine
 from thalweg.engine.memory_plan import MemoryPlan, plan_memory
 from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import Answer, Ids, TokenArray, TokenSource
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Progress",
     "Schedule",
     "TokenArray",
+    "TokenSections",
     "TokenSource",
     "plan_memory",
 ]

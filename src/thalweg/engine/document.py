@@ -9,35 +9,39 @@ from typing import NamedTuple
 import numpy as np
 
 from thalweg.engine.results import DocumentState
-from thalweg.engine.sources import Answer, TokenArray, TokenSource
+from thalweg.engine.sections import Section, SectionCuts, SectionSums, TokenSections
+from thalweg.engine.sources import Answer, TokenArray, TokenSource, section_ends
 from thalweg.errors import InvalidInputError
 from thalweg.models.protocol import State
 from thalweg.pooling.pooling import RunningMean
 
 
 class Part(NamedTuple):
-    """Neighbouring tokens of one section. `complete`: the section ends with them; `last`: so does the document.
+    """Neighbouring tokens, up to `stop`, where vectors are due or a section begins.
 
-    `probe`: not the section's own tokens but EOS fed to a copy of the state at its end.
+    due: the sections whose vectors are due at `stop`; begins: another section begins there; last: the document ends.
+    probe: None, or that these are not the document's own tokens but EOS fed to a copy of the state at `stop`, and what
+    had been summed up until then.
     """
 
-    section: int
-    section_start: int
     stop: int
     length: int
-    complete: bool
-    last: bool
-    probe: bool = False
+    due: tuple[Section, ...] = ()
+    begins: bool = False
+    last: bool = False
+    probe: RunningMean | None = None
 
 
 @dataclass(eq=False)
 class Document:
-    """What the engine knows of a document: the tokens ahead of it, where its section began, and whose it is.
+    """What the engine knows of a document: the tokens ahead of it, its sections, and whose it is.
 
     Args:
         n_last: tokens at the end that are no section of their own, and that pooling may have to know ahead.
         sums: what pooling has kept so far.
-        stops_at_sections: whether the state at a section's end is needed, so that no piece may go beyond it.
+        sections: how it is cut, with the mode stated; None for one vector.
+        n_probe: EOS that are fed to a copy of the state where a vector is due before the end, so that no piece may go
+            beyond it; 0 for none. n_end: how many of them the document itself ends with.
         state: where it goes on from, until it is in flight.
         keep_state: whether its state is wanted at its end.
         shares_state: whether other documents begin with the same `state`.
@@ -48,8 +52,9 @@ class Document:
     source: TokenSource
     sums: RunningMean
     n_last: int = 1
-    section_size: int | None = None
-    stops_at_sections: bool = False
+    sections: TokenSections | None = None
+    n_probe: int = 0
+    n_end: int = 0
     state: DocumentState | None = None
     keep_state: bool = False
     shares_state: bool = False
@@ -60,8 +65,6 @@ class Document:
     ahead: list[TokenArray] = field(default_factory=list)
     n_ahead: int = 0
     done: int = 0
-    section: int = 0
-    section_start: int = 0
     probe: Part | None = None
     parked: bool = False
     last_step: int = -1
@@ -70,6 +73,9 @@ class Document:
         if self.state is not None:
             self.done = self.state.n_tokens
             self.sums = self.state.sums.copy()
+        self.cuts = SectionCuts(self.sections, 0 if self.sections is None else self.done, self.n_last, self.n_end)
+        of_sections = self.sections is not None and self.sections.mode == "mean"
+        self.section_sums = SectionSums(self.sums, of_sections=of_sections)
 
     @property
     def ended(self) -> bool:
@@ -94,8 +100,9 @@ class Document:
     def piece(self, most: int) -> int:
         """Tokens of the next piece, at most so many."""
         n = min(self.ready, most)
-        if self.stops_at_sections and self.section_end is not None:
-            n = min(n, self.section_end - self.done)
+        if self.n_probe:
+            due = self.cuts.next_due(self.done + self.n_ahead, ended=self.ended)
+            n = n if due is None else min(n, due - self.done)
         return n
 
     def look_ahead(self, n: int) -> None:
@@ -109,19 +116,10 @@ class Document:
                 raise InvalidInputError(f"{type(self.source).__name__}.take answered MORE without any token")
             self.ahead.append(ids)
             self.n_ahead += len(ids)
+            if self.sections is not None and self.sections.every is None:
+                self.cuts.name(section_ends(self.source), self.done)
         if self.ended and self.n_ahead == 0:
             raise InvalidInputError("the document has no tokens; append an EOS")
-
-    @property
-    def section_end(self) -> int | None:
-        """The token where the current section ends, None if that is beyond what is known.
-
-        The end tokens on their own (EOS) are no section; they go with the one before.
-        """
-        known = self.done + self.n_ahead
-        if self.ended and (self.section_size is None or self.section_start + self.section_size + self.n_last >= known):
-            return known
-        return None if self.section_size is None else self.section_start + self.section_size
 
     @property
     def total(self) -> int | None:
@@ -129,17 +127,14 @@ class Document:
         return self.done + self.n_ahead if self.ended else None
 
     def take(self, n: int) -> tuple[TokenArray, list[Part]]:
-        """The next `n` ids, and the sections they belong to."""
+        """The next `n` ids, cut where vectors are due and sections begin."""
         parts = []
         stop = self.done + n
         at = self.done
         while at < stop:
-            end = self.section_end
-            reach = stop if end is None else min(end, stop)
-            parts.append(Part(self.section, self.section_start, reach, reach - at, reach == end, reach == self.total))
-            if reach == end:
-                self.section, self.section_start = self.section + 1, end
-            at = reach
+            reach = self.cuts.advance(stop, self.done + self.n_ahead, ended=self.ended)
+            parts.append(Part(reach.stop, reach.stop - at, reach.due, reach.begins, reach.stop == self.total))
+            at = reach.stop
         ids = self.ahead[0] if len(self.ahead) == 1 else np.concatenate(self.ahead)
         self.ahead, self.n_ahead, self.done = [ids[n:]], self.n_ahead - n, stop
         return ids[:n], parts

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from thalweg.checks import whole_number
 from thalweg.engine.document import Document
 from thalweg.engine.policy import COMPANY_TOKENS, PATIENCE, Pending, shares
 from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
 from thalweg.engine.runs import Runs
 from thalweg.engine.schedule import Schedule
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import Answer, TokenSource
 from thalweg.engine.states import StateStore, largest_layer_nbytes, nbytes
 from thalweg.engine.step import Found, Step
@@ -48,8 +48,9 @@ class Engine:
         model: any `RecurrentModel`.
         pooling: how hidden vectors become one, or the name of such a pooling.
         schedule: the bounds.
-        probe_id: with sections and last-token pooling, the id (EOS) whose hidden vector after a section stands for
-            all text up to there; it is fed to a copy of the state and leaves the document undisturbed.
+        probe_id: with sections that stand for all text up to their end, the id (EOS) that ends a text; it is fed to a
+            copy of the state there and leaves the document undisturbed.
+        appends_eos: whether documents end with that id. Where they do not, the mean up to a section's end needs none.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Engine:
         schedule: Schedule | None = None,
         *,
         probe_id: int | None = None,
+        appends_eos: bool = True,
     ) -> None:
         self.model = model
         self.pooling = make_pooling(pooling)
         self.schedule = schedule or Schedule()
         self.probe_id = probe_id
+        self.appends_eos = appends_eos
         one_state = model.init_state(1)
         self._store = StateStore(one_state)
         self._one_state_bytes, self._one_layer_bytes = nbytes(one_state), largest_layer_nbytes(one_state)
@@ -95,7 +98,7 @@ class Engine:
         state: DocumentState | None = None,
         keep_state: bool = False,
         shares_state: bool = False,
-        section_size: int | None = None,
+        section_size: int | TokenSections | None = None,
         client: Hashable = None,
         priority: int = 0,
     ) -> None:
@@ -108,22 +111,23 @@ class Engine:
             keep_state: whether its last result holds the state at its end.
             shares_state: others begin with the very same `state`: short ones read it where it is, without a row of
                 their own.
-            section_size: tokens of a section; None for one vector.
+            section_size: tokens of a section, or how else the document is cut; None for one vector.
             client: whose it is. Clients share the engine fairly.
             priority: documents of a higher one begin first.
 
         Raises:
             InvalidInputError: a key that is in use, or sections that the model cannot give.
         """
-        if section_size is not None:
-            self._check_sections(section_size)
+        sections = None if section_size is None else TokenSections.of(section_size).with_mode(self.pooling)
+        n_probe = self._n_probe(sections)
         document = Document(
             key,
             source,
             RunningMean(self.pooling.width(self.model.d_model)),
             self.pooling.n_last,
-            section_size,
-            section_size is not None and self.pooling.needs_eos,
+            sections,
+            n_probe,
+            n_probe if self.appends_eos else 0,
             state,
             keep_state,
             shares_state and state is not None and self.schedule.max_shared > 0,
@@ -204,7 +208,7 @@ class Engine:
         self,
         documents: Iterable[TokenSource],
         *,
-        section_size: int | None = None,
+        section_size: int | TokenSections | None = None,
         may_start: Callable[[], bool] | None = None,
         is_early: Callable[[int], bool] | None = None,
         on_step: Callable[[Progress], None] | None = None,
@@ -496,14 +500,15 @@ class Engine:
         self._keep_rows(self._resting, [document for document in step.kept if document.n_ahead or not document.ended])
         return results
 
-    def _check_sections(self, section_size: int) -> None:
-        whole_number("section_size", section_size, least=1)
-        if not self.pooling.needs_eos:
-            return
+    def _n_probe(self, sections: TokenSections | None) -> int:
+        """End tokens that are fed to a copy of the state at a section's end."""
+        if sections is None or not sections.are_probed(self.pooling, appends_eos=self.appends_eos):
+            return 0
         if self.probe_id is None:
-            raise InvalidInputError("sections with last-token pooling need the model's EOS id (probe_id)")
+            raise InvalidInputError("sections with last-token pooling or up to their end need the EOS id (probe_id)")
         if self.schedule.max_tokens_per_step < self.pooling.n_last:
             raise InvalidInputError(
                 f"max_tokens_per_step={self.schedule.max_tokens_per_step} is too small for the {self.pooling.n_last} "
                 f"end tokens of a section; it must be at least {self.pooling.n_last}"
             )
+        return self.pooling.n_last

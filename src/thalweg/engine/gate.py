@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from thalweg.engine.sources import Answer, TokenArray, TokenSource
+from thalweg.engine.sources import Answer, TokenArray, TokenSource, section_ends
 
 NOTHING: TokenArray = np.empty(0, dtype=np.int64)
 
@@ -29,6 +29,10 @@ class Gate:
         """See `TokenSource`."""
         self._waits = self._is_held()
         return (NOTHING, Answer.WAITING) if self._waits else self._source.take(n)
+
+    def section_ends(self) -> Sequence[int]:
+        """See `TokenSource`."""
+        return section_ends(self._source)
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """See `TokenSource`."""

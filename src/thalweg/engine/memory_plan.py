@@ -45,19 +45,15 @@ class MemoryPlan:
         return self.weights + self.states + self.activations + self.room
 
 
-def plan_memory(
-    model: RecurrentModel, schedule: Schedule, pooling: Pooling | str, *, sections: bool = False
-) -> MemoryPlan:
+def plan_memory(model: RecurrentModel, schedule: Schedule, pooling: Pooling | str) -> MemoryPlan:
     """The plan of a run of `model` under `schedule`.
 
-    A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old. With `sections`
-    those that are read may have been copied, as the pooling says (`Pooling.state_copies`).
+    A step reads the states of `max_in_flight` documents and writes a layer's new ones over the old.
     """
     pooling = make_pooling(pooling)
     assert isinstance(model, nn.Module)
     one_state = model.init_state(1)
-    n_states = pooling.state_copies(sections=sections) * schedule.max_in_flight
-    n_states += schedule.max_parked + schedule.max_shared
+    n_states = schedule.max_in_flight + schedule.max_parked + schedule.max_shared
     new_states = schedule.max_in_flight * largest_layer_nbytes(one_state)
     activations = [*model.activation_blocks(schedule.max_tokens_per_step), workspace_bytes(model)]
     if pooling.nbytes:

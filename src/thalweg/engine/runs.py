@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from thalweg.engine.gate import Gate
 from thalweg.engine.read_ahead import ReadAhead
 from thalweg.engine.results import DocumentState, Failure, Pooled, Progress
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import Answer, TokenSource
 
 READ_AHEAD = 32
@@ -40,7 +41,7 @@ class Steps(Protocol):
         state: DocumentState | None = None,
         keep_state: bool = False,
         shares_state: bool = False,
-        section_size: int | None = None,
+        section_size: int | TokenSections | None = None,
         client: Hashable = None,
     ) -> None: ...
     def remove(self, key: Hashable) -> bool: ...
@@ -70,7 +71,7 @@ class _Run:
         documents: Iterable[TokenSource],
         ready: Callable[[], None],
         *,
-        section_size: int | None,
+        section_size: int | TokenSections | None,
         may_start: Callable[[], bool],
         is_early: Callable[[int], bool] | None,
         blocking: bool,
@@ -126,7 +127,7 @@ class Runs:
         self,
         documents: Iterable[TokenSource],
         *,
-        section_size: int | None,
+        section_size: int | TokenSections | None,
         may_start: Callable[[], bool],
         is_early: Callable[[int], bool] | None,
         on_step: Callable[[Progress], None] | None,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from thalweg.errors import InvalidInputError
 
 TokenArray = npt.NDArray[np.integer]
 
@@ -28,8 +31,10 @@ class TokenSource(Protocol):
 
     A source that has answered WAITING is left alone until it is woken (`Engine.wake`). Two methods are optional:
     `subscribe(wake)` is given a function that wakes it and that may be called from any thread, and `close()` is called
-    when nothing more will be asked. Three attributes are optional in `Engine.run`: `state`, `keep_state` and
-    `shares_state`, as in `Engine.add`.
+    when nothing more will be asked. `section_ends()` is needed where the source knows what its sections are: the
+    tokens, counted from the document's start, at which one ends and another begins, ascending and each once. Asked
+    after `take`, it has named all that lie between ids that were given out. Three attributes are optional in
+    `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`.
     """
 
     def take(self, n: int) -> tuple[TokenArray, Answer]:
@@ -47,3 +52,15 @@ class Ids:
         ids = self._ids[self._at : self._at + n]
         self._at += len(ids)
         return ids, Answer.ENDED if self._at == len(self._ids) else Answer.MORE
+
+
+def section_ends(source: TokenSource) -> Sequence[int]:
+    """What a source says of its sections since it was asked last.
+
+    Raises:
+        InvalidInputError: it knows nothing of sections.
+    """
+    ends: Callable[[], Sequence[int]] | None = getattr(source, "section_ends", None)
+    if ends is None:
+        raise InvalidInputError(f"{type(source).__name__} has no section_ends(): say how many tokens a section has")
+    return ends()

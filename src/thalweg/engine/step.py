@@ -17,7 +17,7 @@ from thalweg.engine.states import StateStore
 from thalweg.errors import NumericalError
 from thalweg.models.protocol import RecurrentModel, State
 from thalweg.packing import Packing
-from thalweg.pooling.pooling import Pooling, RunningMean
+from thalweg.pooling.pooling import Pooling
 
 Found: TypeAlias = tuple[Document, "Pooled | Failure"]
 """A result, and whose it is."""
@@ -61,8 +61,8 @@ class Step:
         for document, part in probed:
             assert part is not None
             assert probe_id is not None
-            self.ids.append(np.full(document.n_last, probe_id))
-            self.parts.append((document, part._replace(length=document.n_last, probe=True)))
+            self.ids.append(np.full(part.length, probe_id))
+            self.parts.append((document, part))
         for document, n in (*((document, document.n_ahead) for _, document in shared), *new):
             self._add(document, n)
         self.n_tokens = sum(map(len, self.ids))
@@ -105,10 +105,8 @@ class Step:
         return self._pool(hidden, counts, ids, lengths, states, number)
 
     def _n_wanted(self, document: Document, part: Part) -> int:
-        if part.probe:
+        if part.probe is not None:
             return part.length
-        if part.complete and not part.last and self.pooling.needs_eos:
-            document.probe = part  # its vector is that of an EOS after it, which a copy of the state takes next time
         total = document.total
         return self.pooling.n_wanted(part.length, None if total is None else total - part.stop)
 
@@ -134,15 +132,23 @@ class Step:
                 failed.add(document)
                 results.append((document, Failure(document.key, _not_finite(document, part, number))))
                 continue
-            mean = RunningMean(len(total)) if part.probe else document.sums
+            kept = document.section_sums
+            mean = kept.total if part.probe is None else part.probe
             if count:
                 mean.add(total, count)
-            if part.probe or part.last or (part.complete and not self.pooling.needs_eos):
+            if part.begins:
+                kept.begin()
+            if part.due and document.n_probe and part.probe is None and not part.last:
+                # Its vector is that of the text so far with EOS after it, which a copy of the state takes next time.
+                document.probe = Part(part.stop, document.n_probe, part.due, probe=self.pooling.carried(mean))
+                continue
+            for section in part.due:
+                last = part.last and section is part.due[-1]
                 state = None
-                if part.last and document in states:
+                if last and document in states:
                     state = DocumentState(states[document], self.pooling.carried(mean), part.stop)
-                vector = mean.take()
-                found = Pooled(document.key, part.section, part.section_start, part.stop, vector, part.last, state)
+                vector = mean.mean(since=kept.first())
+                found = Pooled(document.key, section.number, section.start, section.stop, vector, last, state)
                 results.append((document, found))
         # A section's probe may come in the step that ends the document: sections leave in order all the same.
         place = {document: at for at, (document, _) in reversed(list(enumerate(self.parts)))}

@@ -27,8 +27,8 @@ class Pooling(ABC):
         name: in settings and on the command line.
         title: in sentences.
         stored_name: sentence-transformers' `pooling_mode`; stored_flag: its older key for the same.
-        needs_eos: the vector of a text is that of an end token, whatever the tokenizer does. A section then takes the
-            vector of an EOS that is fed to a copy of the state at its end.
+        needs_eos: the vector of a text is that of an end token, whatever the tokenizer does. That of the text up to a
+            section's end is then that of an EOS that is fed to a copy of the state there.
         averages_prompt: whether a prompt's own tokens count.
     """
 
@@ -58,10 +58,6 @@ class Pooling(ABC):
     def carried(self, sums: RunningMean) -> RunningMean:
         """What a text that goes on from where this one ended has been summed up so far."""
         return sums.copy()
-
-    def state_copies(self, *, sections: bool) -> int:
-        """How many times the states that a step reads may be in memory."""
-        return 3 if sections and self.needs_eos else 1
 
     def extra_sums(self, ids: npt.NDArray[np.integer], lengths: Sequence[int]) -> npt.NDArray[np.float64] | None:
         """What is summed beside the hidden vectors, from the ids (N,) of segments of `lengths`: (S, width - D)."""
@@ -118,12 +114,11 @@ class RunningMean:
         self.total += total
         self.count += count
 
-    def take(self) -> FloatArray:
-        """(width,) float32: the mean so far; starts anew."""
-        mean = (self.total / self.count).astype(np.float32)
-        self.total[:] = 0
-        self.count = 0
-        return mean
+    def mean(self, since: RunningMean | None = None) -> FloatArray:
+        """(width,) float32: the mean so far, or of what was added since an earlier copy."""
+        if since is None:
+            return (self.total / self.count).astype(np.float32)
+        return ((self.total - since.total) / (self.count - since.count)).astype(np.float32)
 
     def copy(self) -> RunningMean:
         """Another one at the same point."""

@@ -6,6 +6,7 @@ cut unless `max_length` is set, and then the cut is reported.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,9 @@ from thalweg.tokenization.folder import load_backend
 from thalweg.tokenization.text import TextSource, check_surrogates, text_pieces
 
 __all__ = ["TextSource", "TokenStream", "Tokenizer"]
+
+SLOW = 0.02
+"""Seconds after which a piece of text came slowly: longer than it takes to tokenise what came before."""
 
 _BATCH_CHARS = 1 << 20  # bounds the memory of the library's encodings, about 100 bytes a token
 
@@ -145,6 +149,7 @@ class Tokenizer:
         *,
         max_length: int | None = None,
         with_offsets: bool = False,
+        eager: bool = False,
         window_chars: int = WINDOW_CHARS,
         max_uncut_chars: int | None = None,
     ) -> "TokenStream":
@@ -152,6 +157,7 @@ class Tokenizer:
 
         text: a str, UTF-8 bytes, an iterable of pieces of one of them (cut anywhere), or an open file.
         max_length: keep at most so many ids, the last one being EOS; `TokenStream.truncated` tells. None keeps all.
+        eager: give out what is there when pieces come slowly, instead of waiting for as many ids as were asked for.
         window_chars: characters encoded at a time. A shorter text is always encoded whole.
         max_uncut_chars: most characters in memory when a text cannot be tokenised in parts (a row of spaces, or a
             tokenizer whose settings are unknown to `thalweg.tokenization.cuts`); beyond it `take` raises
@@ -172,7 +178,13 @@ class Tokenizer:
         )
         pieces = chain([prompt], text_pieces(text, max(1, window_chars // 4)))
         ends = {"prefix": self.prefix, "suffix": self.suffix}
-        return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets)
+        return TokenStream(window, pieces, **ends, max_length=max_length, with_offsets=with_offsets, eager=eager)
+
+    def window(self) -> Window:
+        """For the ids of one text and their characters, of the text alone: without BOS and EOS."""
+        return self._backend.window(
+            with_offsets=True, skip=0, window_chars=WINDOW_CHARS, max_uncut_chars=self.max_uncut_chars
+        )
 
     def begin(self, prompt: str = "") -> Window:
         """The window of a text of which nothing is known but its prompt."""
@@ -201,7 +213,8 @@ class Tokenizer:
 class TokenStream:
     """The ids of one text, pulled in order; EOS is the last of them.
 
-    `truncated` is final once a take has said `last`: whether `max_length` cut the text.
+    `truncated` is final once a take has said `last`: whether `max_length` cut the text. `is_slow`: whether the last
+    piece had to be waited for, so that an eager take gave out what was there.
     """
 
     def __init__(
@@ -213,8 +226,11 @@ class TokenStream:
         suffix: Sequence[int],
         max_length: int | None,
         with_offsets: bool,
+        eager: bool,
     ) -> None:
         self.truncated = False
+        self.is_slow = False
+        self._eager = eager
         self._with_offsets = with_offsets
         self._window = window
         self._pieces = pieces
@@ -226,7 +242,7 @@ class TokenStream:
         self._error: Exception | None = None
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
-        """The next n ids (fewer only if the text ends) as int32 (k,), and whether the text ends with them.
+        """The next n ids as int32 (k,), fewer only if the text ends or comes slowly, and whether it ends with them.
 
         Raises TokenizationError for a text that is not text or cannot be cut (see `Tokenizer.stream`).
         """
@@ -260,6 +276,8 @@ class TokenStream:
                 new = self._read()
                 blocks += new
                 count += sum(len(block.ids) for block in new)
+                if self.is_slow and 1 < count <= n and not self._complete:
+                    n = count - 1
         except Exception as error:
             self._error = error  # a later take must not pass for the end of the text
             raise
@@ -269,8 +287,12 @@ class TokenStream:
 
     def _read(self) -> list[Block]:
         """The ids that one more piece of the text decides."""
+        asked = time.monotonic()
         piece = next(self._pieces, None)
+        self.is_slow = self._eager and time.monotonic() - asked > SLOW
         blocks = self._window.finish() if piece is None else self._window.push(piece)
+        if self.is_slow and piece is not None:
+            blocks += self._window.flush()
         kept = [self._kept(block) for block in blocks]
         self._complete = self.truncated or piece is None
         if self._complete:
