@@ -48,6 +48,24 @@ def test_all_well_exits_with_0(thalweg_command: Command, docs: Path, model_folde
     assert np.load(tmp_path / "out.npy").shape == (3, 32)
 
 
+def test_shared_beginnings_change_nothing(thalweg_command: Command, model_folder: Path, tmp_path: Path) -> None:
+    """Rows of tables and files alike."""
+    head = make_text(300)
+    texts = [head + make_text(20, seed) for seed in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "files").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "files" / f"{number:02}.txt").write_text(text * 3)
+    for options in ([], ["--share-prefixes"]):
+        out = tmp_path / f"{len(options)}.npy"
+        inputs = [tmp_path / "rows.jsonl", tmp_path / "files"]
+        result = thalweg_command("embed", *inputs, "-o", out, "--model", model_folder, *options)
+        assert result.exit_code == 0
+    plain, shared = (np.load(tmp_path / f"{n}.npy") for n in (0, 1))
+    assert plain.shape == (24, 32)
+    np.testing.assert_allclose(shared, plain, rtol=0, atol=2e-6)
+
+
 def test_more_than_ten_troubles_are_counted(thalweg_command: Command, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"text": "good"}\n' + "bad\n" * 15)
     result = thalweg_command("embed", tmp_path / "t.jsonl", "-o", tmp_path / "out.jsonl", "--model", model_folder)

@@ -115,15 +115,17 @@ def test_whatever_documents_share(folder: Path, data: st.DataObject) -> None:
 
 def test_only_what_is_new_is_run(model: Embedder) -> None:
     """Forty documents of which four fifths are the same, longer ones than are tokenised whole among them."""
-    for words in (100, 4000):
+    for words, in_pieces in ((100, False), (4000, False), (1000, True)):
         head = make_text(words)
         texts = [head + make_text(words // 4, seed) for seed in range(40)]
+        documents = [iter([text]) for text in texts] if in_pieces else texts
         n_tokens = [len(ids) for ids in model.tokenize(texts)]
         steps: list[Progress] = []
-        vectors = list(model.encode_stream(texts, share_prefixes=True, progress=steps.append))
+        vectors = list(model.encode_stream(documents, share_prefixes=True, progress=steps.append))
         new = sum(n_tokens) - 38 * len(model.tokenize([head])[0])
         assert max(step.tokens for step in steps) <= 1.05 * new
         assert [each.n_tokens for each in vectors] == n_tokens
+        assert [each.char_end for each in vectors] == [len(text) for text in texts]
         np.testing.assert_allclose([each.vector for each in vectors], plain(model, texts), rtol=0, atol=2e-6)
 
 

@@ -209,6 +209,14 @@ def embed(
         int | None,
         typer.Option(min=1, help="Long documents at a time.", show_default="8", rich_help_panel=RUN_PANEL),
     ] = None,
+    share_prefixes: Annotated[
+        bool,
+        typer.Option(
+            "--share-prefixes",
+            help="Run what documents have in common at their beginning once (64 tokens or more).",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds of work that a crash may cost.", rich_help_panel=RUN_PANEL)
     ] = 5.0,
@@ -273,6 +281,7 @@ def embed(
                 "max_tokens_per_step": max_tokens_per_step,
                 "max_in_flight": max_in_flight,
             },
+            share_prefixes=share_prefixes,
             save_every=save_every,
             strict=strict,
         )

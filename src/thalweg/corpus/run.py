@@ -164,6 +164,7 @@ class _Run:
             truncate_dim=settings.truncate_dim,
             normalize_embeddings=settings.normalize,
             max_length=settings.max_length,
+            share_prefixes=settings.share_prefixes,
             on_error="yield",
             progress=self._on_step,
             **settings.schedule,

@@ -38,6 +38,7 @@ class Settings:
         columns: of tables.
         with_text: store the text of each vector.
         schedule: bounds of `Embedder.schedule`; they change speed and memory only.
+        share_prefixes: as `Embedder.encode_stream`; it changes speed and memory only.
         save_every: seconds of work that a crash may cost.
         strict: stop at the first document that cannot be read.
     """
@@ -55,6 +56,7 @@ class Settings:
     columns: Columns = field(default_factory=Columns)
     with_text: bool = True
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    share_prefixes: bool = False
     save_every: float = 5.0
     strict: bool = False
 

@@ -8,12 +8,12 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg.embedder.given import refused
+from thalweg.embedder.prefixes import TextPrefixes
 from thalweg.embedder.sectioned_stream import SectionedStream, SectionEnd
 from thalweg.embedder.sections import Sections
 from thalweg.engine.read_ahead import BlockingSource
@@ -29,9 +29,6 @@ GROUP = 64
 """Strings tokenised together: the input is read at most so far ahead."""
 
 
-Begun: TypeAlias = Callable[[npt.NDArray[np.int32]], tuple[int, "DocumentState | None"]]
-
-
 def tokenized(
     documents: Iterable[TextSource],
     tokenizer: Tokenizer,
@@ -39,8 +36,7 @@ def tokenized(
     max_length: int | None,
     sections: Sections | None,
     eos: int | None,
-    begun: Begun | None = None,
-    peek: int = 0,
+    prefixes: TextPrefixes | None = None,
 ) -> Iterator[TokenizedText]:
     """Documents as token sources: short strings tokenised many at a time, everything else as it is pulled.
 
@@ -49,8 +45,7 @@ def tokenized(
         max_length: tokens a text is cut to, or None.
         sections: how documents are cut, where sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
-        begun: tells of the ids (n,) of a text's beginning how many have been run, and the state after them.
-        peek: ids that it is given of a long text.
+        prefixes: knows of a text's ids how many at their beginning have been run, and the state after them.
     """
     group: list[str] = []
 
@@ -66,8 +61,8 @@ def tokenized(
         group.clear()
 
     def whole(ids: npt.NDArray[np.int32], length: int) -> TokenizedText:
-        n, state = (0, None) if begun is None else begun(ids)
-        return TokenizedText(_BegunText(ids[n:]), length, eos, state=state)
+        n, state = (0, None) if prefixes is None else prefixes.of(ids)
+        return TokenizedText(_WholeText(ids[n:]), length, eos, n=n, state=state)
 
     for number, document in enumerate(documents):
         if isinstance(document, str) and len(document) < SHORT_TEXT and max_length is None and sections is None:
@@ -85,16 +80,6 @@ def tokenized(
             yield TokenizedText(_NoText(error), 0, eos)
             continue
         length = len(document) if isinstance(document, str) and max_length is None else None
-        if begun is not None and length is not None and sections is None:
-            whole_stream = tokenizer.stream(document, prompt)
-            try:
-                ids, last = whole_stream.take(peek)
-            except TokenizationError:
-                pass  # it fails again where it is pulled
-            else:
-                n, state = begun(ids)
-                yield TokenizedText(_BegunText(ids[n:], None if last else whole_stream), length, eos, state=state)
-                continue
         located = sections is not None or length is None
         may_block = _may_block(document)
         open_stream = functools.partial(
@@ -106,7 +91,12 @@ def tokenized(
         )
         if sections is None or sections.by == "tokens":
             stream = open_stream(document)
-            yield TokenizedText(stream, length, eos, located, in_sections=sections is not None, may_block=may_block)
+            n, state = 0, None
+            if prefixes is not None and sections is None and max_length is None and (prefixes.share or not may_block):
+                n, state = prefixes.begin(stream)
+            yield TokenizedText(
+                stream, length, eos, located, in_sections=sections is not None, may_block=may_block, n=n, state=state
+            )
             continue
         try:
             boundaries = sections.boundaries(document)
@@ -128,18 +118,15 @@ def _may_block(document: TextSource) -> bool:
         return True
 
 
-class _BegunText:
-    """The ids of a text that is tokenised already, and those of the rest of it; pulled as those of a `TokenStream`."""
+class _WholeText:
+    """The ids of a text that is tokenised already, pulled as those of a `TokenStream` are."""
 
-    def __init__(self, ids: npt.NDArray[np.int32], rest: TokenStream | None = None) -> None:
+    def __init__(self, ids: npt.NDArray[np.int32]) -> None:
         self._ids = ids
-        self._rest = rest
 
     def take(self, n: int) -> tuple[npt.NDArray[np.int32], bool]:
-        if not len(self._ids) and self._rest is not None:
-            return self._rest.take(n)
         ids, self._ids = self._ids[:n], self._ids[n:]
-        return ids, not len(self._ids) and self._rest is None
+        return ids, not len(self._ids)
 
 
 class _NoText:
@@ -155,20 +142,21 @@ class _NoText:
 class TokenizedText:
     """A document's tokens on their way to the engine, and the characters they stand for.
 
-    state: after tokens that `source` does not give, which others begin with too.
+    n, state: tokens before those that `source` gives, and the state after them, with which others begin too.
     """
 
     shares_state = True
 
     def __init__(
         self,
-        source: _BegunText | _NoText | TokenStream | SectionedStream,
+        source: _WholeText | _NoText | TokenStream | SectionedStream,
         length: int | None,
         eos: int | None,
         with_offsets: bool = False,
         *,
         in_sections: bool = False,
         may_block: bool = False,
+        n: int = 0,
         state: DocumentState | None = None,
     ) -> None:
         self.state = state
@@ -178,7 +166,7 @@ class TokenizedText:
         self._with_offsets = with_offsets
         self._length = length
         self._eos = eos
-        self._taken = 0
+        self._taken = n
         self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
         self._chars: deque[SectionEnd] = deque()  # where the sections end that have not been asked for
         self._section_end = 0

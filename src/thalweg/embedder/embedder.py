@@ -19,7 +19,7 @@ from thalweg.checkpoints.fingerprint import fingerprint
 from thalweg.checks import one_of, text, whole_number
 from thalweg.embedder.cancelling import check_stop
 from thalweg.embedder.devices import check_device
-from thalweg.embedder.documents import Begun, TokenizedText, tokenized
+from thalweg.embedder.documents import TokenizedText, tokenized
 from thalweg.embedder.dtypes import Dtype, dtype_of_products
 from thalweg.embedder.engines import Engines
 from thalweg.embedder.export import ExportFormat, export
@@ -27,7 +27,7 @@ from thalweg.embedder.given import given_documents, given_texts
 from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.embedder.isolated import Splitter, encode_isolated
 from thalweg.embedder.options import EncodeOptions, StreamOptions
-from thalweg.embedder.prefixes import PEEK, PEEK_SHARED, Prefixes
+from thalweg.embedder.prefixes import Prefixes, TextPrefixes
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
@@ -413,14 +413,13 @@ class Embedder:
         """What else a state depends on."""
         return str(self.device), *(backend.name for backend in kernels.enabled())
 
-    def _prefixes_for(self, tokenizer: Tokenizer, prompt: str, share: bool) -> Begun | None:
+    def _prefixes_for(self, tokenizer: Tokenizer, prompt: str, share: bool) -> TextPrefixes | None:
         """What finds the prefix of each text: the prompt's, those kept by hand, or what documents share."""
-        salt = self._prefix_salt
         if prompt:
-            self._prefixes.keep(tokenizer, prompt, salt)
-        if share:
-            return lambda ids: self._prefixes.share(ids, salt)
-        return (lambda ids: self._prefixes.find(ids, salt)) if len(self._prefixes.states) else None
+            self._prefixes.keep(tokenizer, prompt, self._prefix_salt)
+        if not share and not len(self._prefixes.states):
+            return None
+        return TextPrefixes(self._prefixes, self._prefix_salt, share=share)
 
     @functools.cached_property
     def _sessions(self) -> Sessions:
@@ -732,8 +731,7 @@ class Embedder:
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
-        begun = self._prefixes_for(tokenizer, before, share_prefixes)
-        peek = PEEK_SHARED if share_prefixes else PEEK
+        prefixes = self._prefixes_for(tokenizer, before, share_prefixes)
 
         def run(
             documents: Iterable[TextSource],
@@ -742,7 +740,7 @@ class Embedder:
             on_error: Literal["raise", "yield"],
             progress: Callable[[Progress], None] | None,
         ) -> Iterator[Embedding | Failure]:
-            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, begun, peek)
+            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, prefixes)
             blocking = share_prefixes or not isinstance(documents, Sequence)
             return self._run(schedule, texts, blocking, sections, ordered, normalize, truncate_dim, on_error, progress)
 

@@ -16,9 +16,10 @@ from thalweg.embedder.sessions.point import Continuation
 from thalweg.engine.prefixes import PrefixStates
 from thalweg.engine.results import DocumentState, Failure, Pooled
 from thalweg.engine.sources import TokenSource
+from thalweg.errors import ThalwegError
 from thalweg.pooling import Pooling
 from thalweg.system.forked import reset_when_forked
-from thalweg.tokenization.tokenizer import Tokenizer
+from thalweg.tokenization.tokenizer import Tokenizer, TokenStream
 
 Ids = npt.NDArray[np.int32]
 
@@ -110,6 +111,34 @@ class Prefixes:
             self._in_vain |= not self.states.put(ids, result.state, salt=salt)
             return result.state
         raise AssertionError("a document has a result")
+
+
+class TextPrefixes:
+    """What the texts of one call begin with.
+
+    Args:
+        share: whether they may have more in common than what is kept.
+    """
+
+    def __init__(self, prefixes: Prefixes, salt: Any, *, share: bool) -> None:
+        self._prefixes = prefixes
+        self._salt = salt
+        self.share = share
+
+    def of(self, ids: Ids) -> tuple[int, DocumentState | None]:
+        """How many of the ids (n,) at a text's beginning have been run, and the state after them."""
+        return (self._prefixes.share if self.share else self._prefixes.find)(ids, self._salt)
+
+    def begin(self, stream: TokenStream) -> tuple[int, DocumentState | None]:
+        """The same for a text that is tokenised as it is pulled; the ids that have been run are taken from it."""
+        try:
+            ids = stream.peek(PEEK_SHARED if self.share else PEEK)
+        except (ThalwegError, OSError):
+            return 0, None  # it fails again where it is pulled
+        n, state = self.of(ids)
+        if n:
+            stream.take(n)
+        return n, state
 
 
 def _n_common(a: Ids, b: Ids) -> int:

@@ -260,6 +260,12 @@ class TokenStream:
             raise InvalidInputError("this stream was opened without offsets: pass with_offsets=True to stream()")
         return block.ids, block.offsets, last
 
+    def peek(self, n: int) -> npt.NDArray[np.int32]:
+        """The next n ids (fewer only if the text ends), int32 (k,), which the next take gives too."""
+        block, _ = self._take(n)
+        self._rest = Block.join([block, self._rest])
+        return block.ids
+
     def take_all(self) -> npt.NDArray[np.int32]:
         """All ids that are left, int32 (k,)."""
         return self.take(sys.maxsize)[0]
