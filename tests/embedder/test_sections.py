@@ -81,13 +81,13 @@ def cuts_of(text: str, by: Any, every: int = 1) -> list[int]:
     return [*boundaries.push(text), *boundaries.finish()]
 
 
-def token_sections(offsets: np.ndarray, cuts: Iterable[int]) -> list[tuple[int, int, int]]:
+def token_sections(text: str, offsets: np.ndarray, cuts: Iterable[int]) -> list[tuple[int, int, int]]:
     """First token, the one after the last, and the character of the end, of each section but the last."""
     begins = [i for i, (start, end) in enumerate(offsets) if end > start]
     found: list[tuple[int, int, int]] = []
     first = 0
     for cut in cuts:
-        stop = next((i for i in begins if offsets[i, 0] >= cut), None)
+        stop = next((i for i in begins if offsets[i, 1] > cut and not text[offsets[i, 0] : cut].strip()), None)
         if stop is None or stop == begins[0]:
             continue
         if found and found[-1][1] == stop:
@@ -100,7 +100,7 @@ def token_sections(offsets: np.ndarray, cuts: Iterable[int]) -> list[tuple[int, 
 
 def check_mean(model: Embedder, results: list[Embedding], text: str, cuts: list[int], look_ahead: int = 0) -> None:
     vectors, offsets = hidden(model, text)
-    wanted = token_sections(offsets, cuts)
+    wanted = token_sections(text, offsets, cuts)
     first = wanted[-1][1] if wanted else 0
     wanted.append((first, len(vectors), len(text)))
     assert [r.char_end for r in results] == [char for _, _, char in wanted]

@@ -183,21 +183,31 @@ from tests.corpus.tiny import make_text
 
 model = thalweg.load(sys.argv[2])
 piece = make_text(5000)
-sections = int(sys.argv[4]) or None
-for _ in model.encode_stream([(piece for _ in range(int(sys.argv[3])))], section_size=sections):
+sections = eval(sys.argv[4], {"Sections": thalweg.Sections})
+for _ in model.encode_stream([(piece for _ in range(int(sys.argv[3])))], sections=sections):
     pass
 line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(int(line.split()[1]) * 1024)
 """
 
 
-@pytest.mark.parametrize("section_size", [0, 100], ids=["whole", "sections"])
-def test_a_streamed_text_of_any_length_takes_the_same_memory(tmp_path: Path, section_size: int) -> None:
+@pytest.mark.parametrize(
+    "sections",
+    [
+        "None",
+        "Sections(every=100)",
+        "Sections('paragraph', look_ahead=300)",
+        "Sections('sentence', mode='prefix')",
+        "Sections('paragraph', mode='isolated')",
+        "Sections([], mode='isolated')",
+    ],
+)
+def test_a_streamed_text_of_any_length_takes_the_same_memory(tmp_path: Path, sections: str) -> None:
     """From a generator of text to vectors, everything in between included: 20 times the text, the same peak."""
     model = write_model(tmp_path / "model")
 
     def peak(pieces: int) -> int:
-        command = [sys.executable, "-c", STREAM, str(ROOT), str(model), str(pieces), str(section_size)]
+        command = [sys.executable, "-c", STREAM, str(ROOT), str(model), str(pieces), sections]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
     assert peak(40) <= 1.02 * peak(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from thalweg.corpus.documents import Document
@@ -30,6 +31,7 @@ class Passage:
         self._whole = isinstance(document.text, str)
         self._kept = ""
         self._kept_from = 0
+        self._lock = threading.Lock()  # the text is read by a thread of its own
         if isinstance(document.text, str):
             self.text: str | Iterator[str] = document.text
             self._keep(document.text)
@@ -43,11 +45,12 @@ class Passage:
         """
         if not self._sections:
             return self._kept
-        text = self._kept[start - self._kept_from : end - self._kept_from]
-        if not self._whole:  # a row is in memory anyway, and cutting a long one at every section would be quadratic
-            self._kept = self._kept[end - self._kept_from :]
-            self._kept_from = end
-        return text
+        with self._lock:
+            text = self._kept[start - self._kept_from : end - self._kept_from]
+            if not self._whole:  # a row is in memory anyway, and cutting a long one at every section would be quadratic
+                self._kept = self._kept[end - self._kept_from :]
+                self._kept_from = end
+            return text
 
     def _watched(self, pieces: Iterator[str]) -> Iterator[str]:
         for piece in pieces:
@@ -58,7 +61,8 @@ class Passage:
         if not self._with_text:
             return
         if self._sections:
-            self._kept += piece
+            with self._lock:
+                self._kept += piece
             if not self._whole and len(self._kept) > STORED:
                 raise CorpusError(
                     f"a section has more than {STORED:,} characters, which is too much to store; use smaller sections, "

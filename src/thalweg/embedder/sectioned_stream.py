@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.embedder.boundaries import Boundaries
+from thalweg.embedder.paragraphs import BLANK, LOOK_BEHIND
 from thalweg.tokenization.text import TextSource, text_pieces
 from thalweg.tokenization.tokenizer import TokenStream
 
@@ -28,8 +29,9 @@ class SectionEnd(NamedTuple):
 class SectionedStream:
     """The ids of one text in order, as `TokenStream` has them, and where its sections end among them.
 
-    Only tokens with characters of their own begin a section: BOS and the prompt are in the first, EOS in the last. A
-    boundary after which no token begins before the next one is left out.
+    A token begins at its first character that is not blank: many tokens are a word with the space before it, and a
+    boundary lies between the two. Only tokens with characters of their own begin a section: BOS and the prompt are in
+    the first, EOS in the last. A boundary after which no token begins before the next one is left out.
 
     Args:
         text: of the document.
@@ -42,7 +44,8 @@ class SectionedStream:
     ) -> None:
         self.ends: deque[SectionEnd] = deque()  # of tokens that were given out; for who reads them to empty
         self._boundaries = boundaries
-        self._found: deque[int] = deque()  # characters, of which no token has been given out
+        self._found: deque[tuple[int, int]] = deque()  # boundaries ahead, and where the blanks before each begin
+        self._tail, self._tail_start = "", 0  # the text in which boundaries may still be found, and a little before it
         self._settled: float = 0  # before this character no further boundary will be found
         self._pieces = self._watched(text)
         self._stream = tokenize(self._pieces)
@@ -77,16 +80,24 @@ class SectionedStream:
     def _watched(self, text: TextSource) -> Iterator[str]:
         """The pieces of the text, seen by the boundaries first."""
         for piece in text_pieces(text, PIECE_CHARS):
-            self._found += self._boundaries.push(piece)
+            self._tail += piece
+            self._find(self._boundaries.push(piece))
             self._settled = self._boundaries.settled
+            kept = max(self._tail_start, self._boundaries.settled - LOOK_BEHIND)
+            self._tail, self._tail_start = self._tail[kept - self._tail_start :], kept
             yield piece
-        self._found += self._boundaries.finish()
+        self._find(self._boundaries.finish())
         self._settled = math.inf
+
+    def _find(self, chars: list[int]) -> None:
+        for char in chars:
+            before = self._tail[: char - self._tail_start]
+            self._found.append((char, self._tail_start + len(before.rstrip(BLANK))))
 
     def _n_ready(self) -> int:
         """Tokens of which is known where they belong."""
         starts, ends = self._offsets.T
-        open_ = (starts >= self._settled) & (ends > starts)
+        open_ = (ends > self._settled) & (ends > starts)
         return int(open_.argmax()) if open_.any() else len(open_)
 
     def _settle(self) -> None:
@@ -97,11 +108,15 @@ class SectionedStream:
     def _give_out(self, offsets: npt.NDArray[np.int64]) -> None:
         starts = np.maximum.accumulate(np.append(self._start, offsets[:, 0]))[1:]
         with_text = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
-        starts = starts[with_text]
+        starts, ends = starts[with_text], offsets[with_text, 1]
         found: list[SectionEnd] = []
-        while len(starts) and self._found and self._found[0] <= starts[-1]:
-            char = self._found.popleft()
-            first = int(np.searchsorted(starts, char))
+        while len(starts) and self._found:
+            char, blank = self._found[0]
+            begins = (starts >= char) | ((starts >= blank) & (ends > char))
+            first = int(begins.argmax())
+            if not begins[first]:
+                break
+            self._found.popleft()
             if first == 0 and not self._has_begun:
                 continue  # there is no section before
             token = self._n_given + int(with_text[first])

@@ -24,8 +24,9 @@ TOKENS = 512
 class Sections:
     """How documents are cut into sections, each with a vector of its own.
 
-    A token that lies across a boundary belongs to the section in which it begins. Where a section has no token that
-    begins in it, it becomes part of the one before.
+    A token that lies across a boundary belongs to the section in which it begins, white space at its front not counted.
+    Where a section has no token that begins in it, it becomes part of the one before (at the start of a text, of the
+    one after).
 
     Args:
         by: "tokens"; "paragraph", "sentence" or "heading" (by rules for the text alone, found as it arrives); a
