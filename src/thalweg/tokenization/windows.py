@@ -110,7 +110,7 @@ class WindowState:
         target = whole_number("target", plain["target"], 1, max(window_chars, 2 * max_uncut_chars))
         done = whole_number("done", plain["done"], 0, len(text))
         refused = max(done, whole_number("refused", plain["refused"], 0, len(text)))
-        tried = whole_number("tried", plain["tried"], 0, len(text))
+        tried = whole_number("tried", plain["tried"], 0, _MOST)
         gaps, before = [], 0
         for place, count in plain["gaps"]:
             before = whole_number("the place of a gap", place, before, done)
