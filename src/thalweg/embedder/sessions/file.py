@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +40,7 @@ MOST_HEADER = 4 << 20
 MOST_INLINE = 256
 """Characters of a text, or numbers of a row, that stay in the JSON."""
 
+_LARGEST = float(np.finfo(np.float32).max)
 _TENSOR = "in tensor"  # the one key of what stands for a text or a row in the JSON
 
 
@@ -60,14 +61,17 @@ class Saved:
     n_bytes: int
 
 
-def read_session(path: Path, like: State, width: int) -> Saved:
+def read_session(
+    path: Path, like: State, width: int, check: Callable[[Mapping[str, str]], None] = lambda model: None
+) -> Saved:
     """What `to_bytes` gave.
 
     Args:
         like: a state of the model, of one row; width: of the pooling's sums.
+        check: raises InvalidInputError for what a session of this model does not belong to.
 
     Raises:
-        InvalidInputError: the file is no session, of another version or another kind of model, or damaged.
+        InvalidInputError: the file is no session, of another version or another model, or damaged.
         OSError: it cannot be read.
     """
     most = nbytes(like) + 8 * width + MOST_BESIDES
@@ -75,7 +79,7 @@ def read_session(path: Path, like: State, width: int) -> Saved:
         data = stream.read(most + 1)
     if len(data) > most:
         raise InvalidInputError(f"{path} has more than {most:,} bytes, which no session of this model has")
-    return from_bytes(data, like, width, str(path))
+    return from_bytes(data, like, width, check, str(path))
 
 
 def to_bytes(saved: Saved) -> bytes:
@@ -96,7 +100,7 @@ def to_bytes(saved: Saved) -> bytes:
     return safetensors.torch.save(tensors, metadata)
 
 
-def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
+def from_bytes(data: bytes, like: State, width: int, check: Callable[[Mapping[str, str]], None], where: str) -> Saved:
     """The session in these bytes; see `read_session`. where: what messages call them."""
 
     def refuse(reason: str, error: Exception | None = None) -> NoReturn:
@@ -116,7 +120,9 @@ def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
         text = metadata["header"]
         if _digest(text, tensors) != metadata["sha256"]:
             raise ValueError("its checksum is another one")
-        return _parse(json.loads(text), tensors, like, width)
+        header = json.loads(text)
+        check({**header["model"]})
+        return _parse(header, tensors, like, width)
     except InvalidInputError as error:
         refuse(str(error), error)
     except Exception as error:
@@ -125,6 +131,8 @@ def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
 
 def _parse(header: Any, tensors: dict[str, Tensor], like: State, width: int) -> Saved:
     """Raises any exception for what is no session."""
+    if header.keys() - {"model", "settings", "window", "pending", "n_bytes", "n_tokens", "n_summed"}:
+        raise ValueError("its header has other entries")
     pending, n_bytes = bytes.fromhex(header["pending"]), header["n_bytes"]
     model, settings = ({**header[name]} for name in ("model", "settings"))
     window = _bring_back(header["window"], tensors)
@@ -142,6 +150,8 @@ def _parse(header: Any, tensors: dict[str, Tensor], like: State, width: int) -> 
             raise ValueError("its sums are of another width")
         if not _is_count(n_tokens, least=1) or not _is_count(n_summed, most=n_tokens):
             raise ValueError("its counts are no numbers of tokens")
+        if not bool((total.abs() <= n_summed * _LARGEST).all()):
+            raise ValueError("its sums are too large, or no numbers")
         sums = RunningMean(0)
         sums.total, sums.count = total.numpy(), n_summed
         state = DocumentState(from_tensors(tensors, like), sums, n_tokens)

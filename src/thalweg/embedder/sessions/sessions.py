@@ -120,14 +120,15 @@ class Sessions:
         self, path: Path, settings_of: Callable[[Mapping[str, Any]], Settings], *, same_numeric_path: bool
     ) -> Session:
         """settings_of: makes the settings of a session of what the file says of them."""
-        saved = read_session(path, self._like, self._width)
-        for name, value in self._embedder.state_identity.items():
-            if saved.model.get(name) != value and (same_numeric_path or name != "numeric path"):
-                hint = "; other_numeric_path=True takes it all the same" if name == "numeric path" else ""
-                raise InvalidInputError(
-                    f"{path} cannot be restored: its {name} is {saved.model.get(name)!r:.200}, and this model's "
-                    f"{value!r}{hint}"
-                )
+        here = self._embedder.state_identity
+
+        def check(model: Mapping[str, str]) -> None:
+            for name, value in here.items():
+                if model.get(name) != value and (same_numeric_path or name != "numeric path"):
+                    hint = "; other_numeric_path=True takes it all the same" if name == "numeric path" else ""
+                    raise InvalidInputError(f"its {name} is {model.get(name)!r:.200}, and this model's {value!r}{hint}")
+
+        saved = read_session(path, self._like, self._width, check)
         try:
             settings = settings_of(saved.settings)
             point = _point(saved, settings.tokenizer)
