@@ -83,7 +83,7 @@ def given(segmenter: Segmenter, text: str, draw: random.Random) -> tuple[list[in
         chars = np.repeat(np.arange(start, stop), [len(of_one) for of_one in symbols])
         flat = np.array([symbol for of_one in symbols for symbol in of_one], dtype=np.int32)
         blocks.append(segmenter.extend(path, Symbols(flat, chars, chars + 1)))
-        path = Path.from_plain(json.loads(json.dumps(path.plain())))
+        path = segmenter.restored(json.loads(json.dumps(path.plain())))
     before = path.copy()
     blocks.append(segmenter.finish(path))
     assert segmenter.finish(before).ids.tolist() == blocks[-1].ids.tolist()  # a copy is independent

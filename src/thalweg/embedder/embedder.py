@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -32,6 +32,7 @@ from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
 from thalweg.embedder.sections import TOKENS, Mode, Sections, Unit, chosen_sections, running_totals, whole_text
+from thalweg.embedder.sessions.memory import SessionMemory
 from thalweg.embedder.sessions.session import Session, Settings
 from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.engine.engine import Engine
@@ -80,7 +81,8 @@ class Embedder:
         self.folder, self.source = checkpoint.folder, checkpoint.source
         self.model: Any = checkpoint.model
         self._engines = Engines()
-        self._prefixes = Prefixes(self)
+        self._prefixes = Prefixes()
+        self._session_memory = SessionMemory()
         self.weights_dtype = checkpoint.weights_dtype
         self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
         eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
@@ -320,14 +322,17 @@ class Embedder:
         """
         before = self._checked_prompt(prompt, prompt_name)
         return self._sessions.begin(
-            self._session_settings(before, normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars)
+            before, self._session_settings(normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars)
         )
 
-    def restore(self, path: str | Path, *, other_numeric_path: bool = False) -> Session:
+    def restore(
+        self, path: str | Path, *, other_numeric_path: bool = False, max_uncut_chars: int | None = None
+    ) -> Session:
         """The session that `Session.save` wrote.
 
         Args:
             path: the file. It stays as it is.
+            max_uncut_chars: as in `session`; it is not saved.
             other_numeric_path: take a state that was computed with other kernels or on another kind of device too:
                 vectors then differ from those of `encode` here as much as the two do.
 
@@ -338,13 +343,11 @@ class Embedder:
         """
 
         def settings_of(saved: Mapping[str, Any]) -> Settings:
-            return self._session_settings(
-                text("prompt", saved["prompt"]),
-                bool(saved["normalize"]),
-                saved["truncate_dim"],
-                saved["special_tokens"],
-                saved["max_uncut_chars"],
-            )
+            normalize = saved["normalize"]
+            if not isinstance(normalize, bool):
+                raise InvalidInputError(f"normalize must be true or false, got {normalize!r:.80}")
+            special_tokens: Any = text("special_tokens", saved["special_tokens"])
+            return self._session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars)
 
         return self._sessions.restore(Path(path), settings_of, same_numeric_path=not other_numeric_path)
 
@@ -367,19 +370,20 @@ class Embedder:
     def limit_sessions(self, max_bytes: int | None, folder: str | Path | None = None) -> None:
         """Keep the states of sessions in memory within `max_bytes`; those used longest ago wait on disk.
 
-        A session that is asked for comes back by itself. While a call works on sessions they are all in memory: on as
-        many at a time as fit, at least one.
+        A session that is asked for comes back by itself. A call works on as many sessions at a time as fit, and at
+        least on one; calls at the same time have theirs each.
 
         Args:
             max_bytes: of states, `plan_memory().state` each; None keeps all in memory.
-            folder: for idle sessions, their text's last characters among them; None is a temporary folder that only
-                this user can read. Files go with their sessions.
+            folder: in which idle sessions, their text's last characters among them, have a folder that only this user
+                can read; None is that of the system for temporary files. Files go with their sessions.
 
         Raises:
             InvalidInputError: a number that is none, or a folder that does not exist.
-            OSError: a session cannot be written.
+            OSError: a session cannot be written. It stays in memory, and so it is with calls that need room: they raise
+                this before they have done anything.
         """
-        self._sessions.memory.limit(max_bytes, folder)
+        self._session_memory.limit(max_bytes, folder)
 
     def prefix(self, prefix: str) -> int:
         """Run a text that others begin with, and keep its state for `encode` and `encode_stream` of those.
@@ -393,7 +397,7 @@ class Embedder:
         Raises:
             InvalidInputError: it is no str.
         """
-        return self._prefixes.keep(self.tokenizer, text("prefix", prefix), self._prefix_salt)
+        return self._text_prefixes().keep(self.tokenizer, text("prefix", prefix))
 
     def limit_prefixes(self, max_bytes: int) -> None:
         """Forget all prefixes, and keep states of new ones within so many bytes (268,435,456 at first; 0 keeps none).
@@ -401,33 +405,30 @@ class Embedder:
         Raises:
             InvalidInputError: a number that is none.
         """
-        self._prefixes = Prefixes(self, max_bytes)
+        self._prefixes = Prefixes(max_bytes)
 
     @property
     def prefix_states(self) -> PrefixStates:
         """The states of prefixes: how many, their bytes, hits and misses."""
         return self._prefixes.states
 
-    @property
-    def _prefix_salt(self) -> Hashable:
-        """What else a state depends on."""
-        return str(self.device), *(backend.name for backend in kernels.enabled())
+    def _text_prefixes(self, *, share: bool = False) -> TextPrefixes:
+        backends = (backend.name for backend in kernels.enabled())
+        return TextPrefixes(self._prefixes, self, (str(self.device), *backends), share=share)
 
     def _prefixes_for(self, tokenizer: Tokenizer, prompt: str, share: bool) -> TextPrefixes | None:
         """What finds the prefix of each text: the prompt's, those kept by hand, or what documents share."""
+        prefixes = self._text_prefixes(share=share)
         if prompt:
-            self._prefixes.keep(tokenizer, prompt, self._prefix_salt)
-        if not share and not len(self._prefixes.states):
-            return None
-        return TextPrefixes(self._prefixes, self._prefix_salt, share=share)
+            prefixes.keep(tokenizer, prompt)
+        return prefixes if share or len(self._prefixes.states) else None
 
-    @functools.cached_property
+    @property
     def _sessions(self) -> Sessions:
-        return Sessions(self)
+        return Sessions(self, self._session_memory)
 
     def _session_settings(
         self,
-        prompt: str,
         normalize: bool | None,
         truncate_dim: int | None,
         special_tokens: SpecialTokens | None,
@@ -436,7 +437,6 @@ class Embedder:
         if truncate_dim is not None:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
         return Settings(
-            prompt,
             self.embedding_config.normalize if normalize is None else normalize,
             truncate_dim,
             self.tokenizer.with_settings(special_tokens, max_uncut_chars),
@@ -455,7 +455,7 @@ class Embedder:
             "numeric path": ", ".join([self.device.type, *(used or ["PyTorch"])]),
         }
 
-    def run_sources(self, sources: Sequence[TokenSource]) -> Iterator[Pooled | Failure]:
+    def run_sources(self, sources: Sequence[TokenSource]) -> Generator[Pooled | Failure, None, None]:
         """Documents through the engine that all calls share, as they finish."""
         with self._engines.use(self.schedule(), self.pooling, self._new_engine) as engine:
             yield from engine.run(sources)

@@ -6,7 +6,7 @@ matter: where the tokenizer joins its end with what follows, the ids part a litt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,32 +48,47 @@ class Embedding(Protocol):
 
 
 class Prefixes:
-    """The prefixes of one embedder, their states within `max_bytes`. Copies begin without any."""
+    """What is kept for one embedder, within `max_bytes`. Copies begin without any."""
 
-    def __init__(self, embedder: Embedding, max_bytes: int = MAX_BYTES) -> None:
-        self._embedder = embedder
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self.reset()
         reset_when_forked(self)
 
     def reset(self) -> None:
         """Begin without any."""
-        self._in_vain = False  # a state does not fit
         self.states = PrefixStates(self._max_bytes)
+        self.in_vain = False  # a state does not fit
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prefixes:
-        return Prefixes(memo.get(id(self._embedder), self._embedder), self._max_bytes)
+        return Prefixes(self._max_bytes)
 
-    def __reduce__(self) -> tuple[type[Prefixes], tuple[Embedding, int]]:
-        return Prefixes, (self._embedder, self._max_bytes)
+    def __reduce__(self) -> tuple[type[Prefixes], tuple[int]]:
+        return Prefixes, (self._max_bytes,)
 
-    def keep(self, tokenizer: Tokenizer, prefix: str, salt: Any) -> int:
+
+class TextPrefixes:
+    """The prefixes of the texts of one call.
+
+    Args:
+        embedder: runs what is to be kept.
+        salt: what a state depends on besides the ids.
+        share: whether the texts may have more in common than what is kept.
+    """
+
+    def __init__(self, prefixes: Prefixes, embedder: Embedding, salt: Hashable, *, share: bool = False) -> None:
+        self._prefixes = prefixes
+        self._embedder = embedder
+        self._salt = salt
+        self.share = share
+
+    def keep(self, tokenizer: Tokenizer, prefix: str) -> int:
         """Run a prefix, if it is not there; how many of its tokens are sure to be those of a text that begins with it.
 
         Kept are the states at the places where the ids of texts may leave those of the prefix: before its last token,
         which may be joined with what follows, and where the ids of some samples do.
         """
-        if self._in_vain:
+        if self._prefixes.in_vain:
             return 0
         bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
         ids = bare[: len(bare) - len(tokenizer.suffix)]
@@ -81,53 +96,18 @@ class Prefixes:
         if cuts[0] < LEAST:
             return 0
         for cut in cuts:
-            self._at(ids[:cut], salt)
+            self._at(ids[:cut])
         return cuts[0]
 
-    def find(self, ids: Ids, salt: Any) -> tuple[int, DocumentState | None]:
-        """The longest prefix of the ids (n,) of a whole text that the text may go on from: its length and state."""
-        return self.states.longest(ids[: max(0, len(ids) - self._embedder.pooling.n_last)], salt=salt)
-
-    def share(self, ids: Ids, salt: Any) -> tuple[int, DocumentState | None]:
-        """As `find`, for a text of a corpus: what it has in common with one before is run now, if it is worth it."""
-        most = max(0, len(ids) - self._embedder.pooling.n_last)
-        shared = min(self.states.see(ids, salt=salt), most)
-        n, state = self.states.longest(ids[:most], salt=salt)
-        if shared - n < LEAST_SHARED or self._in_vain:
-            return n, state
-        return shared, self._at(ids[:shared], salt)
-
-    def _at(self, ids: Ids, salt: Any) -> DocumentState:
-        """The state after exactly these ids."""
-        n, state = self.states.longest(ids, salt=salt)
-        if state is not None and n == len(ids):
-            return state
-        source = Continuation(ids[n:], state)
-        source.keep_state = True
-        for result in self._embedder.run_sources([source]):
-            if isinstance(result, Failure):
-                raise result.error
-            assert result.state is not None
-            self._in_vain |= not self.states.put(ids, result.state, salt=salt)
-            return result.state
-        raise AssertionError("a document has a result")
-
-
-class TextPrefixes:
-    """What the texts of one call begin with.
-
-    Args:
-        share: whether they may have more in common than what is kept.
-    """
-
-    def __init__(self, prefixes: Prefixes, salt: Any, *, share: bool) -> None:
-        self._prefixes = prefixes
-        self._salt = salt
-        self.share = share
-
     def of(self, ids: Ids) -> tuple[int, DocumentState | None]:
-        """How many of the ids (n,) at a text's beginning have been run, and the state after them."""
-        return (self._prefixes.share if self.share else self._prefixes.find)(ids, self._salt)
+        """How many of the ids (n,) at a text's beginning have been run, and the state after them. What it shares with
+        a text before is run now, if that is asked for and worth it."""
+        most = max(0, len(ids) - self._embedder.pooling.n_last)
+        shared = min(self._prefixes.states.see(ids, salt=self._salt), most) if self.share else 0
+        n, state = self._prefixes.states.longest(ids[:most], salt=self._salt)
+        if shared - n < LEAST_SHARED or self._prefixes.in_vain:
+            return n, state
+        return shared, self._at(ids[:shared])
 
     def begin(self, stream: TokenStream) -> tuple[int, DocumentState | None]:
         """The same for a text that is tokenised as it is pulled; the ids that have been run are taken from it."""
@@ -139,6 +119,22 @@ class TextPrefixes:
         if n:
             stream.take(n)
         return n, state
+
+    def _at(self, ids: Ids) -> DocumentState:
+        """The state after exactly these ids."""
+        states = self._prefixes.states
+        n, state = states.longest(ids, salt=self._salt)
+        if state is not None and n == len(ids):
+            return state
+        source = Continuation(ids[n:], state)
+        source.keep_state = True
+        for result in self._embedder.run_sources([source]):
+            if isinstance(result, Failure):
+                raise result.error
+            assert result.state is not None
+            self._prefixes.in_vain |= not states.put(ids, result.state, salt=self._salt)
+            return result.state
+        raise AssertionError("a document has a result")
 
 
 def _n_common(a: Ids, b: Ids) -> int:

@@ -73,7 +73,7 @@ class Engine:
         self._documents: dict[Hashable, Document] = {}  # all that were added and have not left
         self._resting: list[Document] = []  # in flight, but not in the last step: the next rows of the store
         self._flying: list[Document] = []  # in flight: the rows after them
-        self._pending = Pending(self.schedule, self._look_ahead)
+        self._pending = Pending(self.schedule)
         self._failures: list[tuple[Document, Failure]] = []
         self._broken: list[tuple[Hashable, Exception]] = []
         self._probing: list[Document] = []  # whose probe is in the next step
@@ -230,6 +230,7 @@ class Engine:
                 needed: no document in flight waits for it. None: unless it is a sequence.
         """
         return self._runs.run(
+            self,
             documents,
             section_size=section_size,
             may_start=may_start or (lambda: True),
@@ -245,7 +246,7 @@ class Engine:
         no document should, and how; they are gone."""
         self._take_in()
         self._read_in_flight()
-        self._pending.read()
+        self._pending.read(self._look_ahead)
         broken, self._broken = self._broken, []
         return broken
 
@@ -264,7 +265,7 @@ class Engine:
     def is_full(self, client: Hashable = None) -> bool:
         """Whether another document of a client would not be looked at before the next step."""
         self._take_in()
-        self._pending.read()
+        self._pending.read(self._look_ahead)
         return self._pending.is_full(client)
 
     def has_place(self, key: Hashable) -> bool:

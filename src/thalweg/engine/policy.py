@@ -112,12 +112,10 @@ class Pending:
 
     Args:
         schedule: the bounds.
-        look_ahead: reads the beginning of a document; False where it is not to be kept (it has failed or must wait).
     """
 
-    def __init__(self, schedule: Schedule, look_ahead: Callable[[Document], bool]) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
-        self._look_ahead = look_ahead
         self._lines: dict[int, dict[Hashable, _Line]] = {}  # by priority, by client: the first client's turn is next
 
     def __len__(self) -> int:
@@ -142,12 +140,15 @@ class Pending:
         if line is not None:
             line.remove(document)
 
-    def read(self) -> None:
-        """Look ahead in the documents whose turn may come in the next step."""
+    def read(self, look_ahead: Callable[[Document], bool]) -> None:
+        """Look ahead in the documents whose turn may come in the next step.
+
+        look_ahead: reads the beginning of a document; False where it is not to be kept (it has failed or must wait).
+        """
         for line in self._all():
             while line.unseen and not self._is_read(line):
                 document = line.unseen.popleft()
-                if not self._look_ahead(document):
+                if not look_ahead(document):
                     continue
                 if self._is_short(document):
                     line.add_short(document)

@@ -7,6 +7,7 @@ moves everybody's documents. There is no thread of the engine's own, and never m
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -109,7 +110,7 @@ class Runs:
     """All runs of an engine."""
 
     def __init__(self, engine: Steps) -> None:
-        self._engine = engine
+        self._engine: Steps = weakref.proxy(engine)  # so that an engine's states go with its last user, not some time
         self._runs: dict[int, _Run] = {}
         self._next_id = 0
         self._changed = threading.Condition()
@@ -125,6 +126,7 @@ class Runs:
 
     def run(
         self,
+        engine: Steps,
         documents: Iterable[TokenSource],
         *,
         section_size: int | TokenSections | None,
@@ -133,7 +135,7 @@ class Runs:
         on_step: Callable[[Progress], None] | None,
         blocking: bool,
     ) -> Iterator[Pooled | Failure]:
-        """See `Engine.run`."""
+        """See `Engine.run`. engine: the one that these are the runs of; it lives as long as the run does."""
         run = _Run(
             documents,
             self.notify,
@@ -160,7 +162,7 @@ class Runs:
                 if run.ended and not run.left and not run.results:
                     return
         finally:
-            self._forget(number, run)
+            self._forget(engine, number, run)
 
     def _may_lead(self, run: _Run) -> bool:
         """Sleep until a run has news (False) or its turn to lead has come (True)."""
@@ -285,23 +287,24 @@ class Runs:
         """The engine's counters, with what the run itself has done."""
         return self._engine.progress._replace(tokens=run.tokens, documents=run.documents)
 
-    def _forget(self, number: int, run: _Run) -> None:
-        """The run is over, or its caller has gone: nothing of it is worked on any more."""
+    def _forget(self, engine: Steps, number: int, run: _Run) -> None:
+        """The run is over, or its caller has gone: nothing of it is worked on any more. engine: `_engine` may be gone
+        already where the garbage collector ends a run."""
         with self._changed:
             del self._runs[number]
             if run in self._line:
                 self._line.remove(run)
         if run.thread is not None:
             run.thread.close()
-        mine = [key for key in self._engine.keys() if key.run == number]  # noqa: SIM118 - no mapping
+        mine = [key for key in engine.keys() if key.run == number]  # noqa: SIM118 - no mapping
         for key in mine:
-            self._engine.remove(key)
+            engine.remove(key)
         with self._changed:
             may_tidy = not self._leading
             self._leading = self._leading or may_tidy
         try:
             if may_tidy:
-                self._engine.tidy()  # without the lock: it closes sources, and those may wait for `notify`
+                engine.tidy()  # without the lock: it closes sources, and those may wait for `notify`
         finally:
             with self._changed:
                 self._leading = self._leading and not may_tidy

@@ -100,5 +100,5 @@ class Backend(Protocol):
         ...
 
     def restored(self, state: Mapping[str, Any]) -> Window:
-        """The window of this state."""
+        """The window of this state. Raises ValueError, TypeError or KeyError if it cannot be that of any text."""
         ...

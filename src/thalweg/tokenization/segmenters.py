@@ -21,6 +21,7 @@ Legend: n symbols that are known but not decided; V ids.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -34,6 +35,7 @@ from thalweg.tokenization import last_tokens
 from thalweg.tokenization.backend import Block
 
 _LARGEST_ID = 1 << 24
+_MOST_CHARS = 1 << 62  # of a text
 _LONGEST_ENTRY = 1024  # symbols; entries of published tokenizers have up to 256
 
 Int32 = npt.NDArray[np.int32]
@@ -100,15 +102,41 @@ class Path:
         return replace(self, unknown=list(self.unknown))  # arrays are never changed in place
 
     def plain(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+        """What `Segmenter.restored` makes it of again, as JSON holds it: last tokens are found anew."""
+        return {
+            "symbols": self.symbols.tolist(),
+            "starts": self.starts.tolist(),
+            "ends": self.ends.tolist(),
+            "best": float(self.best[0]),
+            "before": self.before,
+            "unknown": list(self.unknown),
+            "unknown_span": None if self.unknown_span is None else list(self.unknown_span),
+        }
 
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Path":
-        made = cls(before=plain["before"], unknown=list(plain["unknown"]), unknown_span=plain["unknown_span"])
-        for name in _ARRAYS:
-            setattr(made, name, np.array(plain[name], dtype=getattr(made, name).dtype))
-        return made
+
+def _path_of(plain: Mapping[str, Any], symbols: range, ids: range) -> tuple[Path, Symbols]:
+    """A path without its symbols, and those. What is stated is checked: symbols and ids are indices elsewhere.
+
+    Raises:
+        ValueError, TypeError, KeyError: it cannot be that of any word.
+    """
+    rows = [plain[name] for name in ("symbols", "starts", "ends")]
+    span = plain["unknown_span"]
+    for row in (*rows, plain["unknown"], [] if span is None else span):
+        if not isinstance(row, list) or any(type(value) is not int or abs(value) > _MOST_CHARS for value in row):
+            raise ValueError("a word's path holds what are no whole numbers")
+    if len(set(map(len, rows))) != 1 or (span is not None and len(span) != 2):
+        raise ValueError("a word's path has parts of different lengths")
+    if any(symbol not in symbols for symbol in (*rows[0], *plain["unknown"])):
+        raise ValueError("a word's path has a symbol that the tokenizer lacks")
+    before, best = plain["before"], plain["best"]
+    if type(before) is not int or (before != -1 and before not in ids):
+        raise ValueError(f"a word's path has the id {before!r:.80}")
+    if not isinstance(best, float) or not math.isfinite(best):
+        raise ValueError(f"a word's path has the score {best!r:.80}")
+    path = Path(best=np.array([best]), before=before, unknown=list(plain["unknown"]), unknown_span=span and list(span))
+    starts, ends = (np.array(row, dtype=np.int64) for row in rows[1:])
+    return path, Symbols(np.array(rows[0], dtype=np.int32), starts, ends)
 
 
 _ARRAYS = ("symbols", "tokens", "lengths", "starts", "ends", "best")
@@ -129,6 +157,11 @@ class Segmenter(Protocol):
 
     def finish(self, path: Path) -> Block:
         """The other tokens: the word has ended."""
+        ...
+
+    def restored(self, plain: Mapping[str, Any]) -> Path:
+        """The path of which `Path.plain` gave this. Raises ValueError, TypeError or KeyError if it can be that of no
+        word."""
         ...
 
 
@@ -254,6 +287,7 @@ class _Bpe(_Chains):
         super().__init__(kernels, max(map(len, by_id)), fused, {})
         self.least = max(map(len, vocabulary)) if model.get("ignore_merges") else 0
         self._vocabulary = vocabulary
+        self._n_ids = len(by_id)
         self._byte_fallback = bool(model.get("byte_fallback"))
         self._byte_ids_of = [vocabulary.get(f"<0x{byte:02X}>") for byte in range(256)] if self._byte_fallback else []
         self._in_merges = {id_ for triple in triples for id_ in triple}
@@ -283,11 +317,23 @@ class _Bpe(_Chains):
         return [id_]
 
     def extend(self, path: Path, further: Symbols) -> Block:
+        is_known = self._add(path, further)
+        assert is_known, "every prefix of a word has an encoding"
+        return self._decided(path)
+
+    def restored(self, plain: Mapping[str, Any]) -> Path:
+        ids = range(self._n_ids)
+        path, symbols = _path_of(plain, ids, ids)
+        if not self._add(path, symbols):
+            raise ValueError("a word's path has symbols that no word has")
+        return path
+
+    def _add(self, path: Path, further: Symbols) -> bool:
+        """Find the last tokens of further symbols; whether there is one for each."""
         begin = len(path.symbols)
         path.add(further)
         done = self._last_tokens.extend(path.symbols, path.tokens, path.lengths, path.before, begin)
-        assert done == len(path.symbols), "every prefix of a word has an encoding"
-        return self._decided(path)
+        return bool(done == len(path.symbols))
 
 
 class _Unigram(_Chains):
@@ -303,6 +349,7 @@ class _Unigram(_Chains):
         bytes_ = {byte: ids[text] for byte in range(256) if (text := f"<0x{byte:02X}>") in ids}
         super().__init__(kernels, max(map(len, ids)), unknown, bytes_ if model.get("byte_fallback") else {})
         self._unknown_text = vocabulary[unknown][0]
+        self._n_ids = len(vocabulary)
         self.least = 0
         by_id = [tuple(map(ord, text)) if ids[text] == id_ else () for id_, (text, _) in enumerate(vocabulary)]
         symbols, starts = _flat(by_id)
@@ -313,10 +360,18 @@ class _Unigram(_Chains):
         return [[ord(char)] for char in text]
 
     def extend(self, path: Path, further: Symbols) -> Block:
+        self._add(path, further)
+        return self._decided(path)
+
+    def restored(self, plain: Mapping[str, Any]) -> Path:
+        path, symbols = _path_of(plain, range(0x110000), range(self._n_ids))
+        self._add(path, symbols)
+        return path
+
+    def _add(self, path: Path, further: Symbols) -> None:
         begin = len(path.symbols)
         path.add(further)
         self._last_tokens.extend(path.symbols, path.tokens, path.lengths, path.best, begin)
-        return self._decided(path)
 
 
 class _WholeWord:
@@ -336,6 +391,12 @@ class _WholeWord:
             first, last = int(further.starts[0]), int(further.ends[-1])
             path.unknown_span = [first if path.unknown_span is None else path.unknown_span[0], last]
         return Block(np.zeros(0, dtype=np.int32), np.zeros((0, 2), dtype=np.int64))
+
+    def restored(self, plain: Mapping[str, Any]) -> Path:
+        path, _ = _path_of(plain, range(0), range(0))
+        if path.unknown_span is None:
+            raise ValueError("a word's path has nothing in it")
+        return path
 
     def finish(self, path: Path) -> Block:
         return Block(np.array([self._unknown], dtype=np.int32), np.array([path.unknown_span], dtype=np.int64))

@@ -197,8 +197,13 @@ class Tokenizer:
         )
 
     def restored(self, state: Mapping[str, Any]) -> Window:
-        """The window of this state, as `Window.state` gave it."""
-        return self._backend.restored(state)
+        """The window of `begin` that had this state, which may have come from anywhere.
+
+        Raises:
+            ValueError, TypeError, KeyError: it cannot be that of any text.
+        """
+        settings = {"with_offsets": False, "window_chars": WINDOW_CHARS, "max_uncut_chars": self.max_uncut_chars}
+        return self._backend.restored({**state, **settings})
 
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
         prefix, suffix = np.array(self.prefix, dtype=np.int32), np.array(self.suffix, dtype=np.int32)

@@ -11,13 +11,14 @@ looked at.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
 
+from thalweg.checks import whole_number
 from thalweg.errors import TokenizationError
 from thalweg.tokenization.backend import EMPTY, MAX_UNCUT_CHARS, WINDOW_CHARS, Block
 from thalweg.tokenization.cuts import Cut, CutRules
@@ -25,7 +26,11 @@ from thalweg.tokenization.library_errors import encode
 from thalweg.tokenization.long_words import LongWords
 from thalweg.tokenization.segmenters import Path, Symbols, UnprovenError
 from thalweg.tokenization.spelling import Spelled, symbols_of
+from thalweg.tokenization.text import check_surrogates
 from thalweg.tokenization.units import Units
+
+_MOST = 1 << 61  # characters of a text
+_MOST_ID = (1 << 31) - 1
 
 
 class Splitting(Protocol):
@@ -76,15 +81,60 @@ class WindowState:
         return replace(self, pending=list(self.pending), gaps=list(self.gaps), seam_ids=list(self.seam_ids), word=word)
 
     def plain(self) -> dict[str, Any]:
+        """As JSON holds it; `from_plain` makes it again."""
         word = None if self.word is None else {"path": self.word.path.plain(), "kinds": self.word.kinds}
-        return vars(self.copy()) | {"word": word}
+        return {
+            "start": self.start,
+            "target": self.target,
+            "text": "".join([self.text, *self.pending]),
+            "gaps": [list(gap) for gap in self.gaps],
+            "done": self.done,
+            "refused": self.refused,
+            "tried": self.tried,
+            "seam_ids": list(self.seam_ids),
+            "word": word,
+        }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "WindowState":
-        word = plain["word"]
-        gaps = [(place, count) for place, count in plain["gaps"]]
-        made = None if word is None else Word(Path.from_plain(word["path"]), word["kinds"])
-        return cls(**{**plain, "gaps": gaps, "word": made}).copy()
+    def from_plain(
+        cls, plain: Mapping[str, Any], window_chars: int, max_uncut_chars: int, words: Callable[[], LongWords]
+    ) -> "WindowState":
+        """See `LibraryWindow.from_state`, also for its errors."""
+        text = plain["text"]
+        if not isinstance(text, str):
+            raise ValueError("a window has no text")
+        check_surrogates(text)
+        if len(text) > 2 * max_uncut_chars:
+            raise ValueError(f"it has {len(text)} characters without a cut, and max_uncut_chars is {max_uncut_chars}")
+        start = whole_number("start", plain["start"], -_MOST, _MOST)
+        target = whole_number("target", plain["target"], 1, max(window_chars, 2 * max_uncut_chars))
+        done = whole_number("done", plain["done"], 0, len(text))
+        refused = max(done, whole_number("refused", plain["refused"], 0, len(text)))
+        tried = whole_number("tried", plain["tried"], 0, _MOST)
+        gaps, before = [], 0
+        for place, count in plain["gaps"]:
+            before = whole_number("the place of a gap", place, before, done)
+            gaps.append((before, whole_number("a gap", count, 1, _MOST)))
+        seam_ids = [whole_number("an id", id_, 0, _MOST_ID) for id_ in plain["seam_ids"]]
+        word = None
+        if plain["word"] is not None:
+            if not gaps:
+                raise ValueError("it has a word that goes on, but no gap in it")
+            path = words().segmenter.restored(plain["word"]["path"])
+            word = Word(path, whole_number("kinds", plain["word"]["kinds"], 0, (1 << 64) - 1))
+            if path.size > 2 * max_uncut_chars:
+                raise ValueError(f"it has {path.size} symbols that are not decided")
+        return cls(
+            start,
+            target,
+            text,
+            gaps=gaps,
+            done=done,
+            refused=refused,
+            tried=tried,
+            seam_ids=seam_ids,
+            word=word,
+        )
 
 
 class LibraryWindow:
@@ -165,10 +215,28 @@ class LibraryWindow:
 
     @classmethod
     def from_state(cls, splitting: Splitting, state: Mapping[str, Any]) -> "LibraryWindow":
-        settings = {name: state[name] for name in ("with_offsets", "window_chars", "max_uncut_chars")}
-        window = cls(splitting, **settings)
-        window._state = WindowState.from_plain({name: state[name] for name in state if name not in settings})
+        """The window of this state, which may have come from anywhere.
+
+        Raises:
+            ValueError, TypeError, KeyError: it cannot be that of any text. What passes may still be no window of a text
+                that was ever there: then it raises TokenizationError when it is used, or gives the ids of some other.
+        """
+        window_chars = whole_number("window_chars", state["window_chars"], 1)
+        max_uncut_chars = whole_number("max_uncut_chars", state["max_uncut_chars"], window_chars)
+        window = cls(
+            splitting,
+            with_offsets=bool(state["with_offsets"]),
+            window_chars=window_chars,
+            max_uncut_chars=max_uncut_chars,
+        )
+        window._state = WindowState.from_plain(state, window_chars, max_uncut_chars, window._known_words)
         return window
+
+    def _known_words(self) -> LongWords:
+        words = self._words()
+        if words is None:
+            raise ValueError(f"it has a word that goes on, and this tokenizer has none: {self._no_row}")
+        return words
 
     def _step(self) -> Block | None:
         """The ids that the window decides; it is shortened by their text. None if it decides none: it must grow."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.checks import whole_number
 from thalweg.errors import CheckpointError
 from thalweg.storage.untrusted_json import check_size
 from thalweg.tokenization.backend import Block, SpecialTokens
@@ -27,6 +28,8 @@ from thalweg.tokenization.backend import Block, SpecialTokens
 _LINE = re.compile(r"([0-9]{1,9}) (.+) ([0-9]{1,9})")
 _MAX_ID = 65535  # the largest of an RWKV vocabulary
 _MAX_LENGTH = 255  # so that lengths are single bytes
+_MOST = 1 << 61  # characters of a text
+_MOST_REST = 1 << 24  # bytes of a window that are not given out
 _NOT_UTF8 = b"\xff"  # occurs in no text: an entry of its own, put between texts
 _WINDOW_BYTES = 1 << 16  # the tables of a window and of the trie stay in cache
 
@@ -94,7 +97,16 @@ class WorldBackend:
         return _WorldWindow(self._trie, _WorldState(with_offsets, window_chars, -skip, -skip))
 
     def restored(self, state: Mapping[str, Any]) -> "_WorldWindow":
-        return _WorldWindow(self._trie, _WorldState(**{**state, "rest": bytes.fromhex(state["rest"])}))
+        """See `Backend`. Raises ValueError, TypeError or KeyError for what cannot be that of any text."""
+        n = {name: whole_number(name, state[name], -_MOST, _MOST) for name in ("chars_read", "chars_done")}
+        rest = bytes.fromhex(state["rest"])
+        if _NOT_UTF8 in rest or len(rest) > _MOST_REST:
+            raise ValueError("what is left of the text is no text")
+        window_chars = whole_number("window_chars", state["window_chars"], 1)
+        waiting = whole_number("chars_waiting", state["chars_waiting"], 0, window_chars)
+        return _WorldWindow(
+            self._trie, _WorldState(bool(state["with_offsets"]), window_chars, **n, rest=rest, chars_waiting=waiting)
+        )
 
 
 @dataclass

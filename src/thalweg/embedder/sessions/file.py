@@ -1,18 +1,20 @@
 """A session on disk: a safetensors file of its state and sums, with a header that says what it belongs to.
 
-The header is JSON in the file's metadata. A SHA-256 over it and all tensors tells damage and changes; what a file says
-is checked against the model in any case, since a checksum says nothing about who made it.
+The header is JSON in the file's metadata; long texts and rows of numbers in it are tensors beside those of the state. A
+SHA-256 over it and all tensors tells damage and changes. What a file says is checked against the model in any case,
+since a checksum says nothing about who made it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -24,12 +26,22 @@ from thalweg.engine.states import from_tensors, nbytes, to_tensors
 from thalweg.errors import InvalidInputError
 from thalweg.models.protocol import State
 from thalweg.pooling.pooling import RunningMean
-from thalweg.storage.durable import errors_named, write_durably
+from thalweg.storage.durable import errors_named
+from thalweg.tokenization.text import Utf8Decoder
 
 KIND, VERSION = "thalweg session", "1"
 
 MOST_BESIDES = 64 << 20
 """Bytes that a file may have besides the tensors of the state: a text that cannot be cut is in the window whole."""
+
+MOST_HEADER = 4 << 20
+"""Bytes of its JSON, which takes up to 30 times as much when it is read."""
+
+MOST_INLINE = 256
+"""Characters of a text, or numbers of a row, that stay in the JSON."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+_TENSOR = "in tensor"  # the one key of what stands for a text or a row in the JSON
 
 
 @dataclass(frozen=True)
@@ -49,21 +61,17 @@ class Saved:
     n_bytes: int
 
 
-def write_session(path: Path, saved: Saved) -> Path:
-    """Write a file, at once or not at all; where it is."""
-    data = to_bytes(saved)
-    write_durably(path, lambda stream: stream.write(data))
-    return path
-
-
-def read_session(path: Path, like: State, width: int) -> Saved:
-    """What `write_session` wrote.
+def read_session(
+    path: Path, like: State, width: int, check: Callable[[Mapping[str, str]], None] = lambda model: None
+) -> Saved:
+    """What `to_bytes` gave.
 
     Args:
         like: a state of the model, of one row; width: of the pooling's sums.
+        check: raises InvalidInputError for what a session of this model does not belong to.
 
     Raises:
-        InvalidInputError: the file is no session, of another version or another kind of model, or damaged.
+        InvalidInputError: the file is no session, of another version or another model, or damaged.
         OSError: it cannot be read.
     """
     most = nbytes(like) + 8 * width + MOST_BESIDES
@@ -71,7 +79,7 @@ def read_session(path: Path, like: State, width: int) -> Saved:
         data = stream.read(most + 1)
     if len(data) > most:
         raise InvalidInputError(f"{path} has more than {most:,} bytes, which no session of this model has")
-    return from_bytes(data, like, width, str(path))
+    return from_bytes(data, like, width, check, str(path))
 
 
 def to_bytes(saved: Saved) -> bytes:
@@ -80,7 +88,7 @@ def to_bytes(saved: Saved) -> bytes:
     header: dict[str, Any] = {
         "model": dict(saved.model),
         "settings": dict(saved.settings),
-        "window": dict(saved.window),
+        "window": _move_out(saved.window, "window", tensors),
         "pending": saved.pending.hex(),
         "n_bytes": saved.n_bytes,
     }
@@ -92,7 +100,7 @@ def to_bytes(saved: Saved) -> bytes:
     return safetensors.torch.save(tensors, metadata)
 
 
-def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
+def from_bytes(data: bytes, like: State, width: int, check: Callable[[Mapping[str, str]], None], where: str) -> Saved:
     """The session in these bytes; see `read_session`. where: what messages call them."""
 
     def refuse(reason: str, error: Exception | None = None) -> NoReturn:
@@ -101,11 +109,11 @@ def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
     try:
         metadata = _metadata(data)
     except (ValueError, RecursionError) as error:
-        refuse("it is no saved session", error)
+        refuse("it is no saved session, or damaged", error)
     if metadata.get("format") != KIND:
         refuse("it is no saved session")
     if metadata.get("version") != VERSION:
-        refuse(f"it has version {metadata.get('version')!r}, and this thalweg reads {VERSION!r}; update thalweg")
+        refuse(f"it has version {metadata.get('version')!r:.80}, and this thalweg reads {VERSION!r}; update thalweg")
     try:
         with torch.device("cpu"):
             tensors = safetensors.torch.load(data)
@@ -113,41 +121,80 @@ def from_bytes(data: bytes, like: State, width: int, where: str) -> Saved:
         if _digest(text, tensors) != metadata["sha256"]:
             raise ValueError("its checksum is another one")
         header = json.loads(text)
-        held = tensors.pop("held")
-        pending, n_bytes = bytes.fromhex(header["pending"]), header["n_bytes"]
-        model, settings, window = ({**header[name]} for name in ("model", "settings", "window"))
-        if held.ndim != 1 or held.dtype != torch.int32 or len(pending) > 3 or not _is_count(n_bytes):
-            raise ValueError("its parts are of other kinds")
-        state = None
-        if tensors:
-            total = tensors.pop("sums")
-            n_tokens, n_summed = header["n_tokens"], header["n_summed"]
-            if total.shape != (width,) or total.dtype != torch.float64:
-                raise ValueError("its sums are of another width")
-            if not _is_count(n_summed) or not _is_count(n_tokens) or n_summed > n_tokens or n_tokens < 1:
-                raise ValueError("its counts are no numbers of tokens")
-            sums = RunningMean(0)
-            sums.total, sums.count = total.numpy(), n_summed
-            state = DocumentState(from_tensors(tensors, like), sums, n_tokens)
-            if any(len(tensor) != 1 for layer in state.model for tensor in layer):
-                raise ValueError("its state is not that of one text")
+        check({**header["model"]})
+        return _parse(header, tensors, like, width)
     except InvalidInputError as error:
         refuse(str(error), error)
     except Exception as error:
-        refuse(f"it is damaged, or was changed ({error})", error)
+        refuse(f"it is damaged, or was changed ({_brief(error)})", error)
+
+
+def _parse(header: Any, tensors: dict[str, Tensor], like: State, width: int) -> Saved:
+    """Raises any exception for what is no session."""
+    if header.keys() - {"model", "settings", "window", "pending", "n_bytes", "n_tokens", "n_summed"}:
+        raise ValueError("its header has other entries")
+    pending, n_bytes = bytes.fromhex(header["pending"]), header["n_bytes"]
+    model, settings = ({**header[name]} for name in ("model", "settings"))
+    window = _bring_back(header["window"], tensors)
+    held = tensors.pop("held")
+    if held.ndim != 1 or held.dtype != torch.int32 or not isinstance(window, dict):
+        raise ValueError("its parts are of other kinds")
+    decoder = Utf8Decoder(b"", 0)
+    if decoder.decode(pending) or decoder.pending != pending or not _is_count(n_bytes, least=len(pending)):
+        raise ValueError("it ends in something else than a part of a character")
+    state = None
+    if tensors:
+        total = tensors.pop("sums")
+        n_tokens, n_summed = header["n_tokens"], header["n_summed"]
+        if total.shape != (width,) or total.dtype != torch.float64:
+            raise ValueError("its sums are of another width")
+        if not _is_count(n_tokens, least=1) or not _is_count(n_summed, most=n_tokens):
+            raise ValueError("its counts are no numbers of tokens")
+        if not bool((total.abs() <= n_summed * _LARGEST).all()):
+            raise ValueError("its sums are too large, or no numbers")
+        sums = RunningMean(0)
+        sums.total, sums.count = total.numpy(), n_summed
+        state = DocumentState(from_tensors(tensors, like), sums, n_tokens)
+        if any(len(tensor) != 1 for layer in state.model for tensor in layer):
+            raise ValueError("its state is not that of one text")
     return Saved(model, settings, window, held.numpy(), state, pending, n_bytes)
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The strings in the header of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= len(data) - 8:
+    if not 2 <= length <= min(len(data) - 8, MOST_HEADER):
         raise ValueError("no header")
     found = json.loads(data[8 : 8 + length].decode("utf-8"))
     metadata = found.get("__metadata__") if isinstance(found, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("no metadata")
     return metadata
+
+
+def _move_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON that is short: what is long in it becomes a tensor of this name."""
+    if isinstance(value, Mapping):
+        return {key: _move_out(inner, f"{name}.{key}", tensors) for key, inner in value.items()}
+    if not isinstance(value, str | list) or len(value) <= MOST_INLINE:
+        return value
+    raw = np.frombuffer(value.encode(), dtype=np.uint8).copy() if isinstance(value, str) else np.array(value, np.int64)
+    tensors[name] = torch.from_numpy(raw)
+    return {_TENSOR: name}
+
+
+def _bring_back(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_move_out` was given; its tensors are taken out."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() != {_TENSOR}:
+        return {key: _bring_back(inner, tensors) for key, inner in value.items()}
+    tensor = tensors.pop(value[_TENSOR])
+    if tensor.dtype == torch.uint8:
+        return bytes(tensor.numpy().data).decode()
+    if tensor.dtype != torch.int64 or tensor.ndim > 2:
+        raise ValueError(f"a row of numbers is {tensor.dtype}")
+    return tensor.tolist()
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
@@ -159,5 +206,9 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
+def _is_count(value: Any, least: int = 0, most: int = 1 << 62) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from thalweg.embedder.sessions.memory import Place, SessionMemory
+from thalweg.embedder.sessions.memory import Files, Place, SessionMemory
 from thalweg.embedder.sessions.point import Point, ending
 from thalweg.pooling.vectors import FloatArray
 from thalweg.system.forked import reset_when_forked
@@ -20,28 +20,25 @@ from thalweg.tokenization.tokenizer import Tokenizer
 class Settings:
     """What holds for a session from its beginning on.
 
-    prompt: the text before it; normalize, truncate_dim: of its vectors; tokenizer: with the settings of the session;
-    empty_id: what stands for a text without tokens.
+    normalize, truncate_dim: of its vectors; tokenizer: with the settings of the session; empty_id: what stands for a
+    text without tokens.
     """
 
-    prompt: str
     normalize: bool
     truncate_dim: int | None
     tokenizer: Tokenizer
     empty_id: int | None
 
     def plain(self) -> dict[str, Any]:
-        """As a file holds it."""
+        """As a file holds it. How much memory a text may take that cannot be cut is for whoever restores it to say."""
         return {
-            "prompt": self.prompt,
             "normalize": self.normalize,
             "truncate_dim": self.truncate_dim,
             "special_tokens": self.tokenizer.special_tokens,
-            "max_uncut_chars": self.tokenizer.max_uncut_chars,
         }
 
 
-class Owner(Protocol):
+class Owner(Files, Protocol):
     """What a session asks of all sessions of its model."""
 
     memory: SessionMemory
@@ -64,21 +61,37 @@ class Session:
     def __init__(self, owner: Owner, settings: Settings, point: Point) -> None:
         self.owner = owner
         self.settings = settings
-        self.place = Place(owner.memory, point, settings.tokenizer)
-        self.reset()
+        self.place = Place(owner.memory, owner, point, settings.tokenizer)
+        self._lock = threading.RLock()
         reset_when_forked(self)
 
     def reset(self) -> None:
-        """Begin with a lock that nobody holds."""
+        """In a forked process: begin with locks that nobody holds."""
         self._lock = threading.RLock()
+        self.place.reset()
 
     def __repr__(self) -> str:
-        return f"Session({self.tokens:,} tokens, {self.nbytes / 2**20:.1f} MiB)"
+        where = "" if self.place.in_memory else ", on disk"
+        return f"Session({self.place.n_run:,} tokens read, {self.nbytes / 2**20:.1f} MiB{where})"
+
+    def __copy__(self) -> Session:
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return self.fork()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session cannot be pickled: use its save(path), and restore(path) of the model")
 
     @property
     def tokens(self) -> int:
-        """Tokens of the text as if it ended here; prompt, BOS and EOS included."""
-        with self.opened() as point:
+        """Tokens of the text as if it ended here; prompt, BOS and EOS included.
+
+        Raises:
+            TokenizationError: it ends inside a character.
+        """
+        with self.opened():
+            point = self.place.point
             return point.n_run + len(ending(self.settings.tokenizer, point, self.settings.empty_id))
 
     @property
@@ -96,6 +109,7 @@ class Session:
             InvalidInputError: it is neither str nor bytes.
             TokenizationError: it is no UTF-8 or holds a lone surrogate, or a str follows half a character.
             NumericalError: the model's numbers became inf or NaN.
+            OSError: an idle session has to be read from disk or written there, and cannot (`limit_sessions`).
         """
         self.owner.append_many([(self, text)])
 
@@ -105,14 +119,15 @@ class Session:
         Raises:
             TokenizationError: it ends inside a character.
             NumericalError: the model's numbers became inf or NaN.
+            OSError: as in `append`.
         """
         vector: FloatArray = self.owner.vectors([self])[0]
         return vector
 
     def fork(self) -> Session:
         """Another session at the same point. The two share a state until one of them goes on."""
-        with self.opened() as point:
-            return Session(self.owner, self.settings, point)
+        with self.opened():
+            return Session(self.owner, self.settings, self.place.point)
 
     def save(self, path: str | Path) -> Path:
         """Write the session to a file for `Embedder.restore`, at once or not at all; where it is.
@@ -120,12 +135,12 @@ class Session:
         Raises:
             OSError: naming the file, which is as it was before.
         """
-        with self.opened() as point:
-            self.owner.write(Path(path), point, self.settings)
+        with self.opened():
+            self.owner.write(Path(path), self.place.point, self.settings)
         return Path(path)
 
     @contextmanager
-    def opened(self) -> Iterator[Point]:
-        """Where the session stands, in memory, while no other thread moves it."""
-        with self._lock, self.place.opened() as point:
-            yield point
+    def opened(self, room: int = 0) -> Iterator[None]:
+        """Have `place.point` in memory, while no other thread moves it. room: see `Place.opened`."""
+        with self._lock, self.place.opened(room):
+            yield

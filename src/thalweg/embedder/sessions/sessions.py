@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from thalweg.models.protocol import State
 from thalweg.pooling import Pooling
 from thalweg.pooling.vectors import FloatArray, finish
 from thalweg.storage.durable import errors_named, write_durably
+from thalweg.tokenization.backend import WINDOW_CHARS
 from thalweg.tokenization.tokenizer import Tokenizer
 
 
@@ -37,31 +39,28 @@ class Embedding(Protocol):
     def dimension(self) -> int: ...
     @property
     def state_identity(self) -> Mapping[str, str]: ...
-    def run_sources(self, sources: Sequence[TokenSource]) -> Iterator[Pooled | Failure]: ...
+    def run_sources(self, sources: Sequence[TokenSource]) -> Generator[Pooled | Failure, None, None]: ...
     def after_pooling(self, vector: FloatArray) -> FloatArray: ...
 
 
 class Sessions:
-    """The sessions of an embedder. See the methods of `Embedder` that have the same names."""
+    """What is done with the sessions of an embedder. See the methods of `Embedder` that have the same names.
 
-    def __init__(self, embedder: Embedding) -> None:
+    Sessions hold their embedder by this, and it does not hold them: a model goes with the last session that needs it.
+    """
+
+    def __init__(self, embedder: Embedding, memory: SessionMemory) -> None:
         self._embedder = embedder
-        self.memory = SessionMemory(self._spill, self._read_back)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Sessions:
-        return Sessions(memo.get(id(self._embedder), self._embedder))
-
-    def __reduce__(self) -> tuple[type[Sessions], tuple[Embedding]]:
-        return Sessions, (self._embedder,)
+        self.memory = memory
 
     @property
     def state_nbytes(self) -> int:
         """Bytes of one session's state and sums."""
         return nbytes(self._like) + 8 * self._width
 
-    def begin(self, settings: Settings) -> Session:
+    def begin(self, prompt: str, settings: Settings) -> Session:
         """A session of which nothing is known but its prompt."""
-        return Session(self, settings, start(settings.tokenizer, settings.prompt))
+        return Session(self, settings, start(settings.tokenizer, prompt))
 
     def append_many(self, pairs: Iterable[tuple[Session, str | bytes]]) -> None:
         """Sessions named twice get their texts in order."""
@@ -74,14 +73,13 @@ class Sessions:
                     "file or an iterator gives piece by piece"
                 )
             texts.setdefault(session, []).append(text)
-        errors = []
+        errors: dict[Session, Exception] = {}
         for batch in self._batches(list(texts)):
-            with _all_opened(batch) as points:
-                growths = [self._growth(each, point, texts[each]) for each, point in zip(batch, points, strict=True)]
-                errors += self._grow(batch, growths)
-        self.memory.settle()
-        if errors:
-            raise errors[0]
+            with _all_opened(batch, self.state_nbytes):
+                errors |= self._grow(batch, texts)
+        for session in texts:
+            if session in errors:
+                raise errors[session]
 
     def vectors(self, sessions: Iterable[Session]) -> FloatArray:
         """Sessions may be named twice."""
@@ -90,68 +88,85 @@ class Sessions:
         for session in sessions:
             self._check_mine(session)
         for batch in self._batches(list(dict.fromkeys(sessions))):
-            with _all_opened(batch) as points:
+            with _all_opened(batch):
                 sources = [
-                    Continuation(ending(session.settings.tokenizer, point, session.settings.empty_id), point.state)
-                    for session, point in zip(batch, points, strict=True)
+                    Continuation(ending(each.settings.tokenizer, point, each.settings.empty_id), point.state)
+                    for each, point in ((each, each.place.point) for each in batch)
                 ]
-                for result in self._embedder.run_sources(sources):
-                    if isinstance(result, Failure):
-                        raise result.error
-                    settings = batch[result.key].settings
-                    pooled = self._embedder.after_pooling(result.vector)[None]
-                    vector = finish(pooled, normalize=settings.normalize, truncate_dim=settings.truncate_dim)
-                    found[batch[result.key]] = vector[0]
+                with closing(self._embedder.run_sources(sources)) as results:
+                    for result in results:
+                        if isinstance(result, Failure):
+                            raise result.error
+                        settings = batch[result.key].settings
+                        pooled = self._embedder.after_pooling(result.vector)[None]
+                        vector = finish(pooled, normalize=settings.normalize, truncate_dim=settings.truncate_dim)
+                        found[batch[result.key]] = vector[0]
         if not sessions:
             return np.zeros((0, self._embedder.dimension), dtype=np.float32)
+        widths = {len(vector) for vector in found.values()}
+        if len(widths) > 1:
+            raise InvalidInputError(
+                f"these sessions have vectors of {' and '.join(map(str, sorted(widths)))} dimensions (truncate_dim): "
+                "ask for those of one width at a time"
+            )
         return np.stack([found[session] for session in sessions])
 
     def write(self, path: Path, point: Point, settings: Settings) -> None:
-        """A session's file."""
-        data = to_bytes(self._saved(point, settings.plain()))
+        """A session's file, for `restore`."""
+        data = to_bytes(_saved(point, self._embedder.state_identity, settings.plain()))
         write_durably(path, lambda stream: stream.write(data))
 
     def restore(
         self, path: Path, settings_of: Callable[[Mapping[str, Any]], Settings], *, same_numeric_path: bool
     ) -> Session:
         """settings_of: makes the settings of a session of what the file says of them."""
-        saved = read_session(path, self._like, self._width)
         here = self._embedder.state_identity
-        for name, value in here.items():
-            if saved.model.get(name) != value and (same_numeric_path or name != "numeric path"):
-                hint = "; other_numeric_path=True takes it all the same" if name == "numeric path" else ""
-                raise InvalidInputError(
-                    f"{path} cannot be restored: its {name} is {saved.model.get(name)!r}, and this model's {value!r}"
-                    f"{hint}"
-                )
+
+        def check(model: Mapping[str, str]) -> None:
+            for name, value in here.items():
+                if model.get(name) != value and (same_numeric_path or name != "numeric path"):
+                    hint = "; other_numeric_path=True takes it all the same" if name == "numeric path" else ""
+                    raise InvalidInputError(f"its {name} is {model.get(name)!r:.200}, and this model's {value!r}{hint}")
+
+        saved = read_session(path, self._like, self._width, check)
         try:
             settings = settings_of(saved.settings)
-            point = self._point(saved, settings.tokenizer)
+            point = _point(saved, settings.tokenizer)
+            _try(point, settings.tokenizer)
         except Exception as error:
             raise InvalidInputError(f"{path} cannot be restored: it is damaged, or was changed ({error})") from error
         return Session(self, settings, point)
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
-    def _growth(self, session: Session, point: Point, texts: Sequence[str | bytes]) -> Growth:
-        n_held = max(0, self._embedder.pooling.n_last - len(session.settings.tokenizer.suffix))
-        return Growth(point, texts, n_held)
-
-    def _grow(self, sessions: Sequence[Session], growths: Sequence[Growth]) -> list[Exception]:
-        """Run what has come. Those that fail stay as they were."""
-        begun = [(session, growth, growth.begin()) for session, growth in zip(sessions, growths, strict=True)]
-        running = [(session, growth) for session, growth, begin in begun if begin is True]
-        errors = [begin for _, _, begin in begun if isinstance(begin, Exception)]
-        for session, growth, begin in begun:
-            if begin is False:
-                session.place.set(growth.end(growth.state))
-        for result in self._embedder.run_sources([growth for _, growth in running]):
-            session, growth = running[result.key]
-            if isinstance(result, Failure):
-                errors.append(result.error)
+    def _grow(
+        self, batch: Sequence[Session], texts: Mapping[Session, Sequence[str | bytes]]
+    ) -> dict[Session, Exception]:
+        """Run what has come. Those that fail stay as they were; their errors."""
+        errors: dict[Session, Exception] = {}
+        running: list[tuple[Session, Growth]] = []
+        for session in batch:
+            growth = self._growth(session, texts[session])
+            begun = growth.begin()
+            if isinstance(begun, Exception):
+                errors[session] = begun
+            elif begun:
+                running.append((session, growth))
             else:
-                session.place.set(growth.end(result.state))
+                session.place.set(growth.end(growth.state))
+        with closing(self._embedder.run_sources([growth for _, growth in running])) as results:
+            for result in results:
+                session, growth = running[result.key]
+                growth.state = None  # so that the states before and after are both there only while it runs
+                if isinstance(result, Failure):
+                    errors[session] = result.error
+                else:
+                    session.place.set(growth.end(result.state))
         return errors
+
+    def _growth(self, session: Session, texts: Sequence[str | bytes]) -> Growth:
+        n_held = max(0, self._embedder.pooling.n_last - len(session.settings.tokenizer.suffix))
+        return Growth(session.place.point, texts, n_held)
 
     def _batches(self, sessions: list[Session]) -> Iterator[list[Session]]:
         """As many as may be in memory at the same time."""
@@ -160,7 +175,7 @@ class Sessions:
         return (sessions[at : at + max(1, n)] for at in range(0, len(sessions), max(1, n)))
 
     def _check_mine(self, session: Session) -> None:
-        if not isinstance(session, Session) or session.owner is not self:
+        if not isinstance(session, Session) or session.owner.memory is not self.memory:
             raise InvalidInputError(f"a session of this model is wanted, made by its session(), got {session!r:.80}")
 
     # -- files -------------------------------------------------------------------------------------------------------
@@ -175,41 +190,51 @@ class Sessions:
     def _width(self) -> int:
         return self._embedder.pooling.width(int(self._embedder.model.d_model))
 
-    def _saved(self, point: Point, settings: Mapping[str, Any]) -> Saved:
-        return Saved(
-            self._embedder.state_identity,
-            settings,
-            point.window.state(),
-            point.held,
-            point.state,
-            point.pending,
-            point.n_bytes,
-        )
-
-    def _point(self, saved: Saved, tokenizer: Tokenizer) -> Point:
-        """Where the saved session stood; what the file says of its window is tried."""
-        point = Point(tokenizer.restored(saved.window), saved.held, saved.state, saved.pending, saved.n_bytes)
-        ids = ending(tokenizer, replace(point, pending=b""), None)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-            raise ValueError(f"it holds the id {ids.max()}")
-        return point
-
-    def _spill(self, path: Path, point: Point) -> None:
+    def spill(self, path: Path, point: Point) -> None:
+        """See `Files`."""
         try:
             with errors_named(path):
-                path.write_bytes(to_bytes(self._saved(point, {})))
+                path.write_bytes(to_bytes(_saved(point, {}, {})))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
-    def _read_back(self, path: Path, tokenizer: Tokenizer) -> Point:
-        return self._point(read_session(path, self._like, self._width), tokenizer)
+    def read_back(self, path: Path, tokenizer: Tokenizer) -> Point:
+        """See `Files`."""
+        try:
+            return _point(read_session(path, self._like, self._width), tokenizer)
+        except OSError as error:
+            reason = f"an idle session cannot be read from disk, where it waited: {os.strerror(error.errno or 0)}"
+            raise OSError(error.errno, reason, str(path)) from error
+
+
+def _saved(point: Point, model: Mapping[str, str], settings: Mapping[str, Any]) -> Saved:
+    return Saved(model, settings, point.window.state(), point.held, point.state, point.pending, point.n_bytes)
+
+
+def _point(saved: Saved, tokenizer: Tokenizer) -> Point:
+    """Where the saved session stood."""
+    return Point(tokenizer.restored(saved.window), saved.held, saved.state, saved.pending, saved.n_bytes)
+
+
+def _try(point: Point, tokenizer: Tokenizer) -> None:
+    """Have the window read on and end, as what a file says of it may be anything.
+
+    Raises:
+        Exception: of whatever kind: it is no window of a text.
+    """
+    going_on = point.window.copy()
+    blocks = [*going_on.flush(), *going_on.push(" and so on" * (WINDOW_CHARS // 5))]
+    for ids in (ending(tokenizer, replace(point, pending=b""), None), *(block.ids for block in blocks)):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+            raise ValueError(f"it holds the id {ids.max()}")
 
 
 @contextmanager
-def _all_opened(sessions: Sequence[Session]) -> Iterator[list[Point]]:
-    """Where several sessions stand. They are locked in one order everywhere, so that no two calls wait for each other
-    for ever."""
+def _all_opened(sessions: Sequence[Session], room: int = 0) -> Iterator[None]:
+    """Have the points of several sessions in memory. They are locked in one order everywhere, so that no two calls wait
+    for each other for ever."""
     with ExitStack() as stack:
-        points = {session: stack.enter_context(session.opened()) for session in sorted(sessions, key=id)}
-        yield [points[session] for session in sessions]
+        for session in sorted(sessions, key=lambda session: session.place.number):
+            stack.enter_context(session.opened(room))
+        yield

@@ -1,0 +1,171 @@
+"""Anything done with sessions in any order: every one is the text that it was given."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+import thalweg
+from tests.embedder.session_models import assert_same, load, n_tokens
+from tests.examples import PROFILE
+from thalweg.embedder.sessions.session import Session
+
+PIECES = st.one_of(
+    st.text(st.sampled_from("ab é中🙂1 \n"), max_size=12),
+    st.sampled_from(
+        ["the river runs ", "down to the sea. ", "<|endo", "ftext|>", " " * 40, "0123456789" * 8, "中文" * 30]
+    ),
+    st.integers(1, 40).map(lambda n: "boats drift slowly past grey stones\n" * n),
+)
+
+
+class Growing:
+    """A session, and what it has been given: bytes, as it may end inside a character."""
+
+    def __init__(self, session: Session, given: bytes = b"") -> None:
+        self.session, self.given = session, given
+
+    @property
+    def is_text(self) -> bool:
+        try:
+            self.given.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
+
+class Sessions(RuleBasedStateMachine):
+    """Two models, so that neither is confined to one pooling; what each holds is counted all the time."""
+
+    root: Path
+    sessions = Bundle("sessions")
+    files = Bundle("files")
+
+    @initialize(pooling=st.sampled_from(["mean", "last", "lexicon"]), tokenizer=st.sampled_from(["bpe", "world"]))
+    def begin(self, pooling: str, tokenizer: str) -> None:
+        self.model = load(self.root / f"{pooling} {tokenizer}", pooling=pooling, tokenizer=tokenizer)
+        self.folder = Path(tempfile.mkdtemp(dir=self.root))
+        self.live: list[Growing] = []
+        self.n_files = 0
+        self.limit: int | None = None
+
+    def _new(self, session: Session, given: bytes) -> Growing:
+        self.live.append(Growing(session, given))
+        return self.live[-1]
+
+    @rule(target=sessions)
+    def new(self) -> Growing:
+        return self._new(self.model.session(), b"")
+
+    @rule(one=sessions, text=PIECES)
+    def append(self, one: Growing, text: str) -> None:
+        if one.is_text:
+            one.session.append(text)
+            one.given += text.encode()
+        else:
+            with pytest.raises(thalweg.TokenizationError):
+                one.session.append(text)
+
+    @rule(one=sessions, text=PIECES, cut=st.integers(0, 50))
+    def append_bytes(self, one: Growing, text: str, cut: int) -> None:
+        raw = text.encode()
+        if not one.is_text:  # end the character first
+            whole = next(c.encode() for c in "é中🙂" if c.encode().startswith(_half(one.given)))
+            rest = whole[len(_half(one.given)) :]
+            one.session.append(rest)
+            one.given += rest
+        one.session.append(raw[:cut])
+        one.given += raw[:cut]
+
+    @rule(one=sessions, bad=st.sampled_from([b"fine \xff", "fine \ud800", b"\xe4\xb8 ", 3]))
+    def append_bad(self, one: Growing, bad: Any) -> None:
+        with pytest.raises(thalweg.ThalwegError):
+            one.session.append(bad)
+
+    @rule(some=st.lists(st.tuples(sessions, PIECES), min_size=1, max_size=6))
+    def append_many(self, some: list[tuple[Growing, str]]) -> None:
+        pairs = [(one, text) for one, text in some if one.is_text]
+        self.model.append_many([(one.session, text) for one, text in pairs])
+        for one, text in pairs:
+            one.given += text.encode()
+
+    @rule(one=sessions)
+    def vector(self, one: Growing) -> None:
+        if not one.is_text:
+            with pytest.raises(thalweg.TokenizationError):
+                one.session.vector()
+            return
+        text = one.given.decode()
+        assert_same(one.session.vector(), self.model.encode(text))
+        assert one.session.tokens == n_tokens(self.model, text)
+
+    @rule(some=st.lists(sessions, min_size=1, max_size=6))
+    def vectors(self, some: list[Growing]) -> None:
+        some = [one for one in some if one.is_text]
+        got = self.model.session_vectors([one.session for one in some])
+        assert_same(got, self.model.encode([one.given.decode() for one in some]))
+
+    @rule(target=sessions, one=sessions)
+    def fork(self, one: Growing) -> Growing:
+        return self._new(one.session.fork(), one.given)
+
+    @rule(target=files, one=sessions)
+    def save(self, one: Growing) -> tuple[Path, bytes]:
+        self.n_files += 1
+        return one.session.save(self.folder / f"{self.n_files}.session"), one.given
+
+    @rule(target=sessions, file=files)
+    def restore(self, file: tuple[Path, bytes]) -> Growing:
+        path, given = file
+        return self._new(self.model.restore(path), given)
+
+    @rule(one=sessions)
+    def spill(self, one: Growing) -> None:
+        assert one.session.place.spill()
+        assert not one.session.place.in_memory
+
+    @rule(states=st.none() | st.integers(0, 5))
+    def limit_sessions(self, states: int | None) -> None:
+        self.limit = None if states is None else states * self.model.plan_memory().state
+        self.model.limit_sessions(self.limit)
+
+    @rule(one=consumes(sessions))
+    def drop(self, one: Growing) -> Any:
+        self.live.remove(one)
+        return multiple()
+
+    @invariant()
+    def is_counted(self) -> None:
+        if not hasattr(self, "live"):
+            return
+        memory = self.model._session_memory
+        held = sum(one.session.nbytes for one in self.live if one.session.place.in_memory)
+        assert self.limit is None or held <= self.limit
+        assert memory.nbytes >= held
+
+    def teardown(self) -> None:
+        for one in getattr(self, "live", []):
+            self.vector(one)
+
+
+def _half(given: bytes) -> bytes:
+    """The bytes at the end that are no whole character."""
+    return next(given[-n:] for n in (1, 2, 3) if given[-n] >= 0xC0)
+
+
+@pytest.mark.slow
+def test_anything_in_any_order(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    Sessions.root = tmp_path_factory.mktemp("machine")
+    examples = 3 if PROFILE == "quick" else 40
+    checks = settings(
+        max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(Sessions, settings=checks)

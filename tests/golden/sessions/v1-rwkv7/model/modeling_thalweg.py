@@ -1,0 +1,1 @@
+"""Needs: pip install thalweg"""
