@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import queue
@@ -20,10 +21,13 @@ from hypothesis import strategies as st
 import thalweg
 from tests.corpus.tiny import make_text, write_model
 from tests.examples import examples
+from tests.tokenization.test_world import ours as world_tokenizer
 from thalweg import Embedder, Embedding, Failure, InvalidInputError, Sections, TokenizationError
 from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
 from thalweg.embedder import isolated
 from thalweg.embedder.boundaries import make_boundaries
+from thalweg.embedder.paragraphs import BLANK
+from thalweg.embedder.sectioned_stream import SectionedStream
 from thalweg.families import FAMILIES
 from thalweg.packing import Packing
 from thalweg.pooling.vectors import finish
@@ -87,7 +91,7 @@ def token_sections(text: str, offsets: np.ndarray, cuts: Iterable[int]) -> list[
     found: list[tuple[int, int, int]] = []
     first = 0
     for cut in cuts:
-        stop = next((i for i in begins if offsets[i, 1] > cut and not text[offsets[i, 0] : cut].strip()), None)
+        stop = next((i for i in begins if offsets[i, 1] > cut and not text[offsets[i, 0] : cut].strip(BLANK)), None)
         if stop is None or stop == begins[0]:
             continue
         if found and found[-1][1] == stop:
@@ -445,3 +449,34 @@ def test_a_text_of_which_every_piece_is_slow(
         (r.char_end, r.n_tokens, r.truncated, r.last) for r in want
     ]
     np.testing.assert_allclose([r.vector for r in found], [r.vector for r in want], rtol=0, atol=1e-5)
+
+
+@functools.cache
+def shipped_tokenizer() -> tokenizer.Tokenizer:
+    return thalweg.load().tokenizer
+
+
+@pytest.mark.parametrize("kind", ["shipped", "world"])
+@examples(60)
+@given(data=st.data())
+def test_tokens_of_other_tokenizers_in_sections(kind: str, data: st.DataObject) -> None:
+    """Tokens that begin with blanks, that lie inside of characters, and that hold several sections."""
+    tokenize = shipped_tokenizer() if kind == "shipped" else world_tokenizer()
+    chars = st.sampled_from([*"ab .\n🦢é", "  ", "! ", "\n\n", "# ", "漢字。", "river ", "The ", "</s>", "\u200b"])
+    text = "".join(data.draw(st.lists(chars, max_size=200)))
+    by: Any = data.draw(st.sampled_from(["paragraph", "sentence", "heading"]))
+    if len(text) > 1 and data.draw(st.booleans()):
+        by = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=12)))
+    size = data.draw(st.integers(1, 50))
+    prompt, eager = data.draw(st.sampled_from(["", "note: "])), data.draw(st.booleans())
+    stream = SectionedStream(
+        [text[i : i + size] for i in range(0, len(text), size)],
+        make_boundaries(by),
+        functools.partial(tokenize.stream, prompt=prompt, with_offsets=True, eager=eager),
+    )
+    offsets, last = np.zeros((0, 2), dtype=np.int64), False
+    while not last:
+        _, more, last = stream.take_with_offsets(data.draw(st.integers(1, 40)))
+        offsets = np.concatenate([offsets, more])
+    wanted = token_sections(text, offsets, cuts_of(text, by))
+    assert [tuple(end) for end in stream.ends] == [(token, char) for _, token, char in wanted]
