@@ -41,3 +41,39 @@ def test_a_forked_process_computes(tmp_path: Path, backend: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.stdout.split() == ["0"] * 4, done.stderr
     assert done.stderr.count("this process was forked, and PyTorch's threads are gone in it") == 4
+
+
+HELD = """
+import os, threading, warnings
+from thalweg.packing import Packing
+warnings.simplefilter("ignore")
+
+class Slow(Packing):
+    @property
+    def lengths(self):
+        begun.set()
+        done.wait()
+        return (3,)
+    @lengths.setter
+    def lengths(self, value): pass
+
+begun, done = threading.Event(), threading.Event()
+thread = threading.Thread(target=lambda: Slow([3]).segment_ids)
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0 if Packing([2, 1]).segment_ids.tolist() == [0, 0, 1] else 1)
+code = os.waitpid(child, 0)[1]
+done.set()
+thread.join()
+print(code)
+"""
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_no_lock_of_another_thread_is_left_in_a_forked_process() -> None:
+    """Up to Python 3.11 functools.cached_property holds one lock for all objects while it computes."""
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0"], done.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from thalweg.checkpoints.embedding import EmbeddingConfig
 from thalweg.checkpoints.fields import Fields
 from thalweg.checkpoints.tokens import TokenIds
+from thalweg.system.cached import cached_property
 
 HYBRID_HINT = (
     "memory would grow with length; use thalweg.integrations.transformers.chunked_forward with the original model"

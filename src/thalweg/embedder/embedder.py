@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +45,7 @@ from thalweg.errors import CheckpointError, InvalidInputError
 from thalweg.models.quantized import Quantization, quantization_of
 from thalweg.pooling import Mean, Pooling, make_pooling
 from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
+from thalweg.system.cached import cached_property
 from thalweg.tokenization.backend import MAX_UNCUT_CHARS, SpecialTokens
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
@@ -197,7 +197,7 @@ class Embedder:
             f"using {self.embedding_config.pooling}-token pooling, an appended EOS and no prompt"
         )
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell vectors of this model from those of others."""
         chosen = None if self.special_tokens == self.embedding_config.special_tokens else self.special_tokens

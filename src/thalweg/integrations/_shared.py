@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from thalweg.errors import InvalidInputError, MissingExtraError
+from thalweg.system.cached import cached_property
 
 WITHOUT_EFFECT = ("batch_size", "trust_remote_code")
 """Options of sentence-transformers that are taken and do nothing: texts are packed by tokens, and no code of a model's
@@ -131,7 +132,7 @@ class SharedModel:
             cancelled.set()
             raise
 
-    @functools.cached_property
+    @cached_property
     def _workers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="thalweg")
 

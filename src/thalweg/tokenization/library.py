@@ -1,6 +1,5 @@
 """A `tokenizers.Tokenizer` as a backend."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 import tokenizers
 
 from thalweg.errors import CheckpointError, TokenizationError
+from thalweg.system.cached import cached_property
 from thalweg.tokenization.backend import SpecialTokens
 from thalweg.tokenization.library_errors import library_errors, normalize
 from thalweg.tokenization.splitting import Splitter
@@ -31,7 +31,7 @@ class LibraryBackend:
         self._library = library
         self.splitter = Splitter(library)
 
-    @functools.cached_property
+    @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included; not every id below need be a token."""
         return 1 + max(self._library.get_vocab().values(), default=-1)
@@ -39,7 +39,7 @@ class LibraryBackend:
     def reading(self, special_tokens: SpecialTokens) -> "LibraryBackend":
         return self if special_tokens == self._special_tokens else self._reading_otherwise
 
-    @functools.cached_property
+    @cached_property
     def _reading_otherwise(self) -> "LibraryBackend":
         """With a library of its own, so that texts of both kinds can be under way at the same time."""
         copy = tokenizers.Tokenizer.from_str(self._library.to_str())

@@ -1,9 +1,8 @@
 """How the texts of one tokenizer can be split; worked out, and proved on itself, when the first long text comes."""
 
-import functools
-
 import tokenizers
 
+from thalweg.system.cached import cached_property
 from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.long_words import LongWords
 from thalweg.tokenization.segmenters import UnprovenError
@@ -16,14 +15,14 @@ class Splitter:
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         self.library = library
 
-    @functools.cached_property
+    @cached_property
     def rules(self) -> CutRules:
         rules = CutRules(self.library)
         if rules.refusal is None:
             rules.refusal = find_mismatch(_Unchecked(self.library, rules, "not asked for"))
         return rules
 
-    @functools.cached_property
+    @cached_property
     def words(self) -> LongWords | str:
         if self.rules.refusal is not None:
             return self.rules.refusal
