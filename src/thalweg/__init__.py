@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from thalweg.embedder.embedder import Embedder
     from thalweg.embedder.loading import load
     from thalweg.embedder.results import Embedding
+    from thalweg.embedder.sessions.session import Session
     from thalweg.engine.memory_plan import MemoryPlan
     from thalweg.engine.results import Failure, Progress
     from thalweg.engine.schedule import Schedule
@@ -46,6 +47,7 @@ __all__ = [
     "NumericalError",
     "Progress",
     "Schedule",
+    "Session",
     "ThalwegError",
     "TokenizationError",
     "UnsupportedModelError",
@@ -63,6 +65,7 @@ __getattr__ = lazy_names(
         "MemoryPlan": ".engine.memory_plan",
         "Progress": ".engine.results",
         "Schedule": ".engine.schedule",
+        "Session": ".embedder.sessions.session",
         "load": ".embedder.loading",
     },
 )
