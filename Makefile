@@ -64,6 +64,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/kill_resume.py
 	$(BIN)/python benchmarks/sentence_transformers_drop_in.py
 	$(BIN)/python benchmarks/first_vector.py
+	$(BIN)/python benchmarks/sessions.py
 	$(BIN)/python benchmarks/small_model.py
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/long_words.py

@@ -20,6 +20,7 @@ PAGES = [
     "evaluation.md",
     "integrations.md",
     "quantization.md",
+    "sessions.md",
     "sentence-transformers.md",
     "synthetic-data.md",
     "training.md",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from thalweg.embedder.loading import load
     from thalweg.embedder.results import Embedding
     from thalweg.embedder.sections import Sections
+    from thalweg.embedder.sessions.session import Session
     from thalweg.engine.memory_plan import MemoryPlan
     from thalweg.engine.results import Failure, Progress
     from thalweg.engine.schedule import Schedule
@@ -48,6 +49,7 @@ __all__ = [
     "Progress",
     "Schedule",
     "Sections",
+    "Session",
     "ThalwegError",
     "TokenizationError",
     "UnsupportedModelError",
@@ -66,6 +68,7 @@ __getattr__ = lazy_names(
         "Progress": ".engine.results",
         "Schedule": ".engine.schedule",
         "Sections": ".embedder.sections",
+        "Session": ".embedder.sessions.session",
         "load": ".embedder.loading",
     },
 )

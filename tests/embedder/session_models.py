@@ -119,9 +119,14 @@ def pieces(text: str, rng: random.Random) -> Iterator[str | bytes]:
         at += len(part)
 
 
-def assert_same(got: Any, want: Any, dtype: str = "float32") -> None:
-    """Of vectors of length 1: 1e-5 in float32; 5e-3 in bfloat16, where sums are rounded in another order."""
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if dtype == "float32" else 5e-3)
+def assert_same(got: Any, want: Any, dtype: str = "float32", pooling: str = "mean") -> None:
+    """Of vectors of length 1: 1e-5 in float32.
+
+    In bfloat16, where last bits depend on what else is in a step, 2e-2 of the last token's vector and 5e-3 of a mean:
+    `encode` with other bounds differs by up to 1.3e-2 of the one (xLSTM).
+    """
+    low = 2e-2 if pooling == "last" else 5e-3
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if dtype == "float32" else low)
 
 
 def n_tokens(model: thalweg.Embedder, text: str, prompt: str = "") -> int:
@@ -134,4 +139,4 @@ def check_growing(model: thalweg.Embedder, texts: Sequence[str | bytes], whole: 
     for text in texts:
         session.append(text)
     assert session.tokens == n_tokens(model, whole)
-    assert_same(session.vector(), model.encode(whole), dtype)
+    assert_same(session.vector(), model.encode(whole), dtype, model.embedding_config.pooling)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -10,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 import thalweg
 from tests.corpus.tiny import make_text
+from tests.edits import edit_json
 from tests.embedder.session_models import TEXT, VARIANTS, assert_same, load
 from tests.ops.harness import with_kernels
 from tests.pooling.test_lexicon import make_lexicon
@@ -262,27 +262,6 @@ def edit(
     path.write_bytes(safetensors.torch.save(tensors, {**found, "header": text, "sha256": digest, **metadata}))
 
 
-WRONG: list[Any] = [
-    *(None, True, False, 0, 1, -1, 2, 3.5, float("nan"), float("inf")),
-    *(10**30, -(10**30), 2**31, 2**63, 2**64 - 1, 5000, 10**9),
-    *("", "x", "\ud800", "zz", "00", "ff", "e4", "a" * 5000, "token"),
-    *([], [1], [-1], [[1, 2]], [[0, 1], [0, 0]], ["a"], [2**40] * 3, [0] * 2000),
-    *({}, {"a": 1}, {"in tensor": "sums"}, {"in tensor": "held"}, {"in tensor": "none"}, {"in tensor": 3}),
-]
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to everything inside."""
-    if at:
-        yield at
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*at, key))
-    elif isinstance(value, list):
-        for key in range(len(value)):
-            yield from places(value[key], (*at, key))
-
-
 def random_change(rng: random.Random, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """A few random edits of the header and its tensors."""
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
@@ -311,16 +290,7 @@ def random_change(rng: random.Random, header: dict[str, Any], tensors: dict[str,
             if not tensors:
                 return
             continue
-        way = rng.choice(list(places(header)))
-        inside = header
-        for key in way[:-1]:
-            inside = inside[key]
-        if rng.random() < 0.1 and isinstance(inside, dict):
-            del inside[way[-1]]
-        elif isinstance(inside[way[-1]], int) and rng.random() < 0.3:
-            inside[way[-1]] += rng.choice([-1, 1, 7, -300])
-        else:
-            inside[way[-1]] = copy.deepcopy(rng.choice(WRONG))
+        edit_json(rng, header)
 
 
 EDITED = {

@@ -48,12 +48,13 @@ def model(folder: Path) -> Embedder:
 
 @pytest.mark.parametrize("on", [True, False], ids=["kernels", "PyTorch alone"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_family(variant: str, dtype: str, on: bool, folder: Path, tmp_path: Path) -> None:
+def test_every_family(variant: str, pooling: str, dtype: str, on: bool, folder: Path, tmp_path: Path) -> None:
     """Random pieces, forks that go different ways, idle ones on disk, saved and restored ones."""
     rng = random.Random(variant)
     with with_kernels(on):
-        model = load(folder / variant, variant, dtype=dtype)
+        model = load(folder / f"{variant} {pooling}", variant, dtype=dtype, pooling=pooling)
         check_growing(model, list(pieces(TEXT, rng)), TEXT, dtype)
         half, rest = TEXT[: len(TEXT) // 2], TEXT[len(TEXT) // 2 :]
         session = model.session()
@@ -65,9 +66,9 @@ def test_every_family(variant: str, dtype: str, on: bool, folder: Path, tmp_path
         for each, more in ((session, rest), (fork, "别的 way"), (restored, rest), (fork.fork(), "")):
             for piece in pieces(more, rng):
                 each.append(piece)
-        assert_same(session.vector(), model.encode(TEXT), dtype)
-        assert_same(fork.vector(), model.encode(half + "别的 way"), dtype)
-        assert_same(restored.vector(), model.encode(TEXT), dtype)
+        assert_same(session.vector(), model.encode(TEXT), dtype, pooling)
+        assert_same(fork.vector(), model.encode(half + "别的 way"), dtype, pooling)
+        assert_same(restored.vector(), model.encode(TEXT), dtype, pooling)
         assert np.abs(session.vector() - fork.vector()).max() > 1e-4
 
 

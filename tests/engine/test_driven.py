@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -491,3 +493,24 @@ def test_results_that_nobody_takes_hold_their_document_back() -> None:
     assert len(list(engine.run(Ids(ids_of(5000, number)) for number in range(30)))) == 30
     assert engine.progress.tokens < 30 * 5000 + 2 * MOST_RESULTS + 200
     assert sum(1 for _ in mine) == 30_000 - 1
+
+
+@pytest.mark.parametrize("end", ["to the end", "abandoned", "not begun"])
+def test_an_engine_goes_with_its_last_user(end: str) -> None:
+    """And the states with it, which can be hundreds of megabytes: nothing waits for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(Toy(), "mean", Schedule(60, 20, 3))
+        run = engine.run([Ids(ids_of(500, number)) for number in range(4)])
+        gone = weakref.ref(engine)
+        del engine
+        assert gone() is not None
+        if end == "to the end":
+            assert len(list(run)) == 4
+        elif end == "abandoned":
+            next(run)
+        del run
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,7 @@
 """Streamed ids and offsets are those of the whole text, whatever the cuts, in bounded memory."""
 
+import contextlib
+import copy
 import itertools
 import json
 import random
@@ -16,6 +18,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 
 import thalweg.tokenization.tokenizer
 import thalweg.tokenization.windows
+from tests.edits import edit_json
 from tests.examples import examples
 from tests.tokenization.shapes import (
     ATOMS,
@@ -266,3 +269,37 @@ def test_models_in_the_package_can_be_streamed(file: Path) -> None:
     rules = CutRules(backend)
     assert rules.refusal is None
     assert find_mismatch(Splitting(backend, rules)) is None
+
+
+ROWS = ["0123456789", "ACGT", "的一是不了人我在有", "ab", "é🙂x"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_state_that_somebody_made_up(name: str) -> None:
+    """It is refused, or is that of some text, or is found out when it is used; compiled code gets no index from it."""
+    rng = random.Random(name)
+    backend = library(ours(name))
+    states = []
+    for row in ROWS * 2:
+        window = backend.window(with_offsets=False, skip=0, window_chars=64, max_uncut_chars=2000)
+        with contextlib.suppress(TokenizationError):
+            window.push("it begins " + "".join(rng.choices(row, k=rng.choice([400, 1500]))))
+        window.flush()
+        states.append(json.loads(json.dumps(window.state())))
+    refused = 0
+    for _ in range(600):
+        state = copy.deepcopy(rng.choice(states))
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            edit_json(rng, state)
+        try:
+            window = backend.restored(state)
+        except (ValueError, TypeError, KeyError):
+            refused += 1
+            continue
+        with contextlib.suppress(TokenizationError):
+            blocks = window.push("".join(rng.choices(rng.choice([*ROWS, "to be "]), k=rng.choice([5, 500]))))
+            blocks += [*window.flush(), *window.finish()]
+            ids = Block.join(blocks).ids
+            assert not len(ids) or 0 <= ids.min() <= ids.max() < backend.vocab_size
+    assert refused > 200

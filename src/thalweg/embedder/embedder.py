@@ -458,7 +458,7 @@ class Embedder:
     def run_sources(self, sources: Sequence[TokenSource]) -> Generator[Pooled | Failure, None, None]:
         """Documents through the engine that all calls share, as they finish."""
         with self._engines.use(self.schedule(), self.pooling, self._new_engine) as engine:
-            yield from engine.run(sources)
+            yield from engine.run(sources, on_step=lambda done: check_stop())
 
     # -- many texts at once ------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from thalweg.tokenization.text import Utf8Decoder, check_surrogates
 from thalweg.tokenization.tokenizer import Tokenizer
 
 PIECE = 1024
-"""Characters that are tokenised at a time; four times as many bytes are decoded at a time."""
+"""Characters of a str that are tokenised at a time; of bytes four times as many, which may be as many characters."""
 
 Ids = npt.NDArray[np.int32]
 NO_IDS: Ids = np.zeros(0, dtype=np.int32)
@@ -134,12 +134,10 @@ class Growth:
         for text in texts:
             if isinstance(text, bytes):
                 for at in range(0, len(text), 4 * PIECE):
-                    yield from _parts(self._decoder.decode(text[at : at + 4 * PIECE]))
+                    yield self._decoder.decode(text[at : at + 4 * PIECE])
             else:
                 self._decoder.finish()
-                check_surrogates(text)
-                yield from _parts(text)
-
-
-def _parts(text: str) -> Iterator[str]:
-    return (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+                for at in range(0, len(text), PIECE):
+                    part = text[at : at + PIECE]
+                    check_surrogates(part, at)
+                    yield part
