@@ -19,7 +19,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [
     "evaluation.md",
     "integrations.md",
+    "prefixes.md",
     "quantization.md",
+    "sections.md",
     "sessions.md",
     "sentence-transformers.md",
     "synthetic-data.md",
