@@ -225,17 +225,19 @@ def test_a_full_disk(model: Embedder, tmp_path: Path, caplog: pytest.LogCaptureF
         for call in (lambda: idle[0].append("x"), idle[0].vector, lambda: idle[1].tokens, lambda: new.append("x" * 99)):
             with pytest.raises(OSError, match="No space left on device") as caught:
                 call()
+            assert caplog.text == ""
             assert str(tmp_path) in str(caught.value)
             assert model._session_memory.nbytes <= 2 * one
         with pytest.raises(OSError, match="No space left"):
-            model.append_many([(session, "y") for session in sessions])
+            model.append_many([(session, " y") for session in sessions])  # those in memory go on
         live[0].append(" there is room for this")  # it takes no more than it had
         with pytest.raises(OSError, match="No space left"):
             live[0].fork()
         assert len(files(tmp_path)) == 2  # no halves
         with caplog.at_level(logging.WARNING, "thalweg"), pytest.raises(OSError, match="No space left"):
             model.limit_sessions(one, tmp_path)
-    texts[2] += " there is room for this"
+    texts[2] += " y there is room for this"
+    texts[3] += " y"
     assert_same(model.session_vectors(sessions), model.encode(texts))
     new.append("x")
     assert_same(new.vector(), model.encode("x"))
@@ -293,10 +295,11 @@ def test_somebody_meddles_with_an_idle_session(how: str, model: Embedder, tmp_pa
         with pytest.raises(error, match=path.name):
             call()
     others = [sessions[0], sessions[2]]
-    model.append_many((session, " more") for session in others)
+    model.limit_sessions(5 * model.plan_memory().state, tmp_path)
+    with pytest.raises(error, match=path.name):
+        model.append_many((session, " more") for session in sessions)
     assert_same(model.session_vectors(others), model.encode([f"{texts[0]} more", f"{texts[2]} more"]))
-    assert model._session_memory.nbytes == 0
-    del sessions[1]
+    assert model._session_memory.nbytes == 2 * model.plan_memory().state
 
 
 def test_a_folder_that_is_swept_away(model: Embedder, tmp_path: Path) -> None:

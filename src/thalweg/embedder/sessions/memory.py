@@ -82,15 +82,16 @@ class SessionMemory:
             self._folder = None
         self.make_room()
 
-    def count(self, place: Place, n_bytes: int | None) -> None:
-        """The place was used last, and counts with so many bytes; None: it is not in memory."""
+    def count(self, place: Place, n_bytes: int | None) -> int | None:
+        """The place was used last, and counts with so many bytes; None: it is not in memory. Returns what it was."""
         with self._lock:
             self._forget_gone()
-            _, before = self._in_memory.pop(place.number, (None, 0))
-            self.nbytes += (n_bytes or 0) - before
+            _, before = self._in_memory.pop(place.number, (None, None))
+            self.nbytes += (n_bytes or 0) - (before or 0)
             if n_bytes is not None:
                 gone, number = self._gone, place.number
                 self._in_memory[number] = (weakref.ref(place, lambda _: gone.append(number)), n_bytes)
+            return before
 
     def make_room(self) -> None:
         """Write those to disk that were used longest ago, but for open ones, until the others fit.
@@ -168,7 +169,11 @@ class Place:
         self._put(point)
         self.reset()
         memory.count(self, self.nbytes)
-        memory.make_room()
+        try:
+            memory.make_room()  # it may go to disk itself
+        except BaseException:
+            memory.count(self, None)
+            raise
 
     def reset(self) -> None:
         """Begin with a lock that nobody holds, used by nobody."""
@@ -241,7 +246,7 @@ class Place:
 
     def _make_room(self, n_bytes: int) -> None:
         """Have room for so many bytes, and the point in memory."""
-        self._memory.count(self, n_bytes)
+        was = self._memory.count(self, n_bytes)
         try:
             self._memory.make_room()
             if self._file is not None:
@@ -249,7 +254,7 @@ class Place:
                 self._file.remove()
                 self._file = None
         except BaseException:
-            self._memory.count(self, None if self._point is None else self.nbytes)
+            self._memory.count(self, was)
             raise
 
 

@@ -18,7 +18,7 @@ from thalweg.embedder.sessions.session import Session, Settings
 from thalweg.engine.results import Failure, Pooled
 from thalweg.engine.sources import TokenSource
 from thalweg.engine.states import nbytes
-from thalweg.errors import InvalidInputError
+from thalweg.errors import InvalidInputError, ThalwegError
 from thalweg.models.protocol import State
 from thalweg.pooling import Pooling
 from thalweg.pooling.vectors import FloatArray, finish
@@ -75,8 +75,8 @@ class Sessions:
             texts.setdefault(session, []).append(text)
         errors: dict[Session, Exception] = {}
         for batch in self._batches(list(texts)):
-            with _all_opened(batch, self.state_nbytes):
-                errors |= self._grow(batch, texts)
+            with _all_opened(batch, self.state_nbytes) as closed:
+                errors |= closed | self._grow([each for each in batch if each not in closed], texts)
         for session in texts:
             if session in errors:
                 raise errors[session]
@@ -88,7 +88,9 @@ class Sessions:
         for session in sessions:
             self._check_mine(session)
         for batch in self._batches(list(dict.fromkeys(sessions))):
-            with _all_opened(batch):
+            with _all_opened(batch) as closed:
+                for error in closed.values():
+                    raise error
                 sources = [
                     Continuation(ending(each.settings.tokenizer, point, each.settings.empty_id), point.state)
                     for each, point in ((each, each.place.point) for each in batch)
@@ -231,10 +233,19 @@ def _try(point: Point, tokenizer: Tokenizer) -> None:
 
 
 @contextmanager
-def _all_opened(sessions: Sequence[Session], room: int = 0) -> Iterator[None]:
-    """Have the points of several sessions in memory. They are locked in one order everywhere, so that no two calls wait
-    for each other for ever."""
+def _all_opened(sessions: Sequence[Session], room: int = 0) -> Iterator[dict[Session, Exception]]:
+    """Have the points of several sessions in memory; those that cannot be there, and why.
+
+    They are locked in one order everywhere, so that no two calls wait for each other for ever.
+    """
     with ExitStack() as stack:
-        for session in sorted(sessions, key=lambda session: session.place.number):
-            stack.enter_context(session.opened(room))
-        yield
+        tried = {each: _open(stack, each, room) for each in sorted(sessions, key=lambda each: each.place.number)}
+        yield {session: error for session, error in tried.items() if error is not None}
+
+
+def _open(stack: ExitStack, session: Session, room: int) -> Exception | None:
+    try:
+        stack.enter_context(session.opened(room))
+    except (OSError, ThalwegError) as error:
+        return error
+    return None
