@@ -44,6 +44,7 @@ from data import (
     sentences,
     work_of,
 )
+
 from edits import Edits, Headlines
 
 UNIT_WORDS = 170

@@ -220,6 +220,15 @@ def embed(
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds of work that a crash may cost.", rich_help_panel=RUN_PANEL)
     ] = 5.0,
+    state_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Tokens of a long document that a crash may cost (0: the whole document).",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 200_000,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=RUN_PANEL)] = False,
     debug: Debug = False,
 ) -> None:
@@ -283,6 +292,7 @@ def embed(
             },
             share_prefixes=share_prefixes,
             save_every=save_every,
+            state_every=state_every,
             strict=strict,
         )
         mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"

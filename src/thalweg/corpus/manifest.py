@@ -33,6 +33,11 @@ class Manifest:
             digest.update(line.encode())
         return {"format": FORMAT, "settings": dict(self.settings), "inputs": digest.hexdigest()}
 
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that tell this run from others."""
+        return hashlib.sha256(json.dumps(self.summary(), sort_keys=True).encode()).hexdigest()
+
     def input_lines(self) -> Iterator[str]:
         """The inputs as JSON lines."""
         for file in self.files:

@@ -4,6 +4,7 @@
     manifest.json     settings and a digest of the inputs
     inputs.jsonl      the input files with sizes and times
     part-*.arrow      finished rows: one record batch each, never touched again, with a checksum in the name
+    state-*           where long documents stand that are under way, see `states.py`
     failures.jsonl    what could not be read; made anew by every run, as failed documents are tried again
 """
 
@@ -31,6 +32,9 @@ from thalweg.storage.work_folder import WorkFolder, has_begun
 
 INPUTS = "inputs.jsonl"
 
+STATES = "state-*.safetensors"
+"""Pattern of the names of states."""
+
 PART_ROWS = 2048
 PART_CHARACTERS = 4 << 20
 """A part is written when it holds this much, or when it is old enough."""
@@ -39,7 +43,7 @@ BATCH_ROWS, BATCH_BYTES = 1024, 16 << 20
 """Rows put together at a time for the output, and bytes of their texts."""
 
 _PART = re.compile(r"part-(\d{8})-[0-9a-f]{8}\.arrow")
-_CONTENTS = ("part-*.arrow", "*.tmp", INPUTS, FAILURES)
+_CONTENTS = ("part-*.arrow", STATES, "*.tmp", INPUTS, FAILURES)
 _OPEN_PARTS = 64
 
 
@@ -68,6 +72,7 @@ class Parts:
         self.n_saved = 0
         self._rows: list[Row] = []
         self._characters = 0
+        self._obsolete: list[Path] = []
         self._saved_at = time.monotonic()
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._work = WorkFolder(folder, _CONTENTS)
@@ -108,9 +113,11 @@ class Parts:
         self.n_saved = sum(self._batch(path).num_rows for path in self._paths)
         return [path.name for path in damaged]
 
-    def append(self, row: Row) -> None:
-        """Add a finished row."""
+    def append(self, row: Row, obsolete: Path | None = None) -> None:
+        """Add a finished row. obsolete: a file that is not needed any more once the row is saved."""
         self._rows.append(row)
+        if obsolete is not None:
+            self._obsolete.append(obsolete)
         self._characters += len(row.text)
         if len(self._rows) >= PART_ROWS or self._characters >= PART_CHARACTERS:
             self.save()
@@ -130,6 +137,9 @@ class Parts:
             self._paths.append(write_checked(self.folder / f"part-{last + 1:08d}.arrow", data))
             self.n_saved += len(self._rows)
             self._rows, self._characters = [], 0
+            for path in self._obsolete:
+                path.unlink(missing_ok=True)
+            self._obsolete = []
         self._saved_at = time.monotonic()
 
     def index(self) -> Index:
@@ -160,9 +170,14 @@ class Parts:
         self._work.drop()
 
     def remove_if_empty(self) -> None:
-        """Drop the folder if no row was ever saved: there is nothing to go on with."""
-        if not self._paths:
+        """Drop the folder if no row and no state was ever saved: there is nothing to go on with."""
+        if not self._paths and not self.has_states:
             self.remove()
+
+    @property
+    def has_states(self) -> bool:
+        """Whether documents that are under way have left where they stand."""
+        return any(True for _ in self.folder.glob(STATES))
 
     def close(self) -> None:
         """Let other processes have the folder."""

@@ -18,9 +18,11 @@ from thalweg.corpus.report import FailureLog, ReportedFailure, Status, Summary
 from thalweg.corpus.results import read_metadata
 from thalweg.corpus.rows import Row, part_schema
 from thalweg.corpus.settings import Mode, Settings, check_free
+from thalweg.corpus.states import States
 from thalweg.corpus.writers import FAILURES, parts_path
 from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.results import Embedding
+from thalweg.embedder.resumable import ChangedTextError
 from thalweg.engine.results import Failure, Progress
 from thalweg.errors import CorpusError
 from thalweg.inputs.discover import Unreadable
@@ -49,7 +51,8 @@ def embed_corpus(
 
     Finished rows are saved in a folder beside `out` as the run goes on. After a crash, `mode="resume"` with the same
     settings and inputs continues: no row is lost or repeated, and vectors agree with those of an undisturbed run
-    (1e-5; documents are packed anew). A document that was under way is read again from its start.
+    (1e-5; documents are packed anew). A document that was under way is read again from its start, but run from the last
+    state that it has saved (`Settings.state_every`).
 
     Args:
         files, unreadable, left_out: from `discover`.
@@ -76,7 +79,7 @@ def embed_corpus(
         try:
             if not goes_on:
                 parts.begin(manifest)
-            run = _Run(embedder, settings, parts, files, on_status)
+            run = _Run(embedder, settings, parts, manifest, on_status)
             run.status.remade = tuple(damaged)
             run.status.files.left_out.update(left_out)
             run.status.files.seen += sum(left_out.values())
@@ -93,10 +96,11 @@ def embed_corpus(
 
 
 def _unwritable(error: OSError, parts: Parts, *, repeatable: bool) -> CorpusError:
-    if not parts.n_saved:
+    what = f"{parts.n_saved:,} vectors are" if parts.n_saved else "the states of long documents are"
+    if not parts.n_saved and not parts.has_states:
         saved = f"nothing was saved yet: {cure(error)}, then start again"
     elif repeatable:
-        saved = f"{parts.n_saved:,} vectors are saved in {parts.folder}: {cure(error)}, then go on with --resume"
+        saved = f"{what} saved in {parts.folder}: {cure(error)}, then go on with --resume"
     else:
         saved = f"{parts.n_saved:,} vectors are in {parts.folder}, but stdin cannot be read again to go on"
     return CorpusError(f"{in_words(error)}; {saved}")
@@ -119,9 +123,10 @@ class _Run:
         embedder: Embedder,
         settings: Settings,
         parts: Parts,
-        files: Sequence[InputFile],
+        manifest: Manifest,
         on_status: Callable[[Status], None],
     ) -> None:
+        files = manifest.files
         self._embedder = embedder
         self._settings = settings
         self._parts = parts
@@ -136,6 +141,17 @@ class _Run:
             saved=self._done.n_documents,
         )
         self.status.files.seen = len(files)
+        self._states = None
+        if settings.state_every and settings.cut is None and manifest.repeatable:
+            self._states = States(
+                parts.folder,
+                embedder,
+                manifest.digest,
+                settings.state_every,
+                self._done,
+                lambda number: self._passages[number].document,
+                self.status.note,
+            )
 
     def embed(self, unreadable: Iterable[Unreadable]) -> tuple[ReportedFailure, ...]:
         """Bring every document into the parts; the first failures come back."""
@@ -167,6 +183,7 @@ class _Run:
             share_prefixes=settings.share_prefixes,
             on_error="yield",
             progress=self._on_step,
+            checkpoints=self._states,
             **settings.schedule,
         )
 
@@ -196,14 +213,22 @@ class _Run:
         document = passage.document
         if isinstance(result, Failure):
             self._end(result.index)
+            if isinstance(result.error, ChangedTextError):
+                raise CorpusError(f"{document.id}: {result.error}; start over with --overwrite")
+            state = self._state_of(document)
+            if state is not None:
+                state.unlink(missing_ok=True)  # it is tried again from its start
             log.add(ReadFailure(document.id, result.error, concerns="row" if document.is_row else "file"))
             return
         text = passage.cut(result.char_start, result.char_end)
         if result.section not in passage.saved:
-            self._parts.append(_row(document, result, text))
+            self._parts.append(_row(document, result, text), self._state_of(document))
         if result.last:
             self._end(result.index)
             self.status.documents += 1
+
+    def _state_of(self, document: Document) -> Path | None:
+        return None if self._states is None else self._states.of(document)
 
     def _end(self, number: int) -> None:
         self._passages.pop(number).document.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from thalweg.assets import MODEL_NAME, model_folder
+from thalweg.checks import whole_number
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.records import Columns
 from thalweg.corpus.writers import check_output, parts_path
@@ -22,6 +23,10 @@ from thalweg.version import __version__
 
 Mode: TypeAlias = Literal["new", "resume", "overwrite"]
 """What to do about an output or an unfinished run that is already there."""
+
+
+STATE_EVERY = 200_000
+"""Tokens of a long document that a crash may cost."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Settings:
         schedule: bounds of `Embedder.schedule`; they change speed and memory only.
         share_prefixes: as `Embedder.encode_stream`; it changes speed and memory only.
         save_every: seconds of work that a crash may cost.
+        state_every: tokens after which a long document without sections saves where it stands; 0: never.
         strict: stop at the first document that cannot be read.
     """
 
@@ -58,9 +64,11 @@ class Settings:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     share_prefixes: bool = False
     save_every: float = 5.0
+    state_every: int = STATE_EVERY
     strict: bool = False
 
     def __post_init__(self) -> None:
+        whole_number("state_every", self.state_every, 0)
         if self.cut is not None and not isinstance(self.cut.by, str):
             raise InvalidInputError(
                 f"a corpus is cut by tokens, paragraph, sentence or heading, not by {self.cut.by!r:.80}: it could not "

@@ -8,6 +8,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from thalweg.engine.results import DocumentState, Pooled
 from thalweg.engine.sources import Answer, TokenArray
 from thalweg.errors import InvalidInputError, ThalwegError, TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
+
+if TYPE_CHECKING:
+    from thalweg.embedder.resumable import ResumableTexts
 
 SHORT_TEXT = 8192
 """Characters below which a string is tokenised together with its neighbours."""
@@ -37,6 +41,7 @@ def tokenized(
     sections: Sections | None,
     eos: int | None,
     prefixes: TextPrefixes | None = None,
+    resumable: ResumableTexts | None = None,
 ) -> Iterator[TokenizedText]:
     """Documents as token sources: short strings tokenised many at a time, everything else as it is pulled.
 
@@ -46,6 +51,7 @@ def tokenized(
         sections: how documents are cut, where sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
         prefixes: knows of a text's ids how many at their beginning have been run, and the state after them.
+        resumable: opens documents without sections that are not short strings, where they leave states on their way.
     """
     group: list[str] = []
 
@@ -79,23 +85,26 @@ def tokenized(
         if error is not None:
             yield TokenizedText(_NoText(error), 0, eos)
             continue
+        if resumable is not None and sections is None:
+            yield resumable.open(number, document)
+            continue
         length = len(document) if isinstance(document, str) and max_length is None else None
         located = sections is not None or length is None
-        may_block = _may_block(document)
+        blocks = may_block(document)
         open_stream = functools.partial(
             tokenizer.stream,
             prompt=prompt,
             max_length=max_length,
             with_offsets=located,
-            eager=may_block and sections is not None,
+            eager=blocks and sections is not None,
         )
         if sections is None or sections.by == "tokens":
             stream = open_stream(document)
             n, state = 0, None
-            if prefixes is not None and sections is None and max_length is None and (prefixes.share or not may_block):
+            if prefixes is not None and sections is None and max_length is None and (prefixes.share or not blocks):
                 n, state = prefixes.begin(stream)
             yield TokenizedText(
-                stream, length, eos, located, in_sections=sections is not None, may_block=may_block, n=n, state=state
+                stream, length, eos, located, in_sections=sections is not None, may_block=blocks, n=n, state=state
             )
             continue
         try:
@@ -104,11 +113,11 @@ def tokenized(
             yield TokenizedText(_NoText(caught), 0, eos)
             continue
         sectioned = SectionedStream(document, boundaries, open_stream)
-        yield TokenizedText(sectioned, length, eos, located, may_block=may_block)
+        yield TokenizedText(sectioned, length, eos, located, may_block=blocks)
     yield from flush()
 
 
-def _may_block(document: TextSource) -> bool:
+def may_block(document: TextSource) -> bool:
     """Whether reading a document may wait for someone: its pieces come from an iterator, a pipe or a terminal."""
     if isinstance(document, (str, bytes, list, tuple, io.StringIO, io.BytesIO)):
         return False

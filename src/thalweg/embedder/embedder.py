@@ -30,6 +30,7 @@ from thalweg.embedder.prefixes import Prefixes, TextPrefixes
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
+from thalweg.embedder.resumable import Checkpoints, ResumableTexts
 from thalweg.embedder.sections import TOKENS, Mode, Sections, Unit, chosen_sections, running_totals, whole_text
 from thalweg.embedder.sessions.memory import SessionMemory
 from thalweg.embedder.sessions.session import Session, Settings
@@ -649,6 +650,7 @@ class Embedder:
         special_tokens: SpecialTokens | None = ...,
         max_uncut_chars: int | None = ...,
         share_prefixes: bool = ...,
+        checkpoints: Checkpoints | None = ...,
     ) -> Iterator[Embedding]: ...
 
     @overload
@@ -672,6 +674,7 @@ class Embedder:
         special_tokens: SpecialTokens | None = ...,
         max_uncut_chars: int | None = ...,
         share_prefixes: bool = ...,
+        checkpoints: Checkpoints | None = ...,
     ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
@@ -694,6 +697,7 @@ class Embedder:
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
         share_prefixes: bool = False,
+        checkpoints: Checkpoints | None = None,
     ) -> Iterator[Embedding | Failure]:
         """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
 
@@ -709,6 +713,7 @@ class Embedder:
             on_error: what to do with a document that cannot be read or tokenised: "raise", or "yield" a `Failure` and
                 go on with the others.
             progress: called after every step.
+            checkpoints: where long documents leave what a later call goes on from. Not with sections.
 
         The other arguments are those of `encode`.
 
@@ -732,6 +737,9 @@ class Embedder:
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
         prefixes = self._prefixes_for(tokenizer, before, share_prefixes)
+        resumable = None
+        if checkpoints is not None and sections is None:
+            resumable = ResumableTexts(tokenizer, before, max_length, self._probe_id, prefixes, checkpoints)
 
         def run(
             documents: Iterable[TextSource],
@@ -740,7 +748,7 @@ class Embedder:
             on_error: Literal["raise", "yield"],
             progress: Callable[[Progress], None] | None,
         ) -> Iterator[Embedding | Failure]:
-            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, prefixes)
+            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, prefixes, resumable)
             blocking = share_prefixes or not isinstance(documents, Sequence)
             return self._run(schedule, texts, blocking, sections, ordered, normalize, truncate_dim, on_error, progress)
 

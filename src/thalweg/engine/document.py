@@ -97,9 +97,17 @@ class Document:
         """Tokens that may be run now. Of a document that has not ended some are held back, as they may be its last."""
         return self.n_ahead if self.ended else max(0, self.n_ahead - 1 - self.n_last)
 
+    @property
+    def state_at(self) -> int | None:
+        """The token at which its source wants to be given the state next."""
+        at: int | None = getattr(self.source, "state_at", None)
+        return at
+
     def piece(self, most: int) -> int:
         """Tokens of the next piece, at most so many."""
         n = min(self.ready, most)
+        if self.state_at is not None:
+            n = min(n, self.state_at - self.done)
         if self.n_probe:
             due = self.cuts.next_due(self.done + self.n_ahead, ended=self.ended)
             n = n if due is None else min(n, due - self.done)

@@ -260,7 +260,10 @@ class Engine:
         self.last_tokens = Counter()
         if runs:
             results += self._run(chosen)
-        return self._leave(results)
+        left = self._leave(results)
+        if runs:
+            self._give_states()
+        return left
 
     def is_full(self, client: Hashable = None) -> bool:
         """Whether another document of a client would not be looked at before the next step."""
@@ -404,6 +407,13 @@ class Engine:
             shared=[(document, document.n_ahead) for document in short if document.start is not None],
             new=[*new, *((document, document.n_ahead) for document in short if document.start is None)],
         )
+
+    def _give_states(self) -> None:
+        """Give sources that want it the state at the token where they want it."""
+        for document, row in self._rows().items():
+            if document.done == document.state_at:
+                state = DocumentState(self._store.copy(row), document.sums.copy(), document.done)
+                document.source.keep(state)  # type: ignore[attr-defined]
 
     # -- rows of states ----------------------------------------------------------------------------------------------
 

@@ -34,7 +34,9 @@ class TokenSource(Protocol):
     when nothing more will be asked. `section_ends()` is needed where the source knows what its sections are: the
     tokens, counted from the document's start, at which one ends and another begins, ascending and each once. Asked
     after `take`, it has named all that lie between ids that were given out. Three attributes are optional in
-    `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`.
+    `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`. One that has the attribute `state_at` is
+    given its `DocumentState` after so many tokens, `keep(state)`, which names another token or None; what that raises
+    ends the step.
     """
 
     def take(self, n: int) -> tuple[TokenArray, Answer]:

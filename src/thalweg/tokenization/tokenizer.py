@@ -205,6 +205,39 @@ class Tokenizer:
         settings = {"with_offsets": False, "window_chars": WINDOW_CHARS, "max_uncut_chars": self.max_uncut_chars}
         return self._backend.restored({**state, **settings})
 
+    def resumed(
+        self, state: Mapping[str, Any], ids: npt.NDArray[np.int32], text: TextSource, *, with_offsets: bool
+    ) -> "TokenStream":
+        """The stream of which `TokenStream.state` gave this, which may have come from anywhere.
+
+        Args:
+            ids: (n,) those that it had ready; text: what it had not read.
+
+        Raises:
+            ValueError, TypeError, KeyError, TokenizationError: it cannot be that of any text.
+        """
+        settings = {
+            "with_offsets": with_offsets,
+            "window_chars": WINDOW_CHARS,
+            "max_uncut_chars": self.max_uncut_chars,
+        }
+        offsets = np.array(state["offsets"], dtype=np.int64).reshape(-1, 2) if with_offsets else None
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            raise ValueError(f"it holds the id {ids.max()}")
+        if offsets is not None and len(offsets) != len(ids):
+            raise ValueError("it has other offsets than ids")
+        stream = TokenStream(
+            self._backend.restored({**state["window"], **settings}),
+            text_pieces(text, WINDOW_CHARS // 4),
+            prefix=[],
+            suffix=self.suffix,
+            max_length=None,
+            with_offsets=with_offsets,
+            eager=False,
+        )
+        stream.go_on(Block(ids, offsets), state)
+        return stream
+
     def _encode_group(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
         prefix, suffix = np.array(self.prefix, dtype=np.int32), np.array(self.suffix, dtype=np.int32)
         return [np.concatenate([prefix, ids, suffix]) for ids in self._backend.encode_batch(texts)]
@@ -270,6 +303,29 @@ class TokenStream:
         block, _ = self._take(n)
         self._rest = Block.join([block, self._rest])
         return block.ids
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, as JSON holds it: `Tokenizer.resumed` goes on from there, with the `ids` beside it."""
+        return {
+            "window": self._window.state(),
+            "offsets": None if self._rest.offsets is None else self._rest.offsets.tolist(),
+            "room": self._room,
+            "char": self._char,
+            "complete": self._complete,
+            "truncated": self.truncated,
+        }
+
+    @property
+    def ids(self) -> npt.NDArray[np.int32]:
+        """(n,): the next ids, as far as they are ready."""
+        return self._rest.ids
+
+    def go_on(self, rest: Block, state: Mapping[str, Any]) -> None:
+        """Be where a stream was that had this state, and these ids ready."""
+        self._rest = rest
+        self._room = whole_number("room", state["room"], 0, sys.maxsize)
+        self._char = whole_number("char", state["char"], 0)
+        self._complete, self.truncated = bool(state["complete"]), bool(state["truncated"])
 
     def take_all(self) -> npt.NDArray[np.int32]:
         """All ids that are left, int32 (k,)."""

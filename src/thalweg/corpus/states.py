@@ -1,0 +1,106 @@
+"""Where long documents stand, saved in the work folder of a run, so that a resumed one does not begin them anew.
+
+One file a document, `state-FILE-ROW.safetensors`, by its place in the inputs; a later state takes the place of an
+earlier one. Its header says which run it belongs to, and which model on which numeric path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from thalweg.corpus.documents import Document
+from thalweg.corpus.index import Done
+from thalweg.corpus.parts import STATES
+from thalweg.embedder.embedder import Embedder
+from thalweg.embedder.sessions.file import Saved, read_session, to_bytes
+from thalweg.errors import InvalidInputError
+from thalweg.storage.durable import in_words, write_durably
+
+_NAME = re.compile(r"state-(\d{1,18})-(\d{1,18})\.safetensors")
+
+Found = TypeVar("Found")
+
+
+class States:
+    """The states of a run; implements `thalweg.embedder.resumable.Checkpoints`.
+
+    Args:
+        folder: the work folder.
+        run: what tells this run from others.
+        every: tokens from one state of a document to the next.
+        done: what is finished, and needs no state any more.
+        document: by its number in this run.
+        note: told of states that are gone on from, and of those that cannot be.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        embedder: Embedder,
+        run: str,
+        every: int,
+        done: Done,
+        document: Callable[[int], Document],
+        note: Callable[[str], None],
+    ) -> None:
+        self.every = every
+        self._folder = folder
+        self._embedder = embedder
+        self._identity = {**embedder.state_identity, "run": run}
+        self._document = document
+        self._note = note
+        self._there: set[Path] = set()
+        for path in folder.glob(STATES):
+            place = _NAME.fullmatch(path.name)
+            if place is None or done.has(int(place[1]), int(place[2])):
+                path.unlink()
+            else:
+                self._there.add(path)
+
+    def load(self, number: int, build: Callable[[Saved], Found]) -> Found | None:
+        """See `Checkpoints`."""
+        document = self._document(number)
+        path = self._path(document)
+        if path not in self._there:
+            return None
+        identity = self._identity_of(document)
+
+        def check(found: Mapping[str, str]) -> None:
+            for name, value in identity.items():
+                if found.get(name) != value:
+                    raise InvalidInputError(f"its {name} is {found.get(name)!r:.80}, and this run's {value!r}")
+
+        pooling, model = self._embedder.pooling, self._embedder.model
+        try:
+            saved = read_session(path, model.init_state(1), pooling.width(int(model.d_model)), check)
+            found = build(saved)
+        except Exception as error:
+            reason = in_words(error) if isinstance(error, OSError) else " ".join(str(error).split())
+            self._note(f"{document.id}: run from its start, as its saved state cannot be used ({reason:.300})")
+            return None
+        n = 0 if saved.state is None else saved.state.n_tokens
+        self._note(f"{document.id}: goes on from its saved state after {n:,} tokens")
+        return found
+
+    def save(self, number: int, saved: Saved) -> None:
+        """See `Checkpoints`. Raises OSError."""
+        document = self._document(number)
+        path = self._path(document)
+        data = to_bytes(replace(saved, model=self._identity_of(document)))
+        write_durably(path, lambda stream: stream.write(data))
+        self._there.add(path)
+
+    def of(self, document: Document) -> Path | None:
+        """The file of a document that has one."""
+        path = self._path(document)
+        return path if path in self._there else None
+
+    def _identity_of(self, document: Document) -> dict[str, str]:
+        return {**self._identity, "document": f"{document.file}, {document.row}"}
+
+    def _path(self, document: Document) -> Path:
+        return self._folder / f"state-{document.file}-{document.row}.safetensors"
