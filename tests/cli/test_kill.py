@@ -48,17 +48,18 @@ def start(context: multiprocessing.context.ForkServerContext, arguments: list[ob
 
 @pytest.mark.kill
 @pytest.mark.parametrize(
-    ("long_words", "sections"),
-    [(140_000, ["--sections", 100]), (30_000, [])],  # 200,000 and 40,000 tokens
-    ids=["sections", "whole"],
+    ("long_words", "chosen"),
+    # 200,000 and 40,000 tokens
+    [(140_000, ["--sections", 100]), (30_000, []), (30_000, ["--state-every", 3000])],
+    ids=["sections", "whole", "states"],
 )
 def test_a_run_killed_ten_times_equals_an_undisturbed_one(
-    forked: multiprocessing.context.ForkServerContext, tmp_path: Path, long_words: int, sections: list[object]
+    forked: multiprocessing.context.ForkServerContext, tmp_path: Path, long_words: int, chosen: list[object]
 ) -> None:
     model = write_model(tmp_path / "model", n_layers=1)
     docs = write_corpus(tmp_path / "docs", long_words=long_words, broken_words=15_000)
     whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
-    options = ["--model", model, "--save-every", 0.1, *sections]
+    options = ["--model", model, "--save-every", 0.1, *chosen]
     began = time.monotonic()
     undisturbed = start(forked, ["embed", docs, "-o", whole, *options])
     undisturbed.join(100)

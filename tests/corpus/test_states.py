@@ -123,8 +123,8 @@ def test_one_document_repeats_at_most_the_tokens_between_two_states(embedder: th
 
 
 def broken_off(embedder: thalweg.Embedder, path: Path, out: Path, tokens: int = 1500, **settings: Any) -> None:
+    settings = {"schedule": SCHEDULE, "state_every": EVERY, **settings}
     with pytest.raises(Crash):
-        settings = {"schedule": SCHEDULE, "state_every": EVERY, **settings}
         run(embedder, path, out, on_status=crash_at(tokens, []), **settings)
 
 

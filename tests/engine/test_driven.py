@@ -18,7 +18,7 @@ from tests.engine.toy import Toy, expected, ids_of
 from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.engine.engine import Engine
 from thalweg.engine.read_ahead import BlockingSource, ReadAhead
-from thalweg.engine.results import Failure, Pooled
+from thalweg.engine.results import DocumentState, Failure, Pooled
 from thalweg.engine.runs import MOST_RESULTS
 from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Answer, Ids, TokenArray, TokenSource
@@ -514,3 +514,36 @@ def test_an_engine_goes_with_its_last_user(end: str) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+class Saving(Ids):
+    """A source that is given its state after every 70 tokens."""
+
+    def __init__(self, ids: TokenArray, state: DocumentState | None = None) -> None:
+        super().__init__(ids)
+        self.state = state
+        self.state_at = (0 if state is None else state.n_tokens) + 70
+        self.kept: list[DocumentState] = []
+
+    def keep(self, state: DocumentState) -> None:
+        self.kept.append(state)
+        self.state_at += 70
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_states_on_the_way_are_those_of_exact_tokens_and_can_be_gone_on_from(pooling: str) -> None:
+    documents = [ids_of(n, n) for n in (10, 69, 70, 71, 140, 333, 600)]
+    schedule = Schedule(vertical_chunk_size=32, max_tokens_per_step=100, max_in_flight=3)
+    sources = [Saving(ids) for ids in documents]
+    for result in Engine(Toy(), pooling, schedule).run(sources):
+        assert isinstance(result, Pooled)
+        assert np.allclose(result.vector, expected(documents[result.key], pooling), atol=1e-5)
+    for ids, source in zip(documents, sources, strict=True):
+        assert [state.n_tokens for state in source.kept] == list(range(70, len(ids), 70))
+        for state in source.kept:
+            again = Saving(ids[state.n_tokens :], state)
+            (result,) = Engine(Toy(), pooling, schedule).run([again])
+            assert isinstance(result, Pooled)
+            assert result.stop == len(ids)
+            assert np.allclose(result.vector, expected(ids, pooling), atol=1e-5)
+            assert [each.n_tokens for each in again.kept] == list(range(state.n_tokens + 70, len(ids), 70))

@@ -7,7 +7,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,11 @@ from tests.tokenization.shapes import (
     through_windows,
 )
 from thalweg.errors import TokenizationError
-from thalweg.tokenization.backend import Block
+from thalweg.tokenization.backend import WINDOW_CHARS, Block
 from thalweg.tokenization.cuts import CutRules
 from thalweg.tokenization.library_errors import encode
 from thalweg.tokenization.self_check import find_mismatch
+from thalweg.tokenization.tokenizer import TokenStream
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -303,3 +304,40 @@ def test_a_state_that_somebody_made_up(name: str) -> None:
             ids = Block.join(blocks).ids
             assert not len(ids) or 0 <= ids.min() <= ids.max() < backend.vocab_size
     assert refused > 200
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("with_offsets", [True, False])
+def test_a_stream_goes_on_from_its_state(name: str, with_offsets: bool) -> None:
+    rng = random.Random(0)
+    text = "\n".join(TRAINING_TEXT)
+    text *= 4 * WINDOW_CHARS // len(text) + 1
+    tokenizer = ours(name)
+    n_read = 0
+
+    def watched(start: int) -> Iterator[str]:
+        nonlocal n_read
+        for n_read in range(start + 100, len(text) + 100, 100):
+            yield text[n_read - 100 : n_read]
+
+    def rest(stream: TokenStream) -> tuple[list[int], list[list[int]]]:
+        if not with_offsets:
+            return stream.take_all().tolist(), []
+        ids, offsets, _ = stream.take_with_offsets(sys.maxsize)
+        return ids.tolist(), offsets.tolist()
+
+    whole, wherever = rest(tokenizer.stream(text, with_offsets=with_offsets))
+    stream = tokenizer.stream(watched(0), with_offsets=with_offsets)
+    n = 0
+    for at in [*sorted(rng.sample(range(1, len(whole)), 6)), len(whole) - 1]:
+        if at > n:
+            stream.take(at - n)
+            n = at
+        state, ids = json.loads(json.dumps(stream.state())), stream.ids.copy()
+        stream = tokenizer.resumed(state, ids, watched(n_read), with_offsets=with_offsets)
+    assert rest(stream) == (whole[n:], wherever[n:])
+    for broken in ({"room": -1}, {"char": None}, {"window": {}}):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            tokenizer.resumed({**state, **broken}, ids, "", with_offsets=with_offsets)
+    with pytest.raises(ValueError, match="holds the id"):
+        tokenizer.resumed(state, ids + tokenizer.vocab_size, "", with_offsets=with_offsets)
