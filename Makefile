@@ -62,6 +62,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/short_texts.py
 	$(BIN)/python benchmarks/card_loop.py
 	$(BIN)/python benchmarks/kill_resume.py
+	$(BIN)/python benchmarks/kill_inside.py
 	$(BIN)/python benchmarks/sentence_transformers_drop_in.py
 	$(BIN)/python benchmarks/first_vector.py
 	$(BIN)/python benchmarks/sessions.py

@@ -1,6 +1,7 @@
 """The tokenizer of the RWKV models against the one in the `rwkv` package, whole and streamed."""
 
 import itertools
+import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -158,6 +159,27 @@ def test_one_line_of_five_megabytes_without_a_space() -> None:
     joined = np.concatenate(ids)
     assert joined[:-1].tolist() == theirs().encode(text)
     assert joined[-1] == 0
+
+
+def test_a_stream_goes_on_from_its_state() -> None:
+    text = "".join(ATOMS) * 30
+    whole, offsets, _ = ours().stream(text, with_offsets=True).take_with_offsets(1 << 30)
+    n_read = 0
+
+    def watched(start: int) -> Iterator[str]:
+        nonlocal n_read
+        for n_read in range(start + 50, len(text) + 50, 50):
+            yield text[n_read - 50 : n_read]
+
+    stream, n = ours().stream(watched(0), with_offsets=True), 0
+    for at in (1, 700, 701, len(whole) // 2, len(whole) - 1):
+        stream.take(at - n)
+        n = at
+        state = json.loads(json.dumps(stream.state()))
+        stream = ours().resumed(state, stream.ids.copy(), watched(n_read), with_offsets=True)
+    ids, places, _ = stream.take_with_offsets(1 << 30)
+    assert ids.tolist() == whole[n:].tolist()
+    assert places.tolist() == offsets[n:].tolist()
 
 
 def test_batch_is_each_text_alone() -> None:

@@ -8,7 +8,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,6 @@ from thalweg.engine.results import DocumentState, Pooled
 from thalweg.engine.sources import Answer, TokenArray
 from thalweg.errors import InvalidInputError, ThalwegError, TokenizationError
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer, TokenStream
-
-if TYPE_CHECKING:
-    from thalweg.embedder.resumable import ResumableTexts
 
 SHORT_TEXT = 8192
 """Characters below which a string is tokenised together with its neighbours."""
@@ -41,7 +37,7 @@ def tokenized(
     sections: Sections | None,
     eos: int | None,
     prefixes: TextPrefixes | None = None,
-    resumable: ResumableTexts | None = None,
+    open_resumable: Callable[[int, TextSource], TokenizedText] | None = None,
 ) -> Iterator[TokenizedText]:
     """Documents as token sources: short strings tokenised many at a time, everything else as it is pulled.
 
@@ -51,7 +47,8 @@ def tokenized(
         sections: how documents are cut, where sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
         prefixes: knows of a text's ids how many at their beginning have been run, and the state after them.
-        resumable: opens documents without sections that are not short strings, where they leave states on their way.
+        open_resumable: makes the source of a document of this number that is no short string, where documents have no
+            sections and are to leave states on their way.
     """
     group: list[str] = []
 
@@ -85,8 +82,8 @@ def tokenized(
         if error is not None:
             yield TokenizedText(_NoText(error), 0, eos)
             continue
-        if resumable is not None and sections is None:
-            yield resumable.open(number, document)
+        if open_resumable is not None:
+            yield open_resumable(number, document)
             continue
         length = len(document) if isinstance(document, str) and max_length is None else None
         located = sections is not None or length is None

@@ -737,9 +737,9 @@ class Embedder:
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
         prefixes = self._prefixes_for(tokenizer, before, share_prefixes)
-        resumable = None
+        open_resumable = None
         if checkpoints is not None and sections is None:
-            resumable = ResumableTexts(tokenizer, before, max_length, self._probe_id, prefixes, checkpoints)
+            open_resumable = ResumableTexts(tokenizer, before, max_length, self._probe_id, prefixes, checkpoints).open
 
         def run(
             documents: Iterable[TextSource],
@@ -748,7 +748,9 @@ class Embedder:
             on_error: Literal["raise", "yield"],
             progress: Callable[[Progress], None] | None,
         ) -> Iterator[Embedding | Failure]:
-            texts = tokenized(documents, tokenizer, before, max_length, sections, self._probe_id, prefixes, resumable)
+            texts = tokenized(
+                documents, tokenizer, before, max_length, sections, self._probe_id, prefixes, open_resumable
+            )
             blocking = share_prefixes or not isinstance(documents, Sequence)
             return self._run(schedule, texts, blocking, sections, ordered, normalize, truncate_dim, on_error, progress)
 
