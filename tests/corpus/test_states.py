@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import thalweg
 from thalweg.corpus import Status, Summary
 from thalweg.errors import CorpusError
+from thalweg.storage.durable import write_durably
 
 from .corpora import assert_same_output, run
 from .tiny import make_text, write_model
@@ -242,4 +244,29 @@ def test_the_lexicon_of_a_text_goes_on_too(tmp_path: Path) -> None:
     run(embedder, path, whole)
     _, crashes, _ = broken_off_often(embedder, path, out, 700, schedule=SCHEDULE, state_every=EVERY)
     assert crashes
+    assert_same_output(out, whole)
+
+
+def test_a_disk_without_room_for_a_state_is_named(
+    embedder: thalweg.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, whole = tmp_path / "long.txt", tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    path.write_text(make_text(2000, 14))
+    n = run(embedder, path, whole).new_tokens
+    room = [2]
+
+    def write(target: Path, fill: Any) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        write_durably(target, fill)
+
+    settings: dict[str, Any] = {"schedule": SCHEDULE, "state_every": EVERY}
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.corpus.states.write_durably", write)
+        told = "No space left on device; the states of long documents are saved in .*: make room, then go on"
+        with pytest.raises(CorpusError, match=told):
+            run(embedder, path, out, **settings)
+    settings["state_every"] = 450  # may be another one
+    assert run(embedder, path, out, "resume", **settings).new_tokens == n - 2 * EVERY
     assert_same_output(out, whole)

@@ -155,6 +155,7 @@ class _ResumableText(TokenizedText):
         self._save(Saved({}, noted.settings, noted.stream, noted.ids, state, b"", 0))
 
     def _pull(self, n: int) -> tuple[TokenArray, bool]:
+        self.state = None  # the engine has it; it would be in memory as long as the document is under way
         self._pieces.catch_up()
         ids, last = super()._pull(min(n, self._next_mark - self._taken))
         if self._taken == self._next_mark:
