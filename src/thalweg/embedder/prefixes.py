@@ -95,9 +95,8 @@ class TextPrefixes:
         cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
         if cuts[0] < LEAST:
             return 0
-        for cut in cuts:
-            self._at(ids[:cut])
-        return cuts[0]
+        kept = [self._at(ids[:cut]) is not None for cut in cuts]
+        return cuts[0] if kept[0] else 0
 
     def of(self, ids: Ids) -> tuple[int, DocumentState | None]:
         """How many of the ids (n,) at a text's beginning have been run, and the state after them. What it shares with
@@ -107,7 +106,8 @@ class TextPrefixes:
         n, state = self._prefixes.states.longest(ids[:most], salt=self._salt)
         if shared - n < LEAST_SHARED or self._prefixes.in_vain:
             return n, state
-        return shared, self._at(ids[:shared])
+        longer = self._at(ids[:shared])
+        return (n, state) if longer is None else (shared, longer)
 
     def begin(self, stream: TokenStream) -> tuple[int, DocumentState | None]:
         """The same for a text that is tokenised as it is pulled; the ids that have been run are taken from it."""
@@ -120,8 +120,8 @@ class TextPrefixes:
             stream.take(n)
         return n, state
 
-    def _at(self, ids: Ids) -> DocumentState:
-        """The state after exactly these ids."""
+    def _at(self, ids: Ids) -> DocumentState | None:
+        """The state after exactly these ids; None if the model fails there, as it will in every text that has them."""
         states = self._prefixes.states
         n, state = states.longest(ids, salt=self._salt)
         if state is not None and n == len(ids):
@@ -130,7 +130,7 @@ class TextPrefixes:
         source.keep_state = True
         for result in self._embedder.run_sources([source]):
             if isinstance(result, Failure):
-                raise result.error
+                return None
             assert result.state is not None
             self._prefixes.in_vain |= not states.put(ids, result.state, salt=self._salt)
             return result.state
