@@ -35,6 +35,9 @@ LEAST_SHARED = 64
 PEEK, PEEK_SHARED = 1 << 11, 1 << 15
 """Tokens of a long text that are looked at for a prefix, and for what it has in common with others."""
 
+MOST_KNOWN = 64
+"""Prefixes whose ids are remembered, so that they are not tokenised at every call."""
+
 LATER = ("a", "The", "ing", " a", "1", ".", "\n", "é", "中", "")
 """What may follow a prefix: beginnings that tokenizers join with its end, or do not."""
 
@@ -59,6 +62,7 @@ class Prefixes:
         """Begin without any."""
         self.states = PrefixStates(self._max_bytes)
         self.in_vain = False  # a state does not fit
+        self.cuts: dict[tuple[str, str], list[Ids]] = {}  # ids of prefixes that were asked for by their text
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prefixes:
         return Prefixes(self._max_bytes)
@@ -90,13 +94,14 @@ class TextPrefixes:
         """
         if self._prefixes.in_vain:
             return 0
-        bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
-        ids = bare[: len(bare) - len(tokenizer.suffix)]
-        cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
-        if cuts[0] < LEAST:
-            return 0
-        kept = [self._at(ids[:cut]) is not None for cut in cuts]
-        return cuts[0] if kept[0] else 0
+        known, key = self._prefixes.cuts, (prefix, tokenizer.special_tokens)
+        if key not in known:
+            known[key] = _cuts(tokenizer, prefix)
+            if len(known) > MOST_KNOWN:
+                known.pop(next(iter(known)), None)
+        cuts = known.get(key, [])
+        kept = [self._at(ids) is not None for ids in cuts]
+        return len(cuts[0]) if cuts and kept[0] else 0
 
     def of(self, ids: Ids) -> tuple[int, DocumentState | None]:
         """How many of the ids (n,) at a text's beginning have been run, and the state after them. What it shares with
@@ -135,6 +140,14 @@ class TextPrefixes:
             self._prefixes.in_vain |= not states.put(ids, result.state, salt=self._salt)
             return result.state
         raise AssertionError("a document has a result")
+
+
+def _cuts(tokenizer: Tokenizer, prefix: str) -> list[Ids]:
+    """The ids of a prefix up to where those of longer texts may leave them, the shortest first; none if it is short."""
+    bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
+    ids = bare[: len(bare) - len(tokenizer.suffix)]
+    cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
+    return [] if cuts[0] < LEAST else [ids[:cut] for cut in cuts]
 
 
 def _n_common(a: Ids, b: Ids) -> int:
