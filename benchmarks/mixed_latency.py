@@ -3,7 +3,7 @@
 LangChain's `aembed_query` with the shipped model, alone and while another coroutine embeds a text of 300,000 tokens.
 Vectors of both are compared with those of the same calls alone.
 
-    python benchmarks/mixed_latency.py [--tokens 300000] [--queries 200]
+    python benchmarks/mixed_latency.py [--tokens 300000] [--queries 600]
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def measure(tokens: int, n: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=300_000)
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--queries", type=int, default=600)
     args = parser.parse_args()
     report("mixed_latency", asyncio.run(measure(args.tokens, args.queries)))
 

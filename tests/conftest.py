@@ -14,6 +14,7 @@ from collections.abc import Generator
 from fnmatch import fnmatch
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,20 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     missing = sorted(mark for mark in _needed if item.get_closest_marker(mark) is None)
     if missing:
         pytest.fail(f"this test has to be marked {' and '.join(missing)}: it starts or kills a Python process")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures of matplotlib that were saved as PNG."""
+    from matplotlib.figure import Figure
+
+    saved: list[Any] = []
+    save = Figure.savefig
+
+    def savefig(self: Figure, path: Path, **settings: Any) -> None:
+        if path.suffix == ".png":
+            saved.append(self)
+        save(self, path, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from thalweg.bench.figures import draw
 from thalweg.bench.plot_series import lines, pictures
@@ -78,21 +77,6 @@ def test_pictures_follow_from_the_rows(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
         assert "</svg>" in path.with_suffix(".svg").read_text()
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Figures that were saved as PNG."""
-    saved: list[Any] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, path: Path, **settings: Any) -> None:
-        if path.suffix == ".png":
-            saved.append(self)
-        save(self, path, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def test_axes_have_names_units_and_numbers(figures: list[Any], tmp_path: Path) -> None:

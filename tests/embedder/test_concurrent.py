@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +100,26 @@ def test_an_embedder_can_be_copied(model: thalweg.Embedder, tmp_path: Path) -> N
     again = copy.deepcopy(model)
     np.testing.assert_allclose(again.encode(["a"]), model.encode(["a"]), atol=1e-6)
     assert pickle.loads(pickle.dumps(model._engines)) is not None
+
+
+def test_the_garbage_collector_may_end_a_call_while_another_begins(
+    model: thalweg.Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An iterator that nobody has any more holds an engine until then."""
+    make = model._new_engine
+
+    def collecting(*args: Any) -> Any:
+        gc.collect()
+        return make(*args)
+
+    stream = model.encode_stream([make_text(500)] * 5)
+    next(stream)
+    circle: list[Any] = [stream]
+    circle.append(circle)
+    del stream, circle
+    monkeypatch.setattr(model, "_new_engine", collecting)
+    thread = threading.Thread(target=model.encode, args=("another",), kwargs={"max_in_flight": 3}, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert not model._engines._engines

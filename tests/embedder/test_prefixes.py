@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ import thalweg
 from tests.corpus.tiny import make_text, write_model
 from tests.examples import examples
 from tests.ops.harness import with_kernels
-from thalweg import Embedder, Embedding, Failure, InvalidInputError, Progress
+from thalweg import Embedder, Embedding, Failure, InvalidInputError, NumericalError, Progress
 
 PROMPT = "Instruct: given a question, find the passages of a long river novel that answer it\nQuery: "
 TAILS = [
@@ -145,6 +146,21 @@ def test_documents_that_fail_or_are_no_texts_pass_by_the_others(model: Embedder)
     want = plain(model, [head + "one", head + "pieces", head + "two"])
     got = [each.vector for each in found if isinstance(each, Embedding)]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_fails_in_a_prefix_fails_in_its_texts(folder: Path) -> None:
+    model = thalweg.load(folder)
+    bad = model.tokenize([PROMPT])[0][20]
+    with torch.no_grad():
+        model.model.embeddings.weight[bad] = float("nan")
+    assert model.prefix(PROMPT) == 0
+    found = list(model.encode_stream(["a", "b"], prompt=PROMPT, on_error="yield"))
+    assert [type(each) for each in found] == [Failure, Failure]
+    with pytest.raises(NumericalError, match="document 0"):
+        model.encode(["a", "b"], prompt=PROMPT)
+    head = PROMPT * 3
+    found = list(model.encode_stream([head + "a", head + "b", "fine"], share_prefixes=True, on_error="yield"))
+    assert [type(each) for each in found] == [Failure, Failure, Embedding]
 
 
 def test_a_state_that_does_not_fit_is_not_made_again_and_again(model: Embedder) -> None:

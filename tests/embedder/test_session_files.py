@@ -225,6 +225,7 @@ def test_another_version(model: Embedder, tmp_path: Path) -> None:
     refused(model, path, "it is no saved session")
 
 
+@pytest.mark.slow
 def test_every_byte_counts(model: Embedder, tmp_path: Path) -> None:
     path = grown(model, make_text(40)).save(tmp_path / "session")
     data = path.read_bytes()

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import thalweg
@@ -364,6 +365,22 @@ def test_threads(model: Embedder) -> None:
     wanted = [text + " again" * count for text, count in zip(texts, counts, strict=True)]
     assert_same(model.session_vectors(shared), model.encode(wanted))
     assert model._session_memory.nbytes <= 3 * model.plan_memory().state
+
+
+def test_threads_save_to_one_path(model: Embedder, tmp_path: Path) -> None:
+    """The last one wins; a whole session is there all the time."""
+    sessions, texts = begun(model, 4)
+    wanted = model.encode(texts)
+    path = tmp_path / "session"
+
+    def work(session: Session) -> None:
+        for _ in range(20):
+            session.save(path)
+            assert np.abs(model.restore(path).vector() - wanted).max(axis=1).min() <= 1e-5
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, sessions))
+    assert files(tmp_path) == [path]
 
 
 def test_two_threads_begin_at_once(folder: Path) -> None:

@@ -233,6 +233,7 @@ def test_settings_are_those_of_encode(model: Embedder) -> None:
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_thousand_sessions(model: Embedder) -> None:
     texts = [make_text(1 + i % 40, seed=i) for i in range(1000)]
     sessions = [model.session() for _ in texts]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from matplotlib.figure import Figure
 
 from thalweg.evaluation.plots import metric_name, write_plots
@@ -14,21 +13,6 @@ from thalweg.evaluation.table import Score, Table
 
 def score(model: str, task: str, groups: dict[int, tuple[float, int]] | None = None, **more: Any) -> Score:
     return Score(model, task, "Retrieval", more.pop("measure", "ndcg_at_10"), 0.5, 1.0, groups or {}, **more)
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures that were saved as PNG."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, path: Path, **settings: Any) -> None:
-        if path.suffix == ".png":
-            saved.append(self)
-        save(self, path, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def test_groups_are_named_by_both_ends_and_their_queries(figures: list[Figure], tmp_path: Path) -> None:

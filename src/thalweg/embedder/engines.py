@@ -22,7 +22,7 @@ class Engines:
 
     def reset(self) -> None:
         """Begin without any engine."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a call while another one is in here
         self._engines: dict[tuple[Schedule, Pooling], Engine] = {}
         self._users: dict[tuple[Schedule, Pooling], int] = {}
 
@@ -34,17 +34,19 @@ class Engines:
         compute_in_forked_process()
         key = (schedule, pooling)
         with self._lock:
-            if key not in self._engines:
-                self._engines[key] = make(schedule, pooling)
             self._users[key] = self._users.get(key, 0) + 1
-            engine = self._engines[key]
         try:
+            with self._lock:
+                if key not in self._engines:
+                    self._engines[key] = make(schedule, pooling)
+                engine = self._engines[key]
             yield engine
         finally:
             with self._lock:
                 self._users[key] -= 1
                 if not self._users[key]:
-                    del self._users[key], self._engines[key]
+                    del self._users[key]
+                    self._engines.pop(key, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engines:
         return Engines()

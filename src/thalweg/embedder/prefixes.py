@@ -35,6 +35,9 @@ LEAST_SHARED = 64
 PEEK, PEEK_SHARED = 1 << 11, 1 << 15
 """Tokens of a long text that are looked at for a prefix, and for what it has in common with others."""
 
+MOST_KNOWN = 64
+"""Prefixes whose ids are remembered, so that they are not tokenised at every call."""
+
 LATER = ("a", "The", "ing", " a", "1", ".", "\n", "é", "中", "")
 """What may follow a prefix: beginnings that tokenizers join with its end, or do not."""
 
@@ -59,6 +62,7 @@ class Prefixes:
         """Begin without any."""
         self.states = PrefixStates(self._max_bytes)
         self.in_vain = False  # a state does not fit
+        self.cuts: dict[tuple[str, str], list[Ids]] = {}  # ids of prefixes that were asked for by their text
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prefixes:
         return Prefixes(self._max_bytes)
@@ -90,14 +94,14 @@ class TextPrefixes:
         """
         if self._prefixes.in_vain:
             return 0
-        bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
-        ids = bare[: len(bare) - len(tokenizer.suffix)]
-        cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
-        if cuts[0] < LEAST:
-            return 0
-        for cut in cuts:
-            self._at(ids[:cut])
-        return cuts[0]
+        known, key = self._prefixes.cuts, (prefix, tokenizer.special_tokens)
+        if key not in known:
+            known[key] = _cuts(tokenizer, prefix)
+            if len(known) > MOST_KNOWN:
+                known.pop(next(iter(known)), None)
+        cuts = known.get(key, [])
+        kept = [self._at(ids) is not None for ids in cuts]
+        return len(cuts[0]) if cuts and kept[0] else 0
 
     def of(self, ids: Ids) -> tuple[int, DocumentState | None]:
         """How many of the ids (n,) at a text's beginning have been run, and the state after them. What it shares with
@@ -107,7 +111,8 @@ class TextPrefixes:
         n, state = self._prefixes.states.longest(ids[:most], salt=self._salt)
         if shared - n < LEAST_SHARED or self._prefixes.in_vain:
             return n, state
-        return shared, self._at(ids[:shared])
+        longer = self._at(ids[:shared])
+        return (n, state) if longer is None else (shared, longer)
 
     def begin(self, stream: TokenStream) -> tuple[int, DocumentState | None]:
         """The same for a text that is tokenised as it is pulled; the ids that have been run are taken from it."""
@@ -120,8 +125,8 @@ class TextPrefixes:
             stream.take(n)
         return n, state
 
-    def _at(self, ids: Ids) -> DocumentState:
-        """The state after exactly these ids."""
+    def _at(self, ids: Ids) -> DocumentState | None:
+        """The state after exactly these ids; None if the model fails there, as it will in every text that has them."""
         states = self._prefixes.states
         n, state = states.longest(ids, salt=self._salt)
         if state is not None and n == len(ids):
@@ -130,11 +135,19 @@ class TextPrefixes:
         source.keep_state = True
         for result in self._embedder.run_sources([source]):
             if isinstance(result, Failure):
-                raise result.error
+                return None
             assert result.state is not None
             self._prefixes.in_vain |= not states.put(ids, result.state, salt=self._salt)
             return result.state
         raise AssertionError("a document has a result")
+
+
+def _cuts(tokenizer: Tokenizer, prefix: str) -> list[Ids]:
+    """The ids of a prefix up to where those of longer texts may leave them, the shortest first; none if it is short."""
+    bare, *longer = tokenizer.encode_batch(["", *LATER], prefix)
+    ids = bare[: len(bare) - len(tokenizer.suffix)]
+    cuts = sorted({len(ids) - 1, *(_n_common(ids, each) for each in longer)})
+    return [] if cuts[0] < LEAST else [ids[:cut] for cut in cuts]
 
 
 def _n_common(a: Ids, b: Ids) -> int:

@@ -82,7 +82,7 @@ class Engine:
         self._tokens = self._ended = self._steps = self._last_tokens = 0
         self._stuck = True
         self._company = -PATIENCE  # the last step with short documents beside another client's
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a run, which removes its documents, anywhere
         self._inbox: list[tuple[str, Document]] = []
         self._signal = threading.Event()
         self._runs = Runs(self)

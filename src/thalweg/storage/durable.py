@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,20 @@ from typing import BinaryIO
 from thalweg.errors import CorpusError
 
 
-def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_durably(path: Path, write: Callable[[BinaryIO], object], *, shared: bool = False) -> None:
     """Have `write` fill a file that then takes the place of `path` at once; a link stays one, and what it leads to is
     written.
+
+    Args:
+        shared: others may write to the same path at the same time. What is written beside then has a name of its own,
+            which stays behind where the process is killed.
 
     Raises:
         OSError: naming the file, which is as it was before.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-    fresh = path.with_name(f"{path.name}.tmp")
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp" if shared else f"{path.name}.tmp")
     with errors_named(path):
         try:
             with open(fresh, "wb") as stream:

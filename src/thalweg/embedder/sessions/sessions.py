@@ -116,7 +116,7 @@ class Sessions:
     def write(self, path: Path, point: Point, settings: Settings) -> None:
         """A session's file, for `restore`."""
         data = to_bytes(_saved(point, self._embedder.state_identity, settings.plain()))
-        write_durably(path, lambda stream: stream.write(data))
+        write_durably(path, lambda stream: stream.write(data), shared=True)
 
     def restore(
         self, path: Path, settings_of: Callable[[Mapping[str, Any]], Settings], *, same_numeric_path: bool
