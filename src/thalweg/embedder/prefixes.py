@@ -107,7 +107,8 @@ class TextPrefixes:
         """How many of the ids (n,) at a text's beginning have been run, and the state after them. What it shares with
         a text before is run now, if that is asked for and worth it."""
         most = max(0, len(ids) - self._embedder.pooling.n_last)
-        shared = min(self._prefixes.states.see(ids, salt=self._salt), most) if self.share else 0
+        may_share = self.share and most >= LEAST_SHARED  # others are not worth remembering
+        shared = min(self._prefixes.states.see(ids, salt=self._salt), most) if may_share else 0
         n, state = self._prefixes.states.longest(ids[:most], salt=self._salt)
         if shared - n < LEAST_SHARED or self._prefixes.in_vain:
             return n, state

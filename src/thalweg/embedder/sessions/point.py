@@ -19,7 +19,6 @@ PIECE = 1024
 """Characters of a str that are tokenised at a time; of bytes four times as many, which may be as many characters."""
 
 Ids = npt.NDArray[np.int32]
-NO_IDS: Ids = np.zeros(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
