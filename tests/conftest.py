@@ -25,6 +25,8 @@ import tests.examples  # noqa: F401  registers the profiles of Hypothesis
 _modules = tempfile.TemporaryDirectory(prefix="thalweg-tests-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
 
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # it would send from the middle of any test
+
 # What training data is made into.
 _data_sets = tempfile.TemporaryDirectory(prefix="thalweg-tests-")
 os.environ["HF_DATASETS_CACHE"] = _data_sets.name

@@ -71,6 +71,7 @@ def test_stored_numbers_are_restored(
     assert np.abs(found - exact).max() <= error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["binary", "ubinary"])
 @pytest.mark.parametrize("dimension", [32, 13])
 def test_bits_are_restored_as_signs(

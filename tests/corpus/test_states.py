@@ -76,6 +76,7 @@ def broken_off_often(
         return summary, crashes, total + summary.new_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{}, {"max_length": 1000}, {"share_prefixes": True}, {"prompt": "a text that is put before " * 9}],

@@ -114,6 +114,7 @@ def test_whatever_documents_share(folder: Path, data: st.DataObject) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_run(model: Embedder) -> None:
     """Forty documents of which four fifths are the same, longer ones than are tokenised whole among them."""
     for words, in_pieces in ((100, False), (4000, False), (1000, True)):

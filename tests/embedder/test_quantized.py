@@ -42,6 +42,7 @@ def int8() -> thalweg.Embedder:
     return thalweg.load(quantize="int8")
 
 
+@pytest.mark.slow
 def test_vectors_of_the_shipped_model(exact: thalweg.Embedder, int8: thalweg.Embedder) -> None:
     assert (int8.quantization, exact.quantization) == ("int8", None)
     cosines = (exact.encode(TEXTS) * int8.encode(TEXTS)).sum(axis=1)

@@ -128,6 +128,7 @@ def test_a_section_is_the_mean_over_the_tokens_that_begin_in_it(
     check_mean(model, results, text, cuts_of(text, by, every or 1), look_ahead)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [None, "mean", "prefix", "isolated"])
 @pytest.mark.parametrize("by", ["tokens", "paragraph", "sentence", "heading", "function", "characters"])
 def test_a_stream_cut_anywhere_has_the_sections_of_the_whole(model: Embedder, by: Any, mode: Any) -> None:
@@ -273,6 +274,7 @@ def test_a_length_limit(mean: Embedder, monkeypatch: pytest.MonkeyPatch, mode: A
 VARIANTS = [variant for family in FAMILIES for variant in family.tiny]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family(tmp_path: Path, variant: str, pooling: Any) -> None:
@@ -287,6 +289,7 @@ def test_every_family(tmp_path: Path, variant: str, pooling: Any) -> None:
         np.testing.assert_allclose([r.vector for r in found], want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mean", "prefix", "isolated"])
 def test_bfloat16_is_close_to_float32(mode: Any) -> None:
     """Stated: cosine at least 0.999, as for whole texts."""
@@ -408,6 +411,7 @@ def test_a_text_that_breaks_off_has_the_sections_before(model: Embedder, mode: A
         np.testing.assert_allclose(r.vector, want[r.section].vector, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["tokens", "sentence"])
 def test_a_slow_text_is_followed_closely(model: Embedder, by: Any) -> None:
     """Its vectors come with the next piece, not when a window of the tokenizer is full; and they are the same."""

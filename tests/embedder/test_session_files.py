@@ -450,6 +450,7 @@ except thalweg.InvalidInputError as error:
 # -- files of earlier versions ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder_", sorted(GOLDEN.glob("v*")), ids=lambda path: path.name)
 def test_files_of_earlier_versions(folder_: Path) -> None:
     """Made by golden/sessions/make.py: the state of a text, and the vectors then and after going on."""

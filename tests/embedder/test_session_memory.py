@@ -78,6 +78,7 @@ def test_those_used_last_stay(model: Embedder, tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [0, 1, 2.5, 7])
 def test_many_stay_inside_the_limit(states: float, model: Embedder, tmp_path: Path) -> None:
     limit = int(states * model.plan_memory().state)

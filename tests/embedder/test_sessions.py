@@ -46,6 +46,7 @@ def model(folder: Path) -> Embedder:
     return load(folder / "mamba2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", [True, False], ids=["kernels", "PyTorch alone"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
@@ -85,6 +86,7 @@ POOLINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["bpe", "few", "world"])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_every_pooling(name: str, tokenizer: str, folder: Path) -> None:
@@ -101,6 +103,7 @@ def test_every_pooling(name: str, tokenizer: str, folder: Path) -> None:
     check_growing(model, list(pieces(TEXT, rng)), TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_format(name: str, tmp_path: Path) -> None:
     """With what only some have: BOS, embedding heads."""
@@ -145,6 +148,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["bpe", "world"])
 @pytest.mark.parametrize("kind", HARD)
 def test_texts_without_a_place_to_cut(kind: str, tokenizer: str, folder: Path, tmp_path: Path) -> None:

@@ -450,6 +450,7 @@ def test_no_lock_is_held_while_an_engine_is_woken() -> None:
     assert free == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 50])
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("blocked", [False, True], ids=["there", "its text comes late"])

@@ -95,6 +95,7 @@ def test_clients_with_different_prefixes_take_turns() -> None:
     assert order == [0] * 10 + [1] * 10 + [0] * 10 + [1] * 10 or order == [1] * 10 + [0] * 10 + [1] * 10 + [0] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", [True, False], ids=["kernels", "PyTorch alone"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize("family", FAMILIES)

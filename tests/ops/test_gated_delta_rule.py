@@ -27,6 +27,7 @@ def test_only_the_wanted_rows(rows: tuple[int, ...], side_by_side: int) -> None:
     torch.testing.assert_close(some_final, final, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [(0.0, 1.0), (1.8, 2.0)], ids=["beta below 1", "negative eigenvalues"])
 def test_one_hundred_thousand_steps_neither_drift_nor_overflow(beta: tuple[float, float]) -> None:
     """Hardly anything is forgotten but by what is written over it, so errors would add up. Measured: 6e-7 and 2e-6."""

@@ -53,25 +53,13 @@ def test_any_split_gives_the_same(op: Op, fast: str, data: st.DataObject) -> Non
 
 
 @every_case
-@pytest.mark.parametrize("on", [True, False])
-def test_segments_that_share_a_state(op: Op, fast: str, on: bool) -> None:
-    """As if each had a copy of it."""
-    lengths, rows = [5, 33, 1, 2, 70, 4], [2, 0, 0, 2]
-    shared = Packing(lengths, n_carried=4, carried_rows=rows, wanted=(0, 1, 4))
-    inputs, state = case(op, shared, 0)
-    inputs, state = {k: t.float() for k, t in inputs.items()}, rebuild(state, [t.float() for t in parts(state)])
-    copied = rebuild(state, [t[rows] for t in parts(state)])
-    with torch.no_grad(), with_kernels(on):
-        y, final = op.fast[fast](**inputs, packing=shared, initial_state=state)
-        own = Packing(lengths, n_carried=4, wanted=(0, 1, 4))
-        want_y, want_final = op.fast[fast](**inputs, packing=own, initial_state=copied)
-    assert torch.equal(y, want_y)
-    assert all(torch.equal(a, b) for a, b in zip(parts(final), parts(want_final), strict=True))
-
-
-@every_case
 def test_gradients(op: Op, fast: str) -> None:
     check_gradients(op, fast, Packing([5, 33, 1, 2, 40], n_carried=2, wanted=(0, 1, 4)))
+
+
+@pytest.mark.slow
+@every_case
+def test_gradients_of_a_shared_state(op: Op, fast: str) -> None:
     check_gradients(op, fast, Packing([5, 33, 1, 2, 40], n_carried=3, carried_rows=[1, 0, 1], wanted=(1, 4)))
 
 
@@ -123,3 +111,23 @@ def test_poison_stays_in_its_segment(op: Op, fast: str, on: bool, dtype: torch.d
     value = data.draw(st.sampled_from([float("nan"), float("inf"), float("-inf"), 1e30, 3e38]))
     with torch.no_grad(), with_kernels(on):
         check_poison(op, fast, packing, segment, value, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("op", "fast", "on"),
+    WITHOUT_GRADIENTS,
+    ids=[f"{op.name}: {fast}, {'kernels' if on else 'PyTorch alone'}" for op, fast, on in WITHOUT_GRADIENTS],
+)
+def test_segments_that_share_a_state(op: Op, fast: str, on: bool) -> None:
+    """As if each had a copy of it."""
+    lengths, rows = [5, 33, 1, 2, 70, 4], [2, 0, 0, 2]
+    shared = Packing(lengths, n_carried=4, carried_rows=rows, wanted=(0, 1, 4))
+    inputs, state = case(op, shared, 0)
+    inputs, state = {k: t.float() for k, t in inputs.items()}, rebuild(state, [t.float() for t in parts(state)])
+    copied = rebuild(state, [t[rows] for t in parts(state)])
+    with torch.no_grad(), with_kernels(on):
+        y, final = op.fast[fast](**inputs, packing=shared, initial_state=state)
+        own = Packing(lengths, n_carried=4, wanted=(0, 1, 4))
+        want_y, want_final = op.fast[fast](**inputs, packing=own, initial_state=copied)
+    assert torch.equal(y, want_y)
+    assert all(torch.equal(a, b) for a, b in zip(parts(final), parts(want_final), strict=True))

@@ -25,6 +25,7 @@ def whole(name: str) -> tokenizers.Tokenizer:
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 @examples(60)
 @given(text=TEXTS | LITERALS, cuts=st.lists(st.integers(0, 10_000), max_size=3), window=st.integers(1, 40))
@@ -37,6 +38,7 @@ def test_streamed_as_text_is_whole(name: str, text: str, cuts: list[int], window
     assert tokenizer.encode_batch([text])[0].tolist() == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_rows_as_text(name: str) -> None:
     backend = library(ours(name).with_settings("text"))

@@ -128,6 +128,7 @@ def test_prompt_is_text_without_offsets(prompt: str, text: str, window: int) -> 
     assert ours("mistral").encode_batch([text], prompt)[0].tolist() == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_default_windows_on_a_longer_text(name: str) -> None:
     draw = random.Random(2)

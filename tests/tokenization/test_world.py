@@ -182,6 +182,7 @@ def test_a_stream_goes_on_from_its_state() -> None:
     assert places.tolist() == offsets[n:].tolist()
 
 
+@pytest.mark.slow
 def test_batch_is_each_text_alone() -> None:
     draw = random.Random(3)
     texts = ["".join(draw.choices(ATOMS, k=draw.randint(0, 30))) for _ in range(300)] + ["", "x" * 100_000, ""]
