@@ -134,6 +134,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
             read_metadata(tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.npy"])
 @pytest.mark.parametrize("with_text", [True, False])
 def test_rows_without_text_are_no_hits(embedder: thalweg.Embedder, tmp_path: Path, name: str, with_text: bool) -> None:

@@ -294,6 +294,7 @@ def test_sections_while_the_text_arrives() -> None:
         np.testing.assert_allclose(result.vector, expected(np.append(ids[: result.stop], 7), "last"))
 
 
+@pytest.mark.slow
 def test_any_bounds_with_sections_and_several_end_tokens() -> None:
     """Random schedules: no step is overfull, every section is there, in order. 10,000 have been run (SCHEDULES)."""
     rng = random.Random(0)

@@ -57,6 +57,7 @@ def test_hundreds_share_a_step() -> None:
     assert engine.progress.state_bytes == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("max_shared", [0, 1, 3])
 def test_any_mixture_of_prefixes_clients_and_lengths(pooling: str, max_shared: int) -> None:

@@ -43,6 +43,7 @@ def test_float32_is_as_good_as_float32_can_be(op: Op, fast: str, packing: Packin
     check_parity(op, fast, packing, dtype=torch.float32, tolerance=1e-5)
 
 
+@pytest.mark.slow
 @every_case
 @few
 @given(data=st.data())
