@@ -1,0 +1,1 @@
+"""`thalweg serve`: an embedding server for texts of any length."""

@@ -1,0 +1,113 @@
+"""The routes of a server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from thalweg.serve import openai, tei
+from thalweg.serve.errors import Interface, RequestError
+from thalweg.serve.http import Handler, PlainRoute, endpoint
+from thalweg.serve.server import Server
+from thalweg.version import __version__
+
+
+class Route(NamedTuple):
+    """One route. body: what it takes as JSON; public: see `endpoint`."""
+
+    method: str
+    path: str
+    handler: Handler
+    interface: Interface
+    body: type[msgspec.Struct] | None = None
+    public: bool = False
+
+
+ROUTES = (
+    Route("POST", "/v1/embeddings", openai.embeddings, "openai", openai.EmbeddingsRequest),
+    Route("GET", "/v1/models", openai.models, "openai"),
+    Route("GET", "/v1/models/{id:path}", openai.one_model, "openai"),
+    Route("POST", "/embed", tei.embed, "tei", tei.EmbedRequest),
+    Route("POST", "/", tei.embed, "tei", tei.EmbedRequest),
+    Route("POST", "/similarity", tei.similarity, "tei", tei.SimilarityRequest),
+    Route("POST", "/tokenize", tei.tokenize, "tei", tei.TokenizeRequest),
+    Route("POST", "/decode", tei.decode, "tei", tei.DecodeRequest),
+    Route("GET", "/info", tei.info, "tei"),
+    Route("GET", "/metrics", tei.metrics, "tei"),
+    Route("GET", "/health", tei.health, "tei", public=True),
+    Route("GET", "/ping", tei.health, "tei", public=True),
+    Route("GET", "/ready", tei.ready, "tei", public=True),
+)
+
+
+def make_app(server: Server) -> FastAPI:
+    """The ASGI application of a server. Whoever runs it closes the server."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with server.running():
+            yield
+
+    app = FastAPI(
+        title="thalweg",
+        version=__version__,
+        description="Embeddings of texts of any length. Nothing is cut.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    structs = [route.body for route in ROUTES if route.body is not None]
+    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(structs, schemas, strict=True))
+    for route in ROUTES:
+        extra: dict[str, Any] = {}
+        if route.body is not None:
+            extra["requestBody"] = {
+                "content": {"application/json": {"schema": schema_of[route.body]}},
+                "required": True,
+            }
+        app.router.add_api_route(
+            route.path,
+            endpoint(server, route.interface, route.path, route.handler, public=route.public),
+            methods=[route.method],
+            name=f"{route.method} {route.path}",
+            summary=(route.handler.__doc__ or "").strip().splitlines()[0],
+            response_model=None,
+            openapi_extra=extra,
+            route_class_override=PlainRoute,
+        )
+    app.openapi = functools.cache(_with_components(app.openapi, components))  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _as_error)  # type: ignore[arg-type]
+    if server.settings.cors_allow_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(server.settings.cors_allow_origin),
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    return app
+
+
+def _with_components(openapi: Callable[[], dict[str, Any]], schemas: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    def whole() -> dict[str, Any]:
+        page = openapi()
+        page.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        return page
+
+    return whole
+
+
+def _as_error(request: Request, error: HTTPException) -> Response:
+    """A path or method that there is not, in the shape of its interface."""
+    interface: Interface = "openai" if request.url.path.startswith("/v1/") else "tei"
+    response = RequestError("not_found", str(error.detail), status=error.status_code).response(interface)
+    response.headers.update(error.headers or {})
+    return response

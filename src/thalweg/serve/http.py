@@ -1,0 +1,194 @@
+"""What every request goes through: keys, limits, errors in the interface's own shape, a line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import orjson
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from thalweg.serve.bodies import Lease, parse, read_body
+from thalweg.serve.errors import Interface, RequestError, as_request_error
+from thalweg.serve.logs import log_event, log_failure
+from thalweg.serve.model import ServedModel, Wish
+
+if TYPE_CHECKING:
+    from thalweg.serve.server import Server
+
+T = TypeVar("T")
+
+GONE = 499
+"""The status in the log where the client has gone."""
+
+PRIORITIES = {"normal": 0, "low": -1}
+"""What a client may say in the header X-Priority: texts of low priority begin when no others wait."""
+
+JSON = "application/json"
+
+
+class Call:
+    """One request.
+
+    Attributes:
+        owner: the name of the key; client: among whom the model is shared.
+        tokens, texts: what was embedded, for log and metrics.
+    """
+
+    def __init__(self, server: Server, request: Request, lease: Lease) -> None:
+        self.server, self.request, self.lease = server, request, lease
+        self.owner = ""
+        self.client: str = ""
+        self.tokens = self.texts = 0
+
+    async def body(self) -> bytes:
+        """The body, held whole."""
+        settings = self.server.settings
+        return await read_body(self.request, settings.payload_limit, settings.body_timeout, self.lease)
+
+    async def json(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """The body as JSON of a kind."""
+        return await parse(await self.body(), decoder)
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of a name, the first where there is none."""
+        return self.server.model(name)
+
+    def is_user(self, user: str | None) -> None:
+        """The request is for a user of the client's own. Several keys are shared among, and one key's users."""
+        if user and len(self.server.keys) < 2:
+            self.client = f"user {user[:200]}"
+
+    def wish(
+        self,
+        model: ServedModel,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+    ) -> Wish:
+        """What is asked for; with the errors of `Embedder.encode`."""
+        model.check_dimensions(dimensions)
+        return Wish(model.prompt(prompt, prompt_name), normalize, dimensions, self.client, self.owner, self._priority())
+
+    def _priority(self) -> int:
+        given = self.request.headers.get("x-priority", "normal").lower()
+        if given not in PRIORITIES:
+            raise RequestError("invalid", f"X-Priority must be {' or '.join(PRIORITIES)}, not {given[:40]!r}")
+        return PRIORITIES[given]
+
+    def timeout(self) -> float:
+        """Seconds that the request may take: the server's, or what the client says in X-Request-Timeout, if less."""
+        most, given = self.server.settings.request_timeout, self.request.headers.get("x-request-timeout")
+        if given is None:
+            return most
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = 0
+        if not seconds > 0:
+            raise RequestError("invalid", f"X-Request-Timeout must be a number of seconds, not {given[:40]!r}")
+        return min(most, seconds)
+
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """Do what takes the processor for a while; the body has been read."""
+        return await self.unless_gone(_in_thread(work))
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what takes long, while the client is there and in time. The body has been read.
+
+        Raises:
+            RequestError: 504.
+            ClientDisconnect: the client has gone, and so is the work.
+        """
+        seconds = self.timeout()
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(self.request))
+        try:
+            await asyncio.wait((task, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise RequestError("timeout", f"it took longer than {seconds:g} s")
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Numpy arrays are written from their memory."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, media_type=JSON)
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class PlainRoute(APIRoute):
+    """A route whose function takes the request as it is; FastAPI only describes it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
+def endpoint(
+    server: Server, interface: Interface, route: str, handler: Handler, *, public: bool = False
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The function of a route. public: needs no key, is not counted, and is answered while the server is full."""
+
+    async def answer(request: Request) -> Response:
+        began = time.perf_counter()
+        error: RequestError | None = None
+        with server.budget.lease() as lease:
+            call = Call(server, request, lease)
+            try:
+                if public:
+                    return await handler(call)
+                with server.slot():
+                    call.owner = server.keys.owner(request.headers.get("authorization"))
+                    call.client = server.client(call.owner, request)
+                    response = await handler(call)
+            except ClientDisconnect:
+                response = Response(status_code=GONE)
+            except Exception as caught:
+                error = as_request_error(caught)
+                if error is not caught and error.kind == "backend":
+                    log_failure(route, caught)
+                response = error.response(interface)
+        report(call, route, response.status_code, error, began)
+        return response
+
+    return answer
+
+
+def report(call: Call, route: str, status: int, error: RequestError | None, began: float) -> None:
+    """Count and log a request that is answered."""
+    seconds = time.perf_counter() - began
+    kind = error.kind if error else "gone" if status == GONE else None
+    call.server.metrics.request(route, "single" if call.texts <= 1 else "batch", status, kind, seconds, call.tokens)
+    log_event(
+        "request",
+        route=route,
+        status=status,
+        ms=round(1000 * seconds, 2),
+        tokens=call.tokens,
+        texts=call.texts,
+        key=call.owner,
+        error=kind,
+    )

@@ -1,0 +1,200 @@
+"""A server's models, limits and counters, and what begins and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from starlette.requests import Request
+
+from thalweg.embedder.embedder import Embedder
+from thalweg.engine.schedule import Schedule
+from thalweg.errors import InvalidInputError
+from thalweg.serve.bodies import BodyBudget
+from thalweg.serve.errors import RequestError
+from thalweg.serve.keys import Keys
+from thalweg.serve.logs import log_event
+from thalweg.serve.metrics import Metrics
+from thalweg.serve.model import ServedModel
+from thalweg.serve.sessions import OwnedSessions
+from thalweg.serve.settings import Settings
+
+TOKENIZERS = 2
+"""Threads that tokenise."""
+
+SESSION_THREADS = 16
+"""Requests for sessions that wait for the engine or the disk at a time."""
+
+RETRY_WHEN_FULL = 1.0
+"""Seconds after which a request may come again where too many are in progress."""
+
+
+class Server:
+    """Made before its event loop runs; its application is made by `make_app`.
+
+    Args:
+        embedders: the models by the names under which they are served, the default one first.
+        settings: its bounds.
+        keys: who may use it.
+        aliases: further names of the first model.
+        schedule: the bounds of the steps.
+
+    Raises:
+        InvalidInputError: two models with the same name, or none.
+    """
+
+    def __init__(
+        self,
+        embedders: Mapping[str, Embedder],
+        settings: Settings | None = None,
+        keys: Keys | None = None,
+        *,
+        aliases: Sequence[str] = (),
+        schedule: Schedule | None = None,
+    ) -> None:
+        if not embedders:
+            raise InvalidInputError("a server needs a model")
+        if doubled := set(aliases) & set(embedders):
+            raise InvalidInputError(f"the name {min(doubled)!r} is that of another model; give this one another")
+        self.settings = settings or Settings()
+        self.keys = keys or Keys()
+        self.metrics = Metrics()
+        self.budget = BodyBudget(self.settings.max_body_bytes)
+        self.started = int(time.time())
+        self.draining = False
+        self.n_tokenizers = TOKENIZERS
+        self.uploads = 0  # streamed bodies under way
+        self._in_progress = 0
+        self._pool = ThreadPoolExecutor(TOKENIZERS, "thalweg-tokens")
+        self._session_pool = ThreadPoolExecutor(SESSION_THREADS, "thalweg-sessions")
+        self.upload_pool = ThreadPoolExecutor(2 * self.settings.max_streams, "thalweg-upload")
+        bounds = schedule or Schedule()
+        self._models: dict[str, ServedModel] = {}
+        self._sessions: dict[str, OwnedSessions] = {}
+        for number, (name, embedder) in enumerate(embedders.items()):
+            served = ServedModel(
+                embedder,
+                [name, *(aliases if number == 0 else ())],
+                self.settings,
+                self._pool,
+                schedule=bounds,
+                on_step=functools.partial(self.metrics.step, name, bounds.max_tokens_per_step),
+            )
+            self._models |= dict.fromkeys(served.names, served)
+            self._sessions[name] = OwnedSessions(served, self.settings, self._session_pool)
+        self.metrics.watch(self.models, self._sessions)
+
+    @property
+    def names(self) -> list[str]:
+        """All names of all models."""
+        return list(self._models)
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models, the default one first."""
+        return list(dict.fromkeys(self._models.values()))
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of this name; None: the default one.
+
+        Raises:
+            RequestError: 404.
+        """
+        if name is None:
+            return self.models[0]
+        if name not in self._models:
+            names = ", ".join(map(repr, self._models))
+            raise RequestError("unknown_model", f"there is no model {name[:200]!r}, but {names}", param="model")
+        return self._models[name]
+
+    def sessions(self, model: ServedModel) -> OwnedSessions:
+        """The sessions of a model."""
+        return self._sessions[model.name]
+
+    def client(self, owner: str, request: Request) -> str:
+        """Among whom the models are shared: several keys, or else addresses."""
+        if len(self.keys) > 1:
+            return f"key {owner}"
+        return f"address {request.client.host if request.client else ''}"
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """A request in progress.
+
+        Raises:
+            RequestError: 429, there are too many; 503, the server ends.
+        """
+        if self._in_progress >= self.settings.max_concurrent_requests:
+            raise RequestError(
+                "overloaded",
+                f"{self._in_progress} requests are in progress, as many as this server takes; try again soon",
+                retry_after=RETRY_WHEN_FULL,
+                close=True,
+            )
+        self._in_progress += 1
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+
+    @contextmanager
+    def upload(self) -> Iterator[None]:
+        """A streamed body under way.
+
+        Raises:
+            RequestError: 429, there are too many.
+        """
+        if self.uploads >= self.settings.max_streams:
+            raise RequestError(
+                "overloaded",
+                f"{self.uploads} bodies are being streamed, as many as this server takes; try again later",
+                retry_after=RETRY_WHEN_FULL,
+                close=True,
+            )
+        self.uploads += 1
+        try:
+            yield
+        finally:
+            self.uploads -= 1
+
+    def check_health(self) -> None:
+        """Raises RequestError: 503, an engine has ended."""
+        for model in self.models:
+            if not model.thread.is_alive:
+                raise RequestError("unavailable", f"the engine of {model.name} has ended; start the server again")
+
+    def check_ready(self) -> None:
+        """Raises RequestError: 503, no requests are taken in."""
+        self.check_health()
+        if self.draining:
+            raise RequestError("unavailable", "the server ends")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """What goes on while the server runs."""
+        keeper = asyncio.ensure_future(self._keep_house())
+        log_event("ready", models=[model.name for model in self.models])
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(min(60.0, self.settings.session_ttl / 4))
+            for name, sessions in self._sessions.items():
+                if count := sessions.expire():
+                    log_event("sessions expired", model=name, count=count)
+
+    def close(self) -> None:
+        """End all threads; what is under way fails."""
+        for model in self.models:
+            model.close()
+        for pool in (self._pool, self._session_pool, self.upload_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
