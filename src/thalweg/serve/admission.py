@@ -103,8 +103,10 @@ class Admission:
         """Requests that wait for room."""
         return len(self._waiters)
 
-    async def enter(self, client: Hashable, tokens: int, texts: int) -> Ticket:
+    async def enter(self, client: Hashable, tokens: int, texts: int, *, patient: bool = False) -> Ticket:
         """Take in a request, maybe after a while. Whoever gets the ticket gives it to `leave`.
+
+        patient: wait for as long as it takes.
 
         Raises:
             RequestError: 429, with the seconds after which there is room.
@@ -115,7 +117,7 @@ class Admission:
         if (is_first or favoured) and self._fits(ticket, favoured=favoured):
             self._add(ticket)
             return ticket
-        if not favoured and self.tokens + tokens - self._max_tokens > self._max_wait * self._rate():
+        if not favoured and not patient and self.tokens + tokens - self._max_tokens > self._max_wait * self._rate():
             raise self._refused(ticket)
         waiter = _Waiter(ticket, favoured)
         if favoured:
@@ -123,7 +125,7 @@ class Admission:
         else:
             self._waiters.append(waiter)
         try:
-            await asyncio.wait({waiter.admitted}, timeout=self._max_wait)
+            await asyncio.wait({waiter.admitted}, timeout=None if patient else self._max_wait)
         except BaseException:
             self._give_up(waiter)
             raise

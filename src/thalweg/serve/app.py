@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from fastapi import FastAPI
@@ -14,22 +14,31 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thalweg.serve import openai, tei
+from thalweg.serve import openai, sessions_api, tei, thalweg_api
 from thalweg.serve.errors import Interface, RequestError
 from thalweg.serve.http import Handler, PlainRoute, endpoint
 from thalweg.serve.server import Server
+from thalweg.serve.uploads import NDJSON, PLAIN, StreamHandler, stream_endpoint
 from thalweg.version import __version__
+
+OURS = "/v1/thalweg"
+SESSION = f"{OURS}/sessions/{{id}}"
 
 
 class Route(NamedTuple):
-    """One route. body: what it takes as JSON; public: see `endpoint`."""
+    """One route.
+
+    body: what it takes as JSON; public: see `endpoint`; streamed: the kinds of bodies that are embedded while they
+    arrive, in a route whose answer leaves in parts.
+    """
 
     method: str
     path: str
-    handler: Handler
+    handler: Handler | StreamHandler
     interface: Interface
     body: type[msgspec.Struct] | None = None
     public: bool = False
+    streamed: tuple[str, ...] = ()
 
 
 ROUTES = (
@@ -43,6 +52,21 @@ ROUTES = (
     Route("POST", "/decode", tei.decode, "tei", tei.DecodeRequest),
     Route("GET", "/info", tei.info, "tei"),
     Route("GET", "/metrics", tei.metrics, "tei"),
+    Route("POST", f"{OURS}/embed", thalweg_api.embed, "openai", thalweg_api.EmbedRequest, streamed=(PLAIN, NDJSON)),
+    Route("POST", f"{OURS}/sections", thalweg_api.sections, "openai", thalweg_api.SectionsRequest, streamed=(PLAIN,)),
+    Route("POST", f"{OURS}/stream", thalweg_api.stream, "openai", thalweg_api.StreamRequest, streamed=(PLAIN,)),
+    Route("POST", f"{OURS}/sessions", sessions_api.begin, "openai", sessions_api.BeginRequest),
+    Route("GET", f"{OURS}/sessions", sessions_api.list_all, "openai"),
+    Route("GET", f"{SESSION}", sessions_api.describe, "openai"),
+    Route("DELETE", f"{SESSION}", sessions_api.delete, "openai"),
+    Route("POST", f"{SESSION}/append", sessions_api.append, "openai", sessions_api.AppendRequest),
+    Route("GET", f"{SESSION}/vector", sessions_api.vector, "openai"),
+    Route("GET", f"{SESSION}/sections", sessions_api.open_sections, "openai"),
+    Route("POST", f"{SESSION}/fork", sessions_api.fork, "openai"),
+    Route("POST", f"{SESSION}/save", sessions_api.save, "openai", sessions_api.SaveRequest),
+    Route("GET", f"{OURS}/saved", sessions_api.list_saved, "openai"),
+    Route("DELETE", f"{OURS}/saved/{{name}}", sessions_api.delete_saved, "openai"),
+    Route("POST", f"{OURS}/prefixes", sessions_api.keep_prefix, "openai", sessions_api.PrefixRequest),
     Route("GET", "/health", tei.health, "tei", public=True),
     Route("GET", "/ping", tei.health, "tei", public=True),
     Route("GET", "/ready", tei.ready, "tei", public=True),
@@ -76,7 +100,7 @@ def make_app(server: Server) -> FastAPI:
             }
         app.router.add_api_route(
             route.path,
-            endpoint(server, route.interface, route.path, route.handler, public=route.public),
+            _endpoint(server, route),
             methods=[route.method],
             name=f"{route.method} {route.path}",
             summary=(route.handler.__doc__ or "").strip().splitlines()[0],
@@ -94,6 +118,12 @@ def make_app(server: Server) -> FastAPI:
             allow_headers=["*"],
         )
     return app
+
+
+def _endpoint(server: Server, route: Route) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    if route.streamed:
+        return stream_endpoint(server, route.path, cast("StreamHandler", route.handler))
+    return endpoint(server, route.interface, route.path, cast("Handler", route.handler), public=route.public)
 
 
 def _with_components(openapi: Callable[[], dict[str, Any]], schemas: dict[str, Any]) -> Callable[[], dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -47,7 +47,6 @@ class BodyBudget:
                 "overloaded",
                 f"the bodies of other requests fill the {self._most:,} bytes that this server holds; try again soon",
                 retry_after=1,
-                close=True,
             )
         self.held += n
 
@@ -64,6 +63,11 @@ class Lease:
         self._budget.take(n)
         self.bytes += n
 
+    def give_back(self, n: int) -> None:
+        """These are held no longer."""
+        self._budget.held -= n
+        self.bytes -= n
+
 
 def content_length(request: Request) -> int | None:
     """The bytes that a body is said to have.
@@ -74,13 +78,13 @@ def content_length(request: Request) -> int | None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise RequestError(
-            "unsupported", f"bodies with Content-Encoding {encoding[:40]!r} are not taken; send it as it is", close=True
+            "unsupported", f"bodies with Content-Encoding {encoding[:40]!r} are not taken; send it as it is"
         )
     stated = request.headers.get("content-length")
     if stated is None:
         return None
     if not (stated.isascii() and stated.isdigit() and len(stated) <= _DIGITS):
-        raise RequestError("malformed", "Content-Length is no number of bytes", close=True)
+        raise RequestError("malformed", "Content-Length is no number of bytes")
     return int(stated)
 
 
@@ -90,7 +94,6 @@ def too_large(limit: int) -> RequestError:
         "too_large",
         f"the body has more than the {limit:,} bytes that this server takes at once; send long texts as text/plain to "
         "/v1/thalweg/embed, which has no limit",
-        close=True,
     )
 
 
@@ -107,9 +110,7 @@ async def read_body(request: Request, limit: int, timeout: float, lease: Lease) 
     try:
         return await asyncio.wait_for(_read(request, limit, lease), timeout)
     except (TimeoutError, asyncio.TimeoutError):
-        raise RequestError(
-            "timeout", f"the body has not arrived within {timeout:g} s", close=True, status=408
-        ) from None
+        raise RequestError("timeout", f"the body has not arrived within {timeout:g} s", status=408) from None
 
 
 async def _read(request: Request, limit: int, lease: Lease) -> bytes:
@@ -157,10 +158,3 @@ def _field(message: str) -> str | None:
     """The field that a message of msgspec names: "… - at `$.input[0]`"."""
     _, found, path = message.rpartition("`$.")
     return path.split("`")[0].split("[")[0].split(".")[0] or None if found else None
-
-
-async def watch(request: Request, work: asyncio.Task[Any]) -> None:
-    """Cancel what is done for a request once its client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    work.cancel()

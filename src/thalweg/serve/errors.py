@@ -66,7 +66,6 @@ class RequestError(Exception):
         message: for the client. It is not logged, as it may quote what the client sent.
         param: the field that is to blame.
         retry_after: seconds after which another try will be taken in.
-        close: whether the connection cannot be used any more, as its body was not read.
         status: instead of that of the kind.
     """
 
@@ -77,12 +76,11 @@ class RequestError(Exception):
         *,
         param: str | None = None,
         retry_after: float | None = None,
-        close: bool = False,
         status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.kind, self.message, self.param = kind, message, param
-        self.retry_after, self.close, self._status = retry_after, close, status
+        self.retry_after, self._status = retry_after, status
 
     def status(self, interface: Interface) -> int:
         """Its HTTP status."""
@@ -108,8 +106,6 @@ class RequestError(Exception):
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.kind == "unauthorized":
             headers["www-authenticate"] = "Bearer"
-        if self.close:
-            headers["connection"] = "close"
         content = orjson.dumps(self.body(interface))
         return Response(content, self.status(interface), headers, media_type="application/json")
 

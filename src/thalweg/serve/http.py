@@ -17,13 +17,14 @@ from thalweg.serve.bodies import Lease, parse, read_body
 from thalweg.serve.errors import Interface, RequestError, as_request_error
 from thalweg.serve.logs import log_event, log_failure
 from thalweg.serve.model import ServedModel, Wish
+from thalweg.serve.protocol import GONE
 
 if TYPE_CHECKING:
     from thalweg.serve.server import Server
 
 T = TypeVar("T")
 
-GONE = 499
+CLIENT_GONE = 499
 """The status in the log where the client has gone."""
 
 PRIORITIES = {"normal": 0, "low": -1}
@@ -101,35 +102,42 @@ class Call:
         return await self.unless_gone(_in_thread(work))
 
     async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what takes long, while the client is there and in time. The body has been read.
+        """Do what takes long, while the client is there and in time.
 
         Raises:
             RequestError: 504.
             ClientDisconnect: the client has gone, and so is the work.
         """
         seconds = self.timeout()
-        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(self.request))
         try:
-            await asyncio.wait((task, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if gone.done():
-                raise ClientDisconnect
-            raise RequestError("timeout", f"it took longer than {seconds:g} s")
-        finally:
-            gone.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait((task,))
+            return await unless_gone(self.request, work, seconds)
+        except asyncio.TimeoutError:
+            raise RequestError("timeout", f"it took longer than {seconds:g} s") from None
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """Do what takes long, while the client is there.
+
+    Raises:
+        asyncio.TimeoutError: it took too long.
+        ClientDisconnect: the client has gone, and so is the work.
+    """
+    task = asyncio.ensure_future(work)
+    gone = request.scope.get("state", {}).get(GONE)
+    try:
+        waiting = {task} if gone is None else {task, gone}
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect if gone is not None and gone.done() else asyncio.TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -165,7 +173,7 @@ def endpoint(
                     call.client = server.client(call.owner, request)
                     response = await handler(call)
             except ClientDisconnect:
-                response = Response(status_code=GONE)
+                response = Response(status_code=CLIENT_GONE)
             except Exception as caught:
                 error = as_request_error(caught)
                 if error is not caught and error.kind == "backend":
@@ -180,7 +188,7 @@ def endpoint(
 def report(call: Call, route: str, status: int, error: RequestError | None, began: float) -> None:
     """Count and log a request that is answered."""
     seconds = time.perf_counter() - began
-    kind = error.kind if error else "gone" if status == GONE else None
+    kind = error.kind if error else "gone" if status == CLIENT_GONE else None
     call.server.metrics.request(route, "single" if call.texts <= 1 else "batch", status, kind, seconds, call.tokens)
     log_event(
         "request",

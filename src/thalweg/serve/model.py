@@ -79,13 +79,13 @@ class ServedModel:
         self.embedder = embedder
         self.names = tuple(names)
         self.pool = pool
-        self.eos = embedder.token_ids.eos
+        self.eos = embedder.probe_id
         engine = Engine(
             embedder.model,
             embedder.pooling,
             schedule,
             probe_id=self.eos,
-            appends_eos=embedder.embedding_config.append_eos,
+            appends_eos=embedder.appends_eos,
         )
         self.thread = EngineThread(engine, self.names[0], on_step)
         self.admission = Admission(
@@ -117,7 +117,7 @@ class ServedModel:
 
     def prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         """See `Embedder.prompt`; with its errors."""
-        return self.embedder._checked_prompt(prompt, prompt_name)
+        return self.embedder.checked_prompt(prompt, prompt_name)
 
     def check_dimensions(self, dimensions: int | None) -> None:
         """Raises InvalidInputError."""
@@ -157,9 +157,9 @@ class ServedModel:
             prefix = before[: len(before) - len(suffix)]
         return np.concatenate([prefix, own, suffix])
 
-    def estimate(self, text: str | Ids) -> int:
+    def estimate(self, text: str | bytes | Ids) -> int:
         """About how many tokens a text has."""
-        return int(len(text) * self._tokens_per_char) + 2 if isinstance(text, str) else len(text)
+        return int(len(text) * self._tokens_per_char) + 2 if isinstance(text, str | bytes) else len(text)
 
     def finished(self, pooled: Sequence[FloatArray], wish: Wish) -> FloatArray:
         """(n, d) float32: vectors as they leave the engine, made what was wished for."""
@@ -169,7 +169,7 @@ class ServedModel:
 
     # -- texts to vectors --------------------------------------------------------------------------------------------
 
-    async def embed(self, inputs: Sequence[str | Ids], wish: Wish) -> tuple[FloatArray, int]:
+    async def embed(self, inputs: Sequence[str | Ids], wish: Wish, *, patient: bool = False) -> tuple[FloatArray, int]:
         """The vectors (n, d) of texts or ids, and how many tokens these are.
 
         Cancelling it takes the texts out of the engine.
@@ -179,7 +179,8 @@ class ServedModel:
             ThalwegError: of a text that cannot be embedded.
         """
         tokens = sum(map(self.estimate, inputs))
-        with self.admission.held(await self.admission.enter(wish.client, tokens, len(inputs))) as ticket:
+        ticket = await self.admission.enter(wish.client, tokens, len(inputs), patient=patient)
+        with self.admission.held(ticket):
             prefixes = await self._prefixes(wish)
             batch = _Batch(len(inputs), self.thread)
             try:
@@ -311,6 +312,16 @@ class Runner:
         return self._served.embedder.pooling
 
     @property
+    def appends_eos(self) -> bool:
+        """See `Embedder`."""
+        return self._served.embedder.appends_eos
+
+    @property
+    def probe_id(self) -> int | None:
+        """See `Embedder`."""
+        return self._served.eos
+
+    @property
     def dimension(self) -> int:
         """See `Embedder`."""
         return self._served.embedder.dimension
@@ -336,12 +347,15 @@ class Runner:
                     state=getattr(source, "state", None),
                     keep_state=getattr(source, "keep_state", False),
                     shares_state=getattr(source, "shares_state", False),
+                    sections=getattr(source, "sections", None),
                     client=self._client,
                 )
                 numbers[key] = number
             while numbers:
                 result = receiver.results.get()
-                number = numbers.pop(result.key)
+                number = numbers[result.key]
+                if isinstance(result, Failure) or result.last:
+                    del numbers[result.key]
                 yield replace(result, key=number)
         finally:
             for key in numbers:
@@ -349,7 +363,7 @@ class Runner:
 
 
 class _Queue:
-    """Results for another thread; see `Receiver`. Each document has one."""
+    """Results for another thread; see `Receiver`."""
 
     loop: asyncio.AbstractEventLoop | None = None
 

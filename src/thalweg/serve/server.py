@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -22,6 +23,8 @@ from thalweg.serve.metrics import Metrics
 from thalweg.serve.model import ServedModel
 from thalweg.serve.sessions import OwnedSessions
 from thalweg.serve.settings import Settings
+
+T = TypeVar("T")
 
 TOKENIZERS = 2
 """Threads that tokenise."""
@@ -115,6 +118,10 @@ class Server:
         """The sessions of a model."""
         return self._sessions[model.name]
 
+    async def in_session_pool(self, work: Callable[[], T]) -> T:
+        """Do what waits for an engine."""
+        return await asyncio.get_running_loop().run_in_executor(self._session_pool, work)
+
     def client(self, owner: str, request: Request) -> str:
         """Among whom the models are shared: several keys, or else addresses."""
         if len(self.keys) > 1:
@@ -133,7 +140,6 @@ class Server:
                 "overloaded",
                 f"{self._in_progress} requests are in progress, as many as this server takes; try again soon",
                 retry_after=RETRY_WHEN_FULL,
-                close=True,
             )
         self._in_progress += 1
         try:
@@ -153,7 +159,6 @@ class Server:
                 "overloaded",
                 f"{self.uploads} bodies are being streamed, as many as this server takes; try again later",
                 retry_after=RETRY_WHEN_FULL,
-                close=True,
             )
         self.uploads += 1
         try:

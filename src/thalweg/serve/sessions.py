@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thalweg.embedder.results import Embedding
+from thalweg.embedder.sections import Sections
 from thalweg.embedder.sessions.memory import SessionMemory
 from thalweg.embedder.sessions.session import Session
 from thalweg.embedder.sessions.session import Settings as SessionSettings
@@ -75,12 +77,15 @@ class OwnedSessions:
         """The sessions of an owner."""
         return [held for held in self._held.values() if held.owner == owner]
 
+    def has(self, owner: str, id: str) -> bool:
+        """Whether there is such a session of this owner."""
+        return id in self._held and self._held[id].owner == owner
+
     def get(self, owner: str, id: str) -> Held:
         """Raises RequestError: there is none, or it is somebody else's."""
-        held = self._held.get(id)
-        if held is None or held.owner != owner:
+        if not self.has(owner, id):
             raise RequestError("not_found", "there is no such session; it may have expired")
-        return held
+        return self._held[id]
 
     def expires_in(self, held: Held) -> float:
         """Seconds after which it is deleted, if nobody uses it."""
@@ -93,17 +98,29 @@ class OwnedSessions:
             del self._held[held.id]
         return len(old)
 
-    async def begin(self, owner: str, wish: Wish) -> Held:
-        """A session of which nothing is known but its prompt."""
+    async def begin(self, owner: str, wish: Wish, sections: Sections | None) -> Held:
+        """A session of which nothing is known but its prompt.
+
+        sections: how it is cut, if at all.
+        """
         self._check_quota(owner)
         embedder = self._served.embedder
         normalize = embedder.embedding_config.normalize if wish.normalize is None else wish.normalize
-        settings = SessionSettings(normalize, wish.dimensions, embedder.tokenizer, self._served.eos)
+        settings = SessionSettings(normalize, wish.dimensions, embedder.tokenizer, self._served.eos, sections)
         return self._keep(owner, await self._run(lambda: self._sessions(owner).begin(wish.prompt, settings)))
 
-    async def append(self, held: Held, text: str | bytes) -> None:
-        """Read on; with the errors of `Session.append`."""
-        await self._use(held, lambda: held.session.append(text))
+    async def append(self, held: Held, text: str | bytes) -> list[Embedding]:
+        """Read on; with the errors of `Session.append`. The sections that have ended, which are forgotten."""
+
+        def append() -> list[Embedding]:
+            held.session.append(text)
+            return [] if held.session.settings.sections is None else held.session.take_sections()
+
+        return await self._use(held, append)
+
+    async def sections(self, held: Held) -> list[Embedding]:
+        """Those that have not ended, as if the text ended here."""
+        return await self._use(held, held.session.sections)
 
     async def vector(self, held: Held) -> tuple[int, FloatArray]:
         """The tokens and the vector of the text as if it ended here."""
@@ -155,7 +172,8 @@ class OwnedSessions:
                 raise InvalidInputError("normalize must be true or false")
             self._served.check_dimensions(dimensions)
             tokenizer = self._served.embedder.tokenizer.with_settings(saved["special_tokens"])
-            return SessionSettings(normalize, dimensions, tokenizer, self._served.eos)
+            sections = Sections(**saved["sections"]) if "sections" in saved else None
+            return SessionSettings(normalize, dimensions, tokenizer, self._served.eos, sections)
 
         def read() -> Session:
             if not path.is_file():
