@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import thalweg
+from thalweg import Sections
 from thalweg.corpus import Status, Summary
 from thalweg.errors import CorpusError
 from thalweg.storage.durable import write_durably
@@ -97,6 +99,55 @@ def test_a_run_broken_off_often_equals_an_undisturbed_one(
     assert tokens <= undisturbed.new_tokens + crashes * (4 * EVERY + 256)
     assert summary.documents == undisturbed.documents
     assert not list(tmp_path.glob("*.parts"))
+
+
+PROSE = "\n\n".join(f"{make_text(5 + n % 30, n)}. {make_text(3, n)}! {make_text(4, n)}" for n in range(80))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sections",
+    [
+        Sections("tokens", 64),
+        Sections("tokens", EVERY),
+        Sections("tokens", 1000, "prefix"),
+        Sections("paragraph"),
+        Sections("sentence", 2, "prefix"),
+        Sections("heading"),
+        Sections("paragraph", 2, "mean"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["mean", "last"])
+def test_sections_of_a_run_broken_off_often(kind: Any, sections: Sections, long_files: Path, tmp_path: Path) -> None:
+    """None is missing, none is there twice, none is made of another text, and all have their texts."""
+    embedder = thalweg.load(write_model(tmp_path / "model", pooling=kind), device="cpu")
+    root = tmp_path / "docs"
+    shutil.copytree(long_files, root)
+    (root / "prose.md").write_text(PROSE)
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    settings = {"schedule": SCHEDULE, "sections": sections}
+    undisturbed = run(embedder, root, whole, state_every=0, **settings)
+    summary, crashes, tokens = broken_off_often(embedder, root, out, 2500, state_every=EVERY, **settings)
+    assert crashes >= 2
+    assert_same_output(whole, out)
+    # As above, and the end tokens that are fed to copies of the state where sections end.
+    probes = summary.new_tokens if sections.mode == "prefix" or kind == "last" else 0
+    assert tokens <= undisturbed.new_tokens + crashes * (6 * EVERY + 256) + probes
+    assert any("goes on from its saved state after" in note for note in summary.notes)
+
+
+def test_sections_that_were_lost_with_a_part_are_made_again(embedder: thalweg.Embedder, tmp_path: Path) -> None:
+    """A state is of no use without the rows before it."""
+    path, out, whole = tmp_path / "long.txt", tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    path.write_text(make_text(2000, 6))
+    run(embedder, path, whole, section_size=50)
+    broken_off(embedder, path, out, section_size=50, save_every=0)
+    parts = sorted(states(out)[0].parent.glob("part-*"))
+    parts[1].write_bytes(parts[1].read_bytes()[:-1])
+    summary = run(embedder, path, out, "resume", schedule=SCHEDULE, state_every=EVERY, section_size=50)
+    assert any("sections before it are missing" in note for note in summary.notes)
+    assert_same_output(whole, out)
 
 
 def test_one_document_repeats_at_most_the_tokens_between_two_states(embedder: thalweg.Embedder, tmp_path: Path) -> None:
@@ -192,7 +243,7 @@ def test_a_file_that_fails_later_leaves_no_state(embedder: thalweg.Embedder, tmp
     assert any(not any("state-0-0" in name for name in names) for names in left[-5:])
 
 
-def test_states_are_dropped_by_overwriting_and_not_made_of_sections_or_on_demand(
+def test_states_are_dropped_by_overwriting_and_not_made_of_isolated_sections_or_on_demand(
     embedder: thalweg.Embedder, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "long.txt", tmp_path / "out.parquet"
@@ -204,7 +255,7 @@ def test_states_are_dropped_by_overwriting_and_not_made_of_sections_or_on_demand
     n = run(embedder, path, out, "overwrite", schedule=SCHEDULE).new_tokens
     assert n == run(embedder, path, tmp_path / "whole.parquet").new_tokens
     broken_off(embedder, path, tmp_path / "never.parquet", state_every=0)
-    broken_off(embedder, path, tmp_path / "cut.parquet", section_size=64, save_every=0)
+    broken_off(embedder, path, tmp_path / "cut.parquet", sections=Sections(mode="isolated", every=64), save_every=0)
     assert not states(tmp_path / "never.parquet")
     assert not states(tmp_path / "cut.parquet")
     with pytest.raises(thalweg.InvalidInputError, match="state_every"):

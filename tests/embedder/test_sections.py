@@ -27,6 +27,7 @@ from thalweg.checkpoints import EmbeddingConfig, save_checkpoint
 from thalweg.embedder import isolated
 from thalweg.embedder.boundaries import make_boundaries
 from thalweg.embedder.paragraphs import BLANK
+from thalweg.embedder.sectioned_ids import SectionedIds
 from thalweg.embedder.sectioned_stream import SectionedStream
 from thalweg.families import FAMILIES
 from thalweg.packing import Packing
@@ -475,7 +476,7 @@ def test_tokens_of_other_tokenizers_in_sections(kind: str, data: st.DataObject) 
     prompt, eager = data.draw(st.sampled_from(["", "note: "])), data.draw(st.booleans())
     stream = SectionedStream(
         [text[i : i + size] for i in range(0, len(text), size)],
-        make_boundaries(by),
+        SectionedIds(make_boundaries(by)),
         functools.partial(tokenize.stream, prompt=prompt, with_offsets=True, eager=eager),
     )
     offsets, last = np.zeros((0, 2), dtype=np.int64), False

@@ -26,11 +26,13 @@ class Passage:
     def __init__(self, document: Document, saved: frozenset[int], *, in_sections: bool, with_text: bool) -> None:
         self.document = document
         self.saved = saved
+        self.n_finished = 0  # sections whose rows are there
         self._sections = in_sections
         self._with_text = with_text
         self._whole = isinstance(document.text, str)
         self._kept = ""
         self._kept_from = 0
+        self._n_read = 0
         self._lock = threading.Lock()  # the text is read by a thread of its own
         if isinstance(document.text, str):
             self.text: str | Iterator[str] = document.text
@@ -52,6 +54,12 @@ class Passage:
                 self._kept_from = end
             return text
 
+    def begin_at(self, char: int, section: int) -> None:
+        """The document goes on with this section, which begins at this character: the text before it is not kept."""
+        self.n_finished = section
+        if not self._whole:
+            self._kept_from = char
+
     def _watched(self, pieces: Iterator[str]) -> Iterator[str]:
         for piece in pieces:
             self._keep(piece)
@@ -62,7 +70,8 @@ class Passage:
             return
         if self._sections:
             with self._lock:
-                self._kept += piece
+                self._kept += piece[max(0, self._kept_from - self._n_read) :]
+                self._n_read += len(piece)
             if not self._whole and len(self._kept) > STORED:
                 raise CorpusError(
                     f"a section has more than {STORED:,} characters, which is too much to store; use smaller sections, "

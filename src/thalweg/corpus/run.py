@@ -142,14 +142,15 @@ class _Run:
         )
         self.status.files.seen = len(files)
         self._states = None
-        if settings.state_every and settings.cut is None and manifest.repeatable:
+        if settings.state_every and (settings.cut is None or settings.cut.can_go_on) and manifest.repeatable:
             self._states = States(
                 parts.folder,
                 embedder,
                 manifest.digest,
                 settings.state_every,
                 self._done,
-                lambda number: self._passages[number].document,
+                lambda number: self._passages[number],
+                parts.save,
                 self.status.note,
             )
 
@@ -222,7 +223,9 @@ class _Run:
             return
         text = passage.cut(result.char_start, result.char_end)
         if result.section not in passage.saved:
-            self._parts.append(_row(document, result, text), self._state_of(document))
+            self._parts.append(_row(document, result, text), self._state_of(document) if result.last else None)
+        if self._states is not None and not result.last:
+            self._states.has_row(result.index, result.section)
         if result.last:
             self._end(result.index)
             self.status.documents += 1
@@ -231,6 +234,8 @@ class _Run:
         return None if self._states is None else self._states.of(document)
 
     def _end(self, number: int) -> None:
+        if self._states is not None:
+            self._states.forget(number)
         self._passages.pop(number).document.close()
 
     def _on_step(self, progress: Progress) -> None:

@@ -45,7 +45,8 @@ class Settings:
         schedule: bounds of `Embedder.schedule`; they change speed and memory only.
         share_prefixes: as `Embedder.encode_stream`; it changes speed and memory only.
         save_every: seconds of work that a crash may cost.
-        state_every: tokens after which a long document without sections saves where it stands; 0: never.
+        state_every: tokens after which a long document saves where it stands; 0: never. With isolated sections or
+            look_ahead it never does.
         strict: stop at the first document that cannot be read.
     """
 

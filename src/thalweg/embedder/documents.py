@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from thalweg.embedder.given import refused
 from thalweg.embedder.prefixes import TextPrefixes
-from thalweg.embedder.sectioned_ids import SectionEnd
+from thalweg.embedder.sectioned_ids import SectionedIds, SectionEnd
 from thalweg.embedder.sectioned_stream import SectionedStream
 from thalweg.embedder.sections import Sections
 from thalweg.engine.read_ahead import BlockingSource
@@ -48,8 +48,8 @@ def tokenized(
         sections: how documents are cut, where sections will be asked for, and so the characters of each.
         eos: the id that stands for an empty text where nothing else does.
         prefixes: knows of a text's ids how many at their beginning have been run, and the state after them.
-        open_resumable: makes the source of a document of this number that is no short string, where documents have no
-            sections and are to leave states on their way.
+        open_resumable: makes the source of a document of this number that is no short string, where documents are to
+            leave states on their way.
     """
     group: list[str] = []
 
@@ -110,7 +110,7 @@ def tokenized(
         except ThalwegError as caught:
             yield TokenizedText(_NoText(caught), 0, eos)
             continue
-        sectioned = SectionedStream(document, boundaries, open_stream)
+        sectioned = SectionedStream(document, SectionedIds(boundaries), open_stream)
         yield TokenizedText(sectioned, length, eos, located, may_block=blocks)
     yield from flush()
 
@@ -149,7 +149,8 @@ class _NoText:
 class TokenizedText:
     """A document's tokens on their way to the engine, and the characters they stand for.
 
-    n, state: tokens before those that `source` gives, and the state after them, with which others begin too.
+    n, state: tokens before those that `source` gives, and the state after them, with which others begin too; char:
+    where the section begins that is under way there.
     """
 
     shares_state = True
@@ -165,6 +166,7 @@ class TokenizedText:
         may_block: bool = False,
         n: int = 0,
         state: DocumentState | None = None,
+        char: int = 0,
     ) -> None:
         self.state = state
         self._thread = BlockingSource(self._pull) if may_block else None
@@ -176,7 +178,8 @@ class TokenizedText:
         self._taken = n
         self._ends: deque[tuple[int, npt.NDArray[np.int64]]] = deque()  # first token, where each token's text ends
         self._chars: deque[SectionEnd] = deque()  # where the sections end that have not been asked for
-        self._section_end = 0
+        self._section_end = char
+        self._section_stop = 0 if state is None or state.section is None else state.section.start  # the token there
 
     @property
     def truncated(self) -> bool:
@@ -233,11 +236,20 @@ class TokenizedText:
         start = self._section_end
         if self._length is not None and result.last:
             return start, self._length
-        if self._chars and self._chars[0].token == result.stop:
-            self._section_end = self._chars.popleft().char
-            return start, self._section_end
-        while self._ends[0][0] + len(self._ends[0][1]) < result.stop:
+        self._section_end = self._end_at(result.stop)
+        self._section_stop = result.stop
+        while self._chars and self._chars[0].token <= result.stop:
+            self._chars.popleft()
+        while len(self._ends) > 1 and self._ends[1][0] < result.stop:
             self._ends.popleft()
-        first, ends = self._ends[0]
-        self._section_end = max(start, int(ends[result.stop - 1 - first]))
         return start, self._section_end
+
+    def _end_at(self, stop: int) -> int:
+        """The character at which a section ends that has this token after it, or the document."""
+        if stop == self._section_stop:
+            return self._section_end
+        for end in self._chars:
+            if end.token == stop:
+                return end.char
+        first, ends = next(each for each in self._ends if each[0] < stop <= each[0] + len(each[1]))
+        return max(self._section_end, int(ends[stop - 1 - first]))

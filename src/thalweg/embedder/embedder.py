@@ -456,7 +456,8 @@ class Embedder(LoadedModel):
             on_error: what to do with a document that cannot be read or tokenised: "raise", or "yield" a `Failure` and
                 go on with the others.
             progress: called after every step.
-            checkpoints: where long documents leave what a later call goes on from. Not with sections.
+            checkpoints: where long documents leave what a later call goes on from. Not with isolated sections, with
+                look_ahead, or with boundaries that are given.
 
         The other arguments are those of `encode`.
 
@@ -481,8 +482,10 @@ class Embedder(LoadedModel):
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
         prefixes = self._prefixes_for(tokenizer, before, share_prefixes, cache_salt)
         open_resumable = None
-        if checkpoints is not None and sections is None:
-            open_resumable = ResumableTexts(tokenizer, before, max_length, self.probe_id, prefixes, checkpoints).open
+        if checkpoints is not None and (sections is None or sections.can_go_on):
+            open_resumable = ResumableTexts(
+                tokenizer, before, max_length, self.probe_id, prefixes, checkpoints, sections
+            ).open
 
         def run(
             documents: Iterable[TextSource],

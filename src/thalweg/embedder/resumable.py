@@ -7,6 +7,7 @@ and holds it to a checksum.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from thalweg.checks import whole_number
 from thalweg.embedder.documents import TokenizedText, may_block
 from thalweg.embedder.prefixes import TextPrefixes
+from thalweg.embedder.sectioned_ids import SectionedIds
+from thalweg.embedder.sectioned_stream import SectionedStream
+from thalweg.embedder.sections import Sections
 from thalweg.embedder.sessions.file import Saved
 from thalweg.embedder.sessions.point import Ids
 from thalweg.engine.results import DocumentState
@@ -42,14 +46,15 @@ class Checkpoints(Protocol):
         `build` raises any exception for that."""
 
     def save(self, number: int, saved: Saved) -> None:
-        """A document stands here. model and settings are for whoever saves it to fill in."""
+        """A document stands here. model and settings are for whoever saves it to fill in. Of one in sections, those
+        before `saved.state.section` may still be on their way."""
 
 
 class ResumableTexts:
     """The documents of one call as token sources that can be gone on with.
 
     Args:
-        max_length, prompt, eos, prefixes: as in `tokenized`.
+        max_length, prompt, eos, prefixes: as in `tokenized`; sections: by tokens or units, without look-ahead.
     """
 
     def __init__(
@@ -60,7 +65,9 @@ class ResumableTexts:
         eos: int | None,
         prefixes: TextPrefixes | None,
         checkpoints: Checkpoints,
+        sections: Sections | None = None,
     ) -> None:
+        self._sections = sections
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._max_length = max_length
@@ -71,28 +78,48 @@ class ResumableTexts:
     def open(self, number: int, document: TextSource) -> TokenizedText:
         """One document, from where it stood or from its start."""
         length = len(document) if isinstance(document, str) and self._max_length is None else None
-        located = length is None
+        located = length is None or self._sections is not None
         pieces = _Pieces(text_pieces(document, WINDOW_CHARS // 4))
+        by_units = self._sections is not None and self._sections.by != "tokens"
 
-        def build(saved: Saved) -> tuple[TokenStream, DocumentState]:
+        def build(saved: Saved) -> tuple[TokenStream | SectionedStream, DocumentState, int]:
             if saved.state is None:
                 raise ValueError("it holds no state")
+            char = self._checked_cut(saved)
             ended = bool(saved.window["complete"]) and not saved.window["truncated"]
             pieces.expect(saved.settings["characters"], saved.settings["sha256"], ended=ended)
-            stream = self._tokenizer.resumed(saved.window, saved.held, pieces, with_offsets=located)
-            return stream, saved.state
+            if not by_units:
+                stream = self._tokenizer.resumed(saved.window, saved.held, pieces, with_offsets=located)
+                return stream, saved.state, char
+            assert saved.cut is not None
+            sections = SectionedIds.restore(saved.cut["ids"])
+            if not sections.are_like(self._new_sections()):
+                raise ValueError("its sections are of another kind")
+            if sections.n_given != saved.state.n_tokens:
+                raise ValueError("its sections are those of another text")
+            sections.ends = deque(end for end in sections.ends if end.token > saved.state.n_tokens)
+            resumed = functools.partial(self._tokenizer.resumed, saved.window, saved.held, with_offsets=True)
+            return SectionedStream(pieces, sections, resumed), saved.state, char
 
         found = self._checkpoints.load(number, build)
-        n, state, shares_state = 0, None, True
+        n, state, shares_state, char = 0, None, True, 0
         blocks = may_block(document)
         if found is not None:
-            stream, state = found
+            stream, state, char = found
             n, shares_state = state.n_tokens, False
         else:
             pieces.expect(0, None)
-            stream = self._tokenizer.stream(pieces, self._prompt, max_length=self._max_length, with_offsets=located)
-            prefixes = self._prefixes
+            open_stream = functools.partial(
+                self._tokenizer.stream,
+                prompt=self._prompt,
+                max_length=self._max_length,
+                with_offsets=located,
+                eager=blocks and self._sections is not None,
+            )
+            stream = SectionedStream(pieces, self._new_sections(), open_stream) if by_units else open_stream(pieces)
+            prefixes = None if self._sections is not None else self._prefixes
             if prefixes is not None and self._max_length is None and (prefixes.share or not blocks):
+                assert isinstance(stream, TokenStream)
                 n, state = prefixes.begin(stream)
         return _ResumableText(
             stream,
@@ -102,19 +129,41 @@ class ResumableTexts:
             length=length,
             eos=self._eos,
             with_offsets=located,
+            in_sections=self._sections is not None,
             may_block=blocks,
             n=n,
             state=state,
             shares_state=shares_state,
+            char=char,
         )
+
+    def _new_sections(self) -> SectionedIds:
+        assert self._sections is not None
+        return SectionedIds(self._sections.boundaries(""))
+
+    def _checked_cut(self, saved: Saved) -> int:
+        """Where the section begins that is under way.
+
+        Raises:
+            ValueError, InvalidInputError: the state is not one of a document in such sections.
+        """
+        begun = None if saved.state is None else saved.state.section
+        if self._sections is None:
+            if begun is not None or saved.cut is not None:
+                raise ValueError("its document was in sections")
+            return 0
+        if begun is None or saved.cut is None or (begun.sums is None) != (saved.cut["mode"] == "prefix"):
+            raise ValueError("its document was not in sections")
+        return whole_number("char", saved.cut["char"], 0)
 
 
 class _Noted(NamedTuple):
-    """What is known of a text beside the state, at a mark."""
+    """What is known of a text beside the state, at a mark. sections: of `SectionedIds`."""
 
     ids: Ids
     stream: dict[str, Any]
     settings: dict[str, Any]
+    sections: dict[str, Any]
 
 
 class _ResumableText(TokenizedText):
@@ -127,7 +176,7 @@ class _ResumableText(TokenizedText):
 
     def __init__(
         self,
-        stream: TokenStream,
+        stream: TokenStream | SectionedStream,
         pieces: _Pieces,
         every: int,
         save: Callable[[Saved], None],
@@ -135,15 +184,21 @@ class _ResumableText(TokenizedText):
         length: int | None,
         eos: int | None,
         with_offsets: bool,
+        in_sections: bool,
         may_block: bool,
         n: int,
         state: DocumentState | None,
         shares_state: bool,
+        char: int,
     ) -> None:
-        super().__init__(stream, length, eos, with_offsets, may_block=may_block, n=n, state=state)
+        by_tokens = in_sections and isinstance(stream, TokenStream)
+        super().__init__(
+            stream, length, eos, with_offsets, in_sections=by_tokens, may_block=may_block, n=n, state=state, char=char
+        )
         self.shares_state = shares_state
         self.state_at = n + every
-        self._stream, self._pieces = stream, pieces
+        self._sections = stream.sections if isinstance(stream, SectionedStream) else None
+        self._stream, self._pieces = stream.stream if isinstance(stream, SectionedStream) else stream, pieces
         self._every, self._save = every, save
         self._next_mark = n + every  # of what is pulled; this may be well ahead of what is run
         self._noted: deque[_Noted] = deque()
@@ -152,7 +207,12 @@ class _ResumableText(TokenizedText):
         """See `TokenSource`."""
         self.state_at += self._every
         noted = self._noted.popleft()
-        self._save(Saved({}, noted.settings, noted.stream, noted.ids, state, b"", 0))
+        cut = None
+        if state.section is not None:
+            char = 0 if state.section.start == 0 else self._end_at(state.section.start)
+            mode = "prefix" if state.section.sums is None else "mean"
+            cut = {"ids": noted.sections, "char": char, "mode": mode}
+        self._save(Saved({}, noted.settings, noted.stream, noted.ids, state, b"", 0, cut))
 
     def _pull(self, n: int) -> tuple[TokenArray, bool]:
         self.state = None  # the engine has it; it would be in memory as long as the document is under way
@@ -160,7 +220,9 @@ class _ResumableText(TokenizedText):
         ids, last = super()._pull(min(n, self._next_mark - self._taken))
         if self._taken == self._next_mark:
             self._next_mark += self._every
-            self._noted.append(_Noted(self._stream.ids.copy(), self._stream.state(), self._pieces.settings()))
+            sections = {} if self._sections is None else self._sections.state()
+            ahead, stream = self._stream.ids.copy(), self._stream.state()
+            self._noted.append(_Noted(ahead, stream, self._pieces.settings(), sections))
         return ids, last
 
 

@@ -113,6 +113,7 @@ class SectionedIds:
             "n_given": self.n_given,
             "start": self._start,
             "has_begun": self._has_begun,
+            "ended": self._ended,
         }
 
     @classmethod
@@ -131,7 +132,7 @@ class SectionedIds:
         ids = np.array(state["ids"], dtype=np.int32).reshape(-1)
         restored._waiting = Block(ids, np.array(state["offsets"], dtype=np.int64).reshape(len(ids), 2))
         restored.n_given, restored._start = _count(state["n_given"]), _count(state["start"])
-        restored._has_begun = bool(state["has_begun"])
+        restored._has_begun, restored._ended = bool(state["has_begun"]), bool(state["ended"])
         return restored
 
     def _find(self, chars: list[int]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.embedder.boundaries import Boundaries
 from thalweg.embedder.sectioned_ids import SectionedIds, SectionEnd
 from thalweg.tokenization.backend import Block
 from thalweg.tokenization.text import TextSource, text_pieces
@@ -22,49 +21,49 @@ class SectionedStream:
 
     Args:
         text: of the document.
-        boundaries: of that text.
+        sections: of that text, from where it is read on.
         tokenize: opens a stream over the pieces of the text.
     """
 
     def __init__(
-        self, text: TextSource, boundaries: Boundaries, tokenize: Callable[[Iterator[str]], TokenStream]
+        self, text: TextSource, sections: SectionedIds, tokenize: Callable[[Iterator[str]], TokenStream]
     ) -> None:
-        self._sections = SectionedIds(boundaries)
+        self.sections = sections
         self._pieces = self._watched(text)
-        self._stream = tokenize(self._pieces)
-        self._ended = False
+        self.stream = tokenize(self._pieces)
+        self._ended = self.stream.ended
 
     @property
     def ends(self) -> deque[SectionEnd]:
-        """Of tokens that were given out; for who reads them to empty."""
-        return self._sections.ends
+        """Those of tokens that were given out; for who reads them to empty."""
+        return self.sections.ends
 
     @property
     def truncated(self) -> bool:
         """See `TokenStream`."""
-        return self._stream.truncated
+        return self.stream.truncated
 
     def take_with_offsets(self, n: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bool]:
         """See `TokenStream`."""
-        while not self._ended and (ready := self._sections.n_ready) < n:
-            if ready and self._stream.is_slow:
+        while not self._ended and (ready := self.sections.n_ready) < n:
+            if ready and self.stream.is_slow:
                 break
-            ids, offsets, self._ended = self._stream.take_with_offsets(n - ready)
-            self._sections.add([Block(ids, offsets)])
+            ids, offsets, self._ended = self.stream.take_with_offsets(n - ready)
+            self.sections.add([Block(ids, offsets)])
         if self._ended:
             self._settle()
-        block = self._sections.take(min(n, self._sections.n_ready))
+        block = self.sections.take(min(n, self.sections.n_ready))
         assert block.offsets is not None
-        return block.ids, block.offsets, self._ended and not self._sections.n_waiting
+        return block.ids, block.offsets, self._ended and not self.sections.n_waiting
 
     def _watched(self, text: TextSource) -> Iterator[str]:
         """The pieces of the text, seen by the boundaries first."""
         for piece in text_pieces(text, PIECE_CHARS):
-            self._sections.see(piece)
+            self.sections.see(piece)
             yield piece
-        self._sections.see_end()
+        self.sections.see_end()
 
     def _settle(self) -> None:
         """Read on until it is known where the last tokens belong: `max_length` may have cut the text before."""
-        while self._sections.n_ready < self._sections.n_waiting and next(self._pieces, None) is not None:
+        while self.sections.n_ready < self.sections.n_waiting and next(self._pieces, None) is not None:
             pass

@@ -77,6 +77,11 @@ class Sections:
         return {"by": self.by, "every": self.every, "mode": self.mode}
 
     @property
+    def can_go_on(self) -> bool:
+        """Whether a document in them can be gone on with from a state in its middle."""
+        return isinstance(self.by, str) and self.mode != "isolated" and not self.look_ahead
+
+    @property
     def of_one_text(self) -> bool:
         """Whether the boundaries are those of one text."""
         return not isinstance(self.by, str) and not callable(self.by)

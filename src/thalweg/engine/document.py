@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thalweg.engine.results import DocumentState
+from thalweg.engine.results import DocumentState, OpenSection
 from thalweg.engine.sections import Section, SectionCuts, SectionSums, TokenSections
 from thalweg.engine.sources import Answer, TokenArray, TokenSource, section_ends
 from thalweg.errors import InvalidInputError
@@ -98,6 +98,13 @@ class Document:
     def ready(self) -> int:
         """Tokens that may be run now. Of a document that has not ended some are held back, as they may be its last."""
         return self.n_ahead if self.ended else max(0, self.n_ahead - 1 - self.n_last)
+
+    @property
+    def open_section(self) -> OpenSection | None:
+        """The section that has begun last, in a document with sections."""
+        if self.sections is None:
+            return None
+        return OpenSection(*self.cuts.begun, self.section_sums.begun)
 
     @property
     def state_at(self) -> int | None:

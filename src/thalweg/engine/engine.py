@@ -415,8 +415,9 @@ class Engine:
     def _give_states(self) -> None:
         """Give sources that want it the state at the token where they want it."""
         for document, row in self._rows().items():
-            if document.done == document.state_at:
-                state = DocumentState(self._store.copy(row), document.sums.copy(), document.done)
+            if document.done == document.state_at and document.probe is None:
+                sums, section = document.sums.copy(), document.open_section
+                state = DocumentState(self._store.copy(row), sums, document.done, section)
                 document.source.keep(state)  # type: ignore[attr-defined]
 
     # -- rows of states ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from thalweg.engine.results import DocumentState
 from thalweg.engine.sources import Answer, TokenArray, TokenSource, section_ends
 
 NOTHING: TokenArray = np.empty(0, dtype=np.int64)
@@ -33,6 +34,16 @@ class Gate:
     def section_ends(self) -> Sequence[int]:
         """See `TokenSource`."""
         return section_ends(self._source)
+
+    @property
+    def state_at(self) -> int | None:
+        """See `TokenSource`."""
+        at: int | None = getattr(self._source, "state_at", None)
+        return at
+
+    def keep(self, state: DocumentState) -> None:
+        """See `TokenSource`."""
+        self._source.keep(state)  # type: ignore[attr-defined]
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """See `TokenSource`."""

@@ -120,6 +120,11 @@ class SectionCuts:
         self._last_end = start
         self._waiting: deque[Section] = deque()  # those that have ended and are not due yet
 
+    @property
+    def begun(self) -> tuple[int, int]:
+        """The number and the first token of the section that has begun last."""
+        return self._number, self._start
+
     def name(self, ends: Iterable[int], done: int) -> None:
         """Take in ends that the source has found; `done` tokens have been run.
 
@@ -195,6 +200,11 @@ class SectionSums:
         """A section begins here."""
         if self._begins is not None:
             self._begins.append(self.total.copy())
+
+    @property
+    def begun(self) -> RunningMean | None:
+        """Where the section began that has begun last; None where all that came before counts."""
+        return None if self._begins is None else self._begins[-1].copy()
 
     def first(self) -> RunningMean | None:
         """Where the oldest open section began, which is then forgotten; None where all that came before counts."""

@@ -37,7 +37,7 @@ class TokenSource(Protocol):
     `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`, and `sections`, the `TokenSections` of
     this document. One that has the attribute `state_at` is
     given its `DocumentState` after so many tokens, `keep(state)`, which names another token or None; what that raises
-    ends the step.
+    ends the step. The vectors of sections before that token may still be on their way.
     """
 
     def take(self, n: int) -> tuple[TokenArray, Answer]:

@@ -37,6 +37,10 @@ SLOW = 0.02
 _BATCH_CHARS = 1 << 20  # bounds the memory of the library's encodings, about 100 bytes a token
 
 
+TRIAL = " and so on" * (WINDOW_CHARS // 5)
+"""A text that windows of unknown origin are tried out on."""
+
+
 class Tokenizer:
     """The tokenizer of one checkpoint.
 
@@ -221,6 +225,22 @@ class Tokenizer:
         }
         return self._backend.restored({**state, **settings})
 
+    def try_out(self, window: Window) -> list[Block]:
+        """Have a copy of a window read on and end, as what a file says of it may be anything; the ids of it.
+
+        Raises:
+            Exception: of whatever kind: it is no window of a text.
+        """
+        going_on, ending = window.copy(), window.copy()
+        blocks = [*going_on.flush(), *going_on.push(TRIAL)]
+        for block in (*blocks, *ending.finish()):
+            self._check_ids(block.ids)
+        return blocks
+
+    def _check_ids(self, ids: npt.NDArray[np.int32]) -> None:
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            raise ValueError(f"it holds the id {ids.max()}")
+
     def resumed(
         self, state: Mapping[str, Any], ids: npt.NDArray[np.int32], text: TextSource, *, with_offsets: bool
     ) -> "TokenStream":
@@ -230,7 +250,7 @@ class Tokenizer:
             ids: (n,) those that it had ready; text: what it had not read.
 
         Raises:
-            ValueError, TypeError, KeyError, TokenizationError: it cannot be that of any text.
+            Exception: of whatever kind: it cannot be that of any text.
         """
         settings = {
             "with_offsets": with_offsets,
@@ -238,12 +258,13 @@ class Tokenizer:
             "max_uncut_chars": self.max_uncut_chars,
         }
         offsets = np.array(state["offsets"], dtype=np.int64).reshape(-1, 2) if with_offsets else None
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
-            raise ValueError(f"it holds the id {ids.max()}")
+        self._check_ids(ids)
         if offsets is not None and len(offsets) != len(ids):
             raise ValueError("it has other offsets than ids")
+        window = self._backend.restored({**state["window"], **settings})
+        self.try_out(window)
         stream = TokenStream(
-            self._backend.restored({**state["window"], **settings}),
+            window,
             text_pieces(text, WINDOW_CHARS // 4),
             prefix=[],
             suffix=self.suffix,
@@ -330,6 +351,11 @@ class TokenStream:
             "complete": self._complete,
             "truncated": self.truncated,
         }
+
+    @property
+    def ended(self) -> bool:
+        """Whether all ids have been taken."""
+        return self._complete and not len(self._rest.ids)
 
     @property
     def ids(self) -> npt.NDArray[np.int32]:

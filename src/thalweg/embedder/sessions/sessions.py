@@ -28,8 +28,7 @@ from thalweg.models.protocol import State
 from thalweg.pooling import Pooling
 from thalweg.pooling.vectors import FloatArray, finish
 from thalweg.storage.durable import errors_named, write_durably
-from thalweg.tokenization.backend import WINDOW_CHARS
-from thalweg.tokenization.tokenizer import Tokenizer
+from thalweg.tokenization.tokenizer import TRIAL, Tokenizer
 
 
 class Model(Protocol):
@@ -331,11 +330,10 @@ def _try(point: Point, tokenizer: Tokenizer) -> None:
     Raises:
         Exception: of whatever kind: it is no window of a text.
     """
-    going_on, more = point.window.copy(), " and so on" * (WINDOW_CHARS // 5)
-    blocks = [*going_on.flush(), *going_on.push(more)]
+    blocks = tokenizer.try_out(point.window)
     if point.cut is not None:
         waiting = point.cut.ids.copy()
-        waiting.see(more)
+        waiting.see(TRIAL)
         waiting.add(blocks)
         blocks.append(waiting.take(waiting.n_ready))
         ending(tokenizer, replace(point, pending=b""), None, in_sections=True)
