@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -148,7 +149,7 @@ def test_names_that_leave_the_folder(ada: httpx.Client, tmp_path: Path, name: st
     id = begin(ada, text="a")
     assert ada.post(f"{ROOT}/{id}/save", json={"name": name}).status_code == 400
     assert ada.post(ROOT, json={"restore": name}).status_code == 400
-    assert ada.delete(f"/v1/thalweg/saved/{name}" if name else "/v1/thalweg/saved/%20").status_code in (400, 404, 405)
+    assert ada.delete(f"/v1/thalweg/saved/{quote(name or ' ', safe='')}").status_code in (400, 404)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -134,7 +134,9 @@ def test_metrics(served: Running) -> None:
     with served.client() as client:
         page = client.get("/metrics").text
     values = {
-        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if not line.startswith("#")
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in page.splitlines()
+        if not line.startswith("#")
     }
     assert values['te_request_total{method="batch"}'] >= 1
     assert values['te_request_success_total{method="batch"}'] >= 1

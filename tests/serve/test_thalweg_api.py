@@ -38,7 +38,9 @@ def lines_of(response: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("text", ["", "the river", LONG, "naïve 🦢 " * 3000], ids=["empty", "short", "long", "unicode"])
 @pytest.mark.parametrize("how", ["whole", "chunked", "json"])
 def test_embed(served: Running, text: str, how: str) -> None:
-    content: Any = {"whole": text.encode(), "chunked": in_pieces(text.encode()), "json": json.dumps({"text": text})}[how]
+    content: Any = {"whole": text.encode(), "chunked": in_pieces(text.encode()), "json": json.dumps({"text": text})}[
+        how
+    ]
     found = post(served, "embed", content, "application/json" if how == "json" else "text/plain; charset=utf-8").json()
     assert np.allclose(found["vector"], served.embedder.encode(text), atol=1e-5)
     assert found["tokens"] == len(served.embedder.tokenize([text])[0])

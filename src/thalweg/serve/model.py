@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thalweg.checks import whole_number
+from thalweg.embedder.documents import open_text
 from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.prefixes import Prefixes, TextPrefixes
 from thalweg.engine.engine import Engine
@@ -26,7 +27,7 @@ from thalweg.pooling.vectors import FloatArray, finish
 from thalweg.serve.admission import Admission
 from thalweg.serve.engine_thread import EngineThread
 from thalweg.serve.settings import Settings
-from thalweg.serve.texts import SHORT_CHARS, Ids, LongText, TextGroups, open_text
+from thalweg.serve.texts import SHORT_CHARS, Ids, LongText, TextGroups
 
 SLICE = 64
 """Texts of a request that are tokenised at a time."""
@@ -250,7 +251,9 @@ class ServedModel:
         known(tokens, (lambda: sum(each.taken for each in longs)) if longs else None)
 
     def _open(self, text: str, prompt: str, prefixes: TextPrefixes | None) -> LongText:
-        source = open_text(self.embedder.tokenizer, text, prompt, None, self.eos, prefixes)
+        source = open_text(
+            text, self.embedder.tokenizer, prompt, None, None, self.eos, prefixes, blocks=False, threaded=False
+        )
         return LongText(source, self.pool.submit)
 
 

@@ -55,6 +55,12 @@ class Runner(uvicorn.Server):
         self.force_exit = self.should_exit
         self.drain()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's leaves the application's own end out where it is to be quick."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
     def drain(self) -> None:
         """Take no more connections, and end when all requests are answered."""
         self.should_exit = self._server.draining = True

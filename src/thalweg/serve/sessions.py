@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thalweg.checks import text
 from thalweg.embedder.results import Embedding
 from thalweg.embedder.sections import Sections
 from thalweg.embedder.sessions.memory import SessionMemory
@@ -105,15 +106,14 @@ class OwnedSessions:
         """
         self._check_quota(owner)
         embedder = self._served.embedder
-        normalize = embedder.embedding_config.normalize if wish.normalize is None else wish.normalize
-        settings = SessionSettings(normalize, wish.dimensions, embedder.tokenizer, self._served.eos, sections)
+        settings = embedder.session_settings(wish.normalize, wish.dimensions, None, None, sections)
         return self._keep(owner, await self._run(lambda: self._sessions(owner).begin(wish.prompt, settings)))
 
-    async def append(self, held: Held, text: str | bytes) -> list[Embedding]:
+    async def append(self, held: Held, piece: str | bytes) -> list[Embedding]:
         """Read on; with the errors of `Session.append`. The sections that have ended, which are forgotten."""
 
         def append() -> list[Embedding]:
-            held.session.append(text)
+            held.session.append(piece)
             return [] if held.session.settings.sections is None else held.session.take_sections()
 
         return await self._use(held, append)
@@ -170,10 +170,9 @@ class OwnedSessions:
             normalize, dimensions = saved["normalize"], saved["truncate_dim"]
             if not isinstance(normalize, bool):
                 raise InvalidInputError("normalize must be true or false")
-            self._served.check_dimensions(dimensions)
-            tokenizer = self._served.embedder.tokenizer.with_settings(saved["special_tokens"])
             sections = Sections(**saved["sections"]) if "sections" in saved else None
-            return SessionSettings(normalize, dimensions, tokenizer, self._served.eos, sections)
+            special_tokens: Any = text("special_tokens", saved["special_tokens"])
+            return self._served.embedder.session_settings(normalize, dimensions, special_tokens, None, sections)
 
         def read() -> Session:
             if not path.is_file():

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
+from thalweg.embedder.documents import open_text
 from thalweg.embedder.sections import Sections
 from thalweg.engine.results import Failure, Pooled
 from thalweg.pooling.vectors import FloatArray
 from thalweg.serve.model import ServedModel, Wish
-from thalweg.serve.texts import AHEAD, LongText, open_text
+from thalweg.serve.texts import AHEAD, LongText
 from thalweg.serve.uploads import StreamCall, Upload
 
 MOST_RESULTS = 256
@@ -75,8 +76,16 @@ async def embed_stream(
     if sections is not None:
         in_tokens = sections.in_tokens().with_mode(model.embedder.pooling)
     upload = Upload() if text is None else None
-    document = upload if text is None else text
-    opened = open_text(model.embedder.tokenizer, document, wish.prompt, sections, model.eos)  # type: ignore[arg-type]
+    opened = open_text(
+        text if upload is None else upload,  # type: ignore[arg-type]
+        model.embedder.tokenizer,
+        wish.prompt,
+        None,
+        sections,
+        model.eos,
+        blocks=upload is not None,
+        threaded=False,
+    )
     source = LongText(opened, (call.server.upload_pool if upload is not None else model.pool).submit)
     n_tokens = AHEAD if text is None else model.estimate(text)
     filling = None if upload is None else asyncio.ensure_future(upload.receive(call.pieces()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,12 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.embedder.documents import TokenizedText
-from thalweg.embedder.prefixes import TextPrefixes
-from thalweg.embedder.sectioned_stream import SectionedStream
-from thalweg.embedder.sections import Sections
 from thalweg.engine.sources import Answer, TokenArray
 from thalweg.errors import TokenizationError
-from thalweg.tokenization.tokenizer import TextSource, Tokenizer
+from thalweg.tokenization.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int32]
 
@@ -194,32 +190,3 @@ class LongText:
             self._ended, self._error = answer is Answer.ENDED, error
             self._read_on()
         self._wake()
-
-
-def open_text(
-    tokenizer: Tokenizer,
-    text: TextSource,
-    prompt: str,
-    sections: Sections | None,
-    eos: int | None,
-    prefixes: TextPrefixes | None = None,
-) -> TokenizedText:
-    """A text as a source for `LongText`, which is pulled by a thread that may wait for it.
-
-    Args:
-        sections: how it is cut; not in mode "isolated".
-        eos: the id that stands for an empty text where nothing else does.
-        prefixes: finds the state that a text begins with; only for one that is there as a whole, and has no sections.
-
-    Raises:
-        InvalidInputError: boundaries that cannot be.
-    """
-    length = len(text) if isinstance(text, str) else None
-    if sections is None:
-        stream = tokenizer.stream(text, prompt)
-        n, state = (0, None) if prefixes is None else prefixes.begin(stream)
-        return TokenizedText(stream, length or 0, eos, n=n, state=state)
-    open_stream = functools.partial(tokenizer.stream, prompt=prompt, with_offsets=True, eager=not isinstance(text, str))
-    if sections.by == "tokens":
-        return TokenizedText(open_stream(text), length, eos, True, in_sections=True)
-    return TokenizedText(SectionedStream(text, sections.boundaries(text), open_stream), length, eos, True)
