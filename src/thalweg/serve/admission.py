@@ -11,6 +11,7 @@ the room is booked.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
@@ -23,8 +24,11 @@ from thalweg.serve.errors import RequestError
 KEPT = 10.0
 """Seconds for which room stays booked."""
 
-MOST_BOOKED = 4
-"""Times the bound on tokens that may be booked; further requests are told the time after which these are done."""
+MOST_SECONDS = 600.0
+"""Seconds ahead for which room is booked at most; further requests are told the time after which that is used."""
+
+MOST_OF_CLIENT = 64
+"""Requests of one client for which room is booked; others of it are told the time of the last of these."""
 
 
 @dataclass(eq=False)
@@ -190,7 +194,8 @@ class Admission:
         if self._n_texts + ticket.texts > room * self._max_texts:
             return False
         if favoured or not own_texts:
-            return total + ticket.tokens <= 2 * self._max_tokens
+            others = 0 if favoured else self._booked(within=1.0)
+            return total + ticket.tokens + others <= 2 * self._max_tokens
         own = self._counted.get(client, 0) + sum(each.left for each in self._watched if each.client == client)
         share = self._max_tokens // len(self._texts)
         if total + ticket.tokens + self._booked() <= self._max_tokens:
@@ -222,9 +227,11 @@ class Admission:
     def _refused(self, ticket: Ticket) -> RequestError:
         """429, and room booked for whoever comes back."""
         rate = max(self._rate(), 1.0)
-        ahead = self.tokens + self._booked()
-        seconds = max(1.0, ahead / rate)
-        if ahead < MOST_BOOKED * self._max_tokens:
+        seconds = max(1.0, (self.tokens + self._booked()) / rate)
+        own = [each for each in self._bookings if each.client == ticket.client]
+        if len(own) >= MOST_OF_CLIENT:
+            seconds = max(1.0, own[-1].due - self._clock())
+        elif seconds < MOST_SECONDS:
             self._bookings.append(_Booking(ticket.client, ticket.tokens, self._clock() + seconds))
         return RequestError(
             "overloaded",
@@ -232,11 +239,11 @@ class Admission:
             retry_after=seconds,
         )
 
-    def _booked(self) -> int:
-        """Tokens of those who were told to come back and have not yet."""
+    def _booked(self, within: float = math.inf) -> int:
+        """Tokens of those who were told to come back, in so many seconds, and have not yet."""
         now = self._clock()
         self._bookings = deque(each for each in self._bookings if each.due + KEPT > now)
-        return sum(each.tokens for each in self._bookings)
+        return sum(each.tokens for each in self._bookings if each.due <= now + within)
 
     def _came_back(self, client: Hashable) -> bool:
         """Whether room is booked for a client by now; then it is booked no longer."""

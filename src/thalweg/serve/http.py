@@ -108,7 +108,11 @@ class Call:
             RequestError: 504.
             ClientDisconnect: the client has gone, and so is the work.
         """
-        seconds = self.timeout()
+        try:
+            seconds = self.timeout()
+        except BaseException:
+            work.close()
+            raise
         try:
             return await unless_gone(self.request, work, seconds)
         except asyncio.TimeoutError:
