@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import thalweg
+from tests.cli.conftest import thalweg_command as thalweg_command
 from tests.corpus.tiny import write_model
 from tests.serve.running import Running, running
 
