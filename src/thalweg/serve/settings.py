@@ -39,7 +39,7 @@ class Settings:
     max_concurrent_requests: int = 512
     max_client_batch_size: int = 2048
     payload_limit: int = 32 << 20
-    max_body_bytes: int = 256 << 20
+    max_body_bytes: int = 128 << 20
     max_queued_tokens: int = 1 << 22
     max_queued_texts: int = 1 << 14
     max_wait: float = 10.0
@@ -49,9 +49,9 @@ class Settings:
     max_streams: int = 64
     max_sessions: int = 1000
     session_ttl: float = 3600.0
-    session_memory: int = 256 << 20
+    session_memory: int = 128 << 20
     session_folder: Path | None = None
-    prefix_memory: int = 256 << 20
+    prefix_memory: int = 128 << 20
     cors_allow_origin: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
