@@ -360,3 +360,25 @@ def test_one_bad_text_beside_others(served: Running) -> None:
     with served.client() as client:
         assert client.send(bad).status_code == 400
         assert client.post("/embed", json={"inputs": LONG}).status_code == 200
+
+
+def test_a_client_that_does_not_read(model: thalweg.Embedder) -> None:
+    """Its answer counts among the bytes that are held, others are told so, and it is dropped after a while."""
+    settings = Settings(max_body_bytes=3_000_000, payload_limit=100_000, body_timeout=1)
+    with running({"tiny": model}, settings) as server:
+        body = json.dumps({"input": ["a"] * 2000}).encode()
+        socks = []
+        for _ in range(2):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            sock.sendall(http_request("/v1/embeddings", body))
+            socks.append(sock)
+        until(lambda: server.server.budget.held > 2_000_000)
+        with server.client() as client:
+            refused = client.post("/v1/embeddings", content=body)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        is_served(server)
+        until(lambda: server.server.budget.held == 0)
+        for sock in socks:
+            sock.close()

@@ -18,7 +18,7 @@ class Settings:
         max_concurrent_requests: requests in progress; further ones get 429.
         max_client_batch_size: texts of one request; more get 413.
         payload_limit: bytes of a body that is held whole, and of a line of a streamed one; more get 413.
-        max_body_bytes: bytes of all bodies held at a time; where they do not fit, requests get 429.
+        max_body_bytes: bytes of all bodies and answers held at a time; where they do not fit, requests get 429.
         max_queued_tokens, max_queued_texts: what may wait for the model; a request that does not fit waits itself.
         max_wait: how long such a request waits before it gets 429.
         request_timeout: after which a request that is not streamed gets 504; clients may ask for less.
@@ -39,7 +39,7 @@ class Settings:
     max_concurrent_requests: int = 512
     max_client_batch_size: int = 2048
     payload_limit: int = 32 << 20
-    max_body_bytes: int = 128 << 20
+    max_body_bytes: int = 256 << 20
     max_queued_tokens: int = 1 << 22
     max_queued_texts: int = 1 << 14
     max_wait: float = 10.0
