@@ -210,3 +210,29 @@ def test_eight_threads_with_a_budget_for_few(model: Embedder) -> None:
         thread.join(timeout=120)
         assert not thread.is_alive()
     assert not errors, errors[0]
+
+
+def test_tenants_do_not_share_what_is_kept(folder: Path) -> None:
+    """Neither prompts, nor prefixes kept by hand, nor what texts have in common."""
+    model = thalweg.load(folder)
+    texts = [make_text(100) + tail for tail in TAILS[:4]]
+    want = plain(model, texts)
+    for number, tenant in enumerate(("ada", "grace", None)):
+        got = model.encode(texts, share_prefixes=True, cache_salt=tenant)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+        assert len(model.prefix_states) == number + 1
+    model.limit_prefixes(1 << 28)
+    assert model.prefix(texts[0], cache_salt="ada") > 0
+    hits = model.prefix_states.hits
+    for tenant in ("grace", None):
+        np.testing.assert_allclose(model.encode(texts, cache_salt=tenant), want, rtol=0, atol=1e-6)
+        assert model.prefix_states.hits == hits
+    model.encode(texts, cache_salt="ada")
+    assert model.prefix_states.hits == hits + len(texts)
+    model.limit_prefixes(1 << 28)
+    model.encode("a", prompt_name="query", cache_salt="ada")
+    n_states = len(model.prefix_states)
+    model.encode("a", prompt_name="query", cache_salt="grace")
+    assert len(model.prefix_states) == 2 * n_states > 0
+    with pytest.raises(InvalidInputError, match="cache_salt must be a str"):
+        model.encode(texts, cache_salt=7)  # type: ignore[arg-type]

@@ -23,9 +23,10 @@ import thalweg
 from tests.corpus.tiny import make_text
 from tests.edits import edit_json
 from tests.embedder.session_models import TEXT, VARIANTS, assert_same, load
+from tests.embedder.test_session_sections import PROSE
 from tests.ops.harness import with_kernels
 from tests.pooling.test_lexicon import make_lexicon
-from thalweg import InvalidInputError, ThalwegError
+from thalweg import InvalidInputError, Sections, ThalwegError
 from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.sessions import file
 from thalweg.embedder.sessions.session import Session
@@ -219,8 +220,8 @@ def test_other_files(model: Embedder, tmp_path: Path) -> None:
 
 def test_another_version(model: Embedder, tmp_path: Path) -> None:
     path = grown(model).save(tmp_path / "session")
-    edit(path, version="2")
-    refused(model, path, "it has version '2', and this thalweg reads '1'; update thalweg")
+    edit(path, version="3")
+    refused(model, path, "it has version '3', and this thalweg reads '1' and '2'; update thalweg")
     edit(path, version="1", format="another")
     refused(model, path, "it is no saved session")
 
@@ -279,7 +280,9 @@ def random_change(rng: random.Random, header: dict[str, Any], tensors: dict[str,
             elif kind == "shape":
                 tensors[name] = tensor.reshape(-1).clone()
             elif kind == "rename":
-                tensors[rng.choice(["layers.0.other", "sums", "held", "window.text", "x"])] = tensors.pop(name)
+                tensors[rng.choice(["layers.0.other", "sums", "held", "window.text", "kept.rows", "x"])] = tensors.pop(
+                    name
+                )
             elif kind == "values":
                 tensors[name] = (torch.rand(tensor.shape) * rng.choice([3, 300, 1e9, -1e9])).to(tensor.dtype)
             elif kind == "nan" and tensor.is_floating_point():
@@ -294,12 +297,15 @@ def random_change(rng: random.Random, header: dict[str, Any], tensors: dict[str,
         edit_json(rng, header)
 
 
-EDITED = {
+EDITED: dict[str, Any] = {
     "prose": (lambda: make_text(300), "bpe"),
     "begun": (lambda: "a", "bpe"),
     "a long word": (lambda: make_text(20) + "".join(random.Random(3).choices("0123456789", k=9000)), "bpe"),
     "long and uncut": (lambda: "x" + " " * 3000, "bpe"),
     "world": (lambda: TEXT, "world"),
+    "in sections": (lambda: PROSE, "bpe", Sections("sentence")),
+    "in sections up to their ends": (lambda: PROSE, "bpe", Sections("paragraph", 2, "prefix")),
+    "in sections of tokens": (lambda: PROSE, "bpe", Sections("tokens", 30)),
 }
 
 
@@ -307,9 +313,11 @@ EDITED = {
 @pytest.mark.parametrize("name", EDITED)
 def test_whatever_a_file_says(name: str, folder: Path, tmp_path: Path) -> None:
     """With a checksum that fits: an error of ours, or a session that works or tells that it does not."""
-    text, tokenizer = EDITED[name]
+    text, tokenizer, *sections = EDITED[name]
     model = load(folder / tokenizer, tokenizer=tokenizer)
-    whole = grown(model, text()).save(tmp_path / "whole").read_bytes()
+    begun = model.session(sections=sections[0] if sections else None)
+    begun.append(text())
+    whole = begun.save(tmp_path / "whole").read_bytes()
     path = tmp_path / "session"
     rng = random.Random(name)
     outcomes = {"refused": 0, "worked": 0, "failed": 0}
@@ -329,6 +337,8 @@ def test_whatever_a_file_says(name: str, folder: Path, tmp_path: Path) -> None:
             session.append(b"\xa9")
             assert np.isfinite(session.vector()).all()
             assert session.tokens > 0
+            if session.settings.sections is not None:
+                assert all(np.isfinite(section.vector).all() for section in session.sections())
             session.save(path)
             model.restore(path)
             outcomes["worked"] += 1
@@ -451,7 +461,7 @@ except thalweg.InvalidInputError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder_", sorted(GOLDEN.glob("v*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder_", sorted(GOLDEN.glob("v1-*")), ids=lambda path: path.name)
 def test_files_of_earlier_versions(folder_: Path) -> None:
     """Made by golden/sessions/make.py: the state of a text, and the vectors then and after going on."""
     model = thalweg.load(folder_ / "model", device="cpu", dtype="float32")
@@ -464,6 +474,20 @@ def test_files_of_earlier_versions(folder_: Path) -> None:
         assert_same(session.vector(), np.float32(case["vector"]))
         whole = bytes.fromhex(case["text"]) + bytes.fromhex(case["more"])
         assert_same(session.vector(), model.encode(whole.decode()))
+
+
+def test_files_with_sections_of_earlier_versions() -> None:
+    folder = GOLDEN / "v2"
+    model = thalweg.load(GOLDEN / "v1-mamba2" / "model", device="cpu", dtype="float32")
+    for case in json.loads((folder / "expected.json").read_text(encoding="utf-8")):
+        session = model.restore(folder / case["file"], other_numeric_path=True)
+        session.append(bytes.fromhex(case["more"]))
+        got = session.sections()
+        assert [[s.section, s.n_tokens, s.char_start, s.char_end] for s in got] == case["places"]
+        assert_same(np.stack([s.vector for s in got]), np.float32(case["vectors"]))
+        whole = (bytes.fromhex(case["text"]) + bytes.fromhex(case["more"])).decode()
+        want = list(model.encode_sections(whole, by=case["by"], every=case["every"], mode=case["mode"]))
+        assert_same(np.stack([s.vector for s in got]), np.stack([s.vector for s in want]))
 
 
 def test_there_is_one_of_every_family() -> None:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 import thalweg
 from tests.embedder.session_models import assert_same, load, n_tokens
 from tests.examples import PROFILE
+from thalweg import Sections
 from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.sessions.session import Session
 
@@ -65,9 +67,11 @@ class Sessions(RuleBasedStateMachine):
         self.live.append(Growing(session, given))
         return self.live[-1]
 
-    @rule(target=sessions)
-    def new(self) -> Growing:
-        return self._new(self.model.session(), b"")
+    @rule(target=sessions, sections=st.sampled_from([None, None, Sections("tokens", 3), Sections("sentence")]))
+    def new(self, sections: Sections | None) -> Growing:
+        if sections is not None and sections.in_tokens().with_mode(self.model.pooling).are_probed(self.model.pooling):
+            sections = None if self.model.probe_id is None else sections
+        return self._new(self.model.session(sections=sections), b"")
 
     @rule(one=sessions, text=PIECES)
     def append(self, one: Growing, text: str) -> None:
@@ -115,6 +119,18 @@ class Sessions(RuleBasedStateMachine):
             return
         assert_same(one.session.vector(), self.model.encode(text))
         assert one.session.tokens == n_tokens(self.model, text)
+
+    @rule(one=sessions)
+    def sections_of(self, one: Growing) -> None:
+        sections = one.session.settings.sections
+        if sections is None or not one.is_text or not n_tokens(self.model, one.given.decode()):
+            return
+        want = list(self.model.encode_sections(one.given.decode(), by=sections.by, every=sections.every))
+        got = one.session.sections()
+        assert [(s.n_tokens, s.char_start, s.char_end) for s in got] == [
+            (s.n_tokens, s.char_start, s.char_end) for s in want
+        ]
+        assert_same(np.stack([s.vector for s in got]), np.stack([s.vector for s in want]))
 
     @rule(some=st.lists(sessions, min_size=1, max_size=6))
     def vectors(self, some: list[Growing]) -> None:

@@ -306,6 +306,19 @@ def test_a_bad_text_leaves_the_session_as_it_was(name: str, model: Embedder) -> 
     assert_same(session.vector(), model.encode(f"{TEXT} and on"))
 
 
+def test_errors_that_are_returned(model: Embedder) -> None:
+    """By session, in the order in which they were named; the others have read on."""
+    one, two, three = (model.session() for _ in range(3))
+    assert model.append_many([(one, "the river "), (two, "runs "), (three, "down ")], on_error="return") == {}
+    pairs = [(three, b"\xff"), (one, "and the sea"), (two, "\ud800")]
+    errors = model.append_many(pairs, on_error="return")
+    assert list(errors) == [three, two]
+    assert all(isinstance(error, TokenizationError) for error in errors.values())
+    assert_same(model.session_vectors([one, two, three]), model.encode(["the river and the sea", "runs ", "down "]))
+    with pytest.raises(InvalidInputError, match="on_error must be one of raise, return"):
+        model.append_many([], on_error="yield")  # type: ignore[arg-type]
+
+
 def test_half_a_character(model: Embedder) -> None:
     session = model.session()
     session.append("naïve"[:3].encode()[:-1])

@@ -196,3 +196,52 @@ def test_ends_that_do_not_ascend(ends: list[int]) -> None:
     (failure,) = engine.run([Cut(ids_of(9, 0), ends, 20)], section_size=TokenSections())
     with pytest.raises(InvalidInputError, match=r"a section ends at token \d"):
         raise failure.error  # type: ignore[union-attr]
+
+
+class Leg(Cut):
+    """A part of a document: it goes on from a state, and its last section goes on behind its end."""
+
+    keep_state = True
+
+    def __init__(self, ids: TokenArray, first: int, ends: Sequence[int], most: int, state: Any, spec: Any) -> None:
+        super().__init__(ids, [end for end in ends if first < end < first + len(ids)], most)
+        self.given, self.state, self.sections = first, state, spec
+
+
+@examples(150)
+@given(
+    data=st.data(),
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    schedule=schedules,
+    mode=st.sampled_from(MODES),
+    appends_eos=st.booleans(),
+)
+def test_a_document_in_parts_has_the_sections_of_the_whole(
+    data: st.DataObject, lengths: list[int], schedule: Schedule, mode: Any, appends_eos: bool
+) -> None:
+    name, pooling = mode
+    total = sum(lengths)
+    ids = ids_of(total, 3)
+    cuts = {sum(lengths[:n]) for n in range(1, len(lengths))}
+    free = sorted(set(range(1, total)) - cuts)
+    ends = sorted(data.draw(st.sets(st.sampled_from(free), max_size=12))) if free else []
+    state: DocumentState | None = None
+    results: list[Pooled] = []
+    first = 0
+    for number, length in enumerate(lengths):
+        last = number == len(lengths) - 1
+        spec = TokenSections(None, name, open_ended=not last)
+        leg = Leg(ids[first : first + length], first, ends, data.draw(st.integers(1, 40)), state, spec)
+        engine = Engine(Toy(), pooling, schedule, probe_id=EOS, appends_eos=appends_eos)
+        found = list(engine.run([leg]))
+        assert all(isinstance(result, Pooled) for result in found)
+        results += [r for r in found if isinstance(r, Pooled) and (last or not r.last)]
+        state = next(r.state for r in found if isinstance(r, Pooled) and r.last)
+        first += length
+    check(results, ids, [*ends, total], TokenSections(None, name), pooling, appends_eos)
+
+
+def test_sections_that_go_on_have_no_look_ahead_and_name_their_ends() -> None:
+    for options in ({"look_ahead": 3}, {"every": 4}):
+        with pytest.raises(InvalidInputError, match="sections that go on"):
+            TokenSections(open_ended=True, **options)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from thalweg.embedder.given import refused
 from thalweg.embedder.prefixes import TextPrefixes
-from thalweg.embedder.sectioned_stream import SectionedStream, SectionEnd
+from thalweg.embedder.sectioned_ids import SectionEnd
+from thalweg.embedder.sectioned_stream import SectionedStream
 from thalweg.embedder.sections import Sections
 from thalweg.engine.read_ahead import BlockingSource
 from thalweg.engine.results import DocumentState, Pooled

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from thalweg import kernels
-from thalweg.checkpoints import Checkpoint, EmbeddingConfig, TokenIds
-from thalweg.checkpoints.fingerprint import fingerprint
+from thalweg.checkpoints import Checkpoint
 from thalweg.checks import one_of, text, whole_number
 from thalweg.embedder.cancelling import check_stop
-from thalweg.embedder.devices import check_device
 from thalweg.embedder.documents import TokenizedText, tokenized
-from thalweg.embedder.dtypes import Dtype, dtype_of_products
 from thalweg.embedder.engines import Engines
-from thalweg.embedder.export import ExportFormat, export
 from thalweg.embedder.given import given_documents, given_texts
 from thalweg.embedder.in_order import ReorderBuffer
 from thalweg.embedder.isolated import Splitter, encode_isolated
-from thalweg.embedder.options import EncodeOptions, StreamOptions
+from thalweg.embedder.loaded import LoadedModel, Side
+from thalweg.embedder.options import DocumentOptions, EncodeOptions, StreamOptions
 from thalweg.embedder.prefixes import Prefixes, TextPrefixes
 from thalweg.embedder.progress_bar import progress_bar
-from thalweg.embedder.renamed import renamed
 from thalweg.embedder.results import Embedding
 from thalweg.embedder.resumable import Checkpoints, ResumableTexts
-from thalweg.embedder.sections import TOKENS, Mode, Sections, Unit, chosen_sections, running_totals, whole_text
+from thalweg.embedder.sections import (
+    TOKENS,
+    Mode,
+    Sections,
+    Unit,
+    check_of_growing_text,
+    chosen_sections,
+    running_totals,
+    whole_text,
+)
 from thalweg.embedder.sessions.memory import SessionMemory
 from thalweg.embedder.sessions.session import Session, Settings
 from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.engine.engine import Engine
-from thalweg.engine.memory_plan import MemoryPlan, plan_memory
 from thalweg.engine.prefixes import PrefixStates
 from thalweg.engine.results import Failure, Pooled, Progress
 from thalweg.engine.schedule import Schedule
-from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import Ids, TokenSource
-from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.models.quantized import Quantization, quantization_of
-from thalweg.pooling import Mean, Pooling, make_pooling
+from thalweg.errors import InvalidInputError
+from thalweg.pooling import Pooling
 from thalweg.pooling.vectors import PRECISIONS, FloatArray, Precision, finish, to_precision
-from thalweg.system.cached import cached_property
-from thalweg.tokenization.backend import MAX_UNCUT_CHARS, SpecialTokens
+from thalweg.tokenization.backend import SpecialTokens
 from thalweg.tokenization.tokenizer import TextSource, Tokenizer
 
 if TYPE_CHECKING:
@@ -55,13 +55,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("thalweg")
 
-Side: TypeAlias = Literal["query", "document"]
 
-PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""What authors of models call their prompts."""
-
-
-class Embedder:
+class Embedder(LoadedModel):
     """A model with its tokenizer and its way of making vectors. Made by `thalweg.load`."""
 
     def __init__(
@@ -73,234 +68,10 @@ class Embedder:
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
     ) -> None:
-        self._checkpoint = checkpoint
-        self.name = name
-        self.family = checkpoint.family
-        self.format = checkpoint.format
-        self.config = checkpoint.config
-        self.embedding_config = checkpoint.embedding
-        self.folder, self.source = checkpoint.folder, checkpoint.source
-        self.model: Any = checkpoint.model
+        super().__init__(checkpoint, name, head, special_tokens=special_tokens, max_uncut_chars=max_uncut_chars)
         self._engines = Engines()
         self._prefixes = Prefixes()
         self._session_memory = SessionMemory()
-        self.weights_dtype = checkpoint.weights_dtype
-        self.head = self._checked_head(checkpoint.embedding.head if head is None else head)
-        eos = checkpoint.eos_token_id if checkpoint.embedding.append_eos else None
-        bos = checkpoint.bos_token_id if checkpoint.prepend_bos else None
-        if checkpoint.prepend_bos and bos is None:
-            raise CheckpointError(
-                f"{checkpoint.folder}: every text must begin with BOS (force_bos_token_insert), but no file states its "
-                "id; add bos_token_id to config.json"
-            )
-        self.tokenizer = Tokenizer.from_folder(
-            checkpoint.folder,
-            eos_token_id=eos,
-            bos_token_id=bos,
-            n_eos=self.embedding_config.n_eos,
-            special_tokens=self.embedding_config.special_tokens if special_tokens is None else special_tokens,
-            max_uncut_chars=MAX_UNCUT_CHARS if max_uncut_chars is None else max_uncut_chars,
-        )
-        self._probe_id = checkpoint.eos_token_id
-        self.token_ids = TokenIds(checkpoint.eos_token_id, checkpoint.bos_token_id, checkpoint.pad_token_id)
-        if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
-            raise CheckpointError(
-                f"{checkpoint.folder}: the tokenizer has ids up to {self.tokenizer.vocab_size - 1}, but the model only "
-                f"{checkpoint.config.vocab_size} embeddings: they do not belong together"
-            )
-        if self.notice:
-            log.warning("%s", self.notice)
-
-    def __repr__(self) -> str:
-        config = self.embedding_config
-        numbers = f"{self.quantization}, " if self.quantization else ""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return (
-            f"Embedder({self.name!r}: {self.family}, {self.dimension} dimensions, {config.pooling} pooling, {numbers}"
-            f"{dtype} on {self.device})"
-        )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.model.device
-        return device
-
-    def to(self, device: str | torch.device) -> Embedder:
-        """Move the model, and return it, as in sentence-transformers.
-
-        Raises:
-            InvalidInputError: the device cannot be used, or not for a quantised model.
-        """
-        place = check_device(device)
-        if self.quantization is not None and place.type != "cpu":
-            raise InvalidInputError(f"a model in {self.quantization} runs on the CPU only, not on {str(place)!r}")
-        self.model.to(place)
-        return self
-
-    def get_embedding_dimension(self) -> int:
-        """`dimension`, by sentence-transformers' name."""
-        return self.dimension
-
-    @property
-    def dimension(self) -> int:
-        """Width d of the vectors."""
-        return self.pooling.width(int(self.model.d_model))
-
-    @property
-    def pooling(self) -> Pooling:
-        """How hidden vectors become one."""
-        config = self.embedding_config
-        return make_pooling(config.pooling, n_eos=config.n_eos, lexicon=config.lexicon)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the matrix products."""
-        return dtype_of_products(self.model)
-
-    @property
-    def quantization(self) -> Quantization | None:
-        """How the weights are quantised, if at all."""
-        return quantization_of(self.model)
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """Names of the embedding heads that the model has; `thalweg.load(head=…)` chooses one of them."""
-        return tuple(getattr(self.model, "heads", ()))
-
-    @property
-    def special_tokens(self) -> SpecialTokens:
-        """What the literal of a special token in a text is read as; see `thalweg.load`."""
-        return self.tokenizer.special_tokens
-
-    def _checked_head(self, head: str | None) -> str | None:
-        if head is not None and (not isinstance(head, str) or head not in self.heads):
-            known = ", ".join(map(repr, self.heads)) or "none"
-            raise InvalidInputError(f"{self.name} has no embedding head {head!r}; its heads: {known}")
-        return head
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """The texts that may be put before a text, by name."""
-        return self.embedding_config.prompts
-
-    @property
-    def default_prompt_name(self) -> str | None:
-        return self.embedding_config.default_prompt_name
-
-    @property
-    def notice(self) -> str | None:
-        """One line that a user of this model should know, or None."""
-        if not self.embedding_config.untuned:
-            return None
-        return (
-            f"{self.name} is a language model that was not tuned for embeddings: "
-            f"using {self.embedding_config.pooling}-token pooling, an appended EOS and no prompt"
-        )
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell vectors of this model from those of others."""
-        chosen = None if self.special_tokens == self.embedding_config.special_tokens else self.special_tokens
-        return fingerprint(self.folder, self._checkpoint.source, self.head, chosen)
-
-    def schedule(
-        self,
-        *,
-        vertical_chunk_size: int | None = None,
-        max_tokens_per_step: int | None = None,
-        max_in_flight: int | None = None,
-    ) -> Schedule:
-        """The bounds of a run; None leaves the default."""
-        given = {
-            "vertical_chunk_size": vertical_chunk_size,
-            "max_tokens_per_step": max_tokens_per_step,
-            "max_in_flight": max_in_flight,
-        }
-        return replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
-
-    def plan_memory(
-        self, *, section_size: int | None = None, sections: Sections | None = None, **schedule: int | None
-    ) -> MemoryPlan:
-        """The bytes that a run with these bounds (see `schedule`) and these sections (see `encode_stream`) will take,
-        whatever the lengths of the texts."""
-        _, pooling = self._in_sections(chosen_sections(section_size, sections))
-        return plan_memory(self.model, self.schedule(**schedule), pooling)
-
-    def _in_sections(self, sections: Sections | None) -> tuple[TokenSections | None, Pooling]:
-        """What the engine is told of sections, and the pooling that they need."""
-        if sections is None or sections.mode == "isolated":
-            return None, self.pooling
-        in_tokens, pooling = sections.in_tokens(), self.pooling
-        if in_tokens.mode == "mean" and pooling.needs_eos:
-            pooling = Mean(n_eos=self.embedding_config.n_eos)
-        return in_tokens.with_mode(pooling), pooling
-
-    def prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
-        """The text put before every text: `prompt` itself, or the model's prompt of that name."""
-        if prompt is not None:
-            return text("prompt", prompt)
-        name = prompt_name if prompt_name is not None else self.default_prompt_name
-        if name is None:
-            return ""
-        if text("prompt_name", name) not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise InvalidInputError(f"{self.name} has no prompt named {name!r}; its prompts: {known}")
-        return self.prompts[name]
-
-    def _checked_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        """As `prompt`, for texts to be embedded."""
-        before = self.prompt(prompt, prompt_name)
-        if before and self.pooling.averages_prompt and not self.embedding_config.include_prompt:
-            raise InvalidInputError(
-                f"{self.name} leaves the prompt out of its mean (include_prompt=false), which is not supported; "
-                "use it without a prompt"
-            )
-        return before
-
-    @property
-    def saved_config(self) -> EmbeddingConfig:
-        """`embedding_config` with what was chosen when the model was loaded."""
-        return replace(self.embedding_config, head=self.head, special_tokens=self.special_tokens)
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        format: ExportFormat = "sentence-transformers",
-        dtype: Dtype = None,
-        overwrite: bool = False,
-        edit_card: Callable[[str], str] | None = None,
-    ) -> None:
-        """Write the model to a folder for thalweg, sentence-transformers and, if it knows the family, transformers.
-
-        Args:
-            folder: appears whole or not at all.
-            format: "sentence-transformers" is opened with `SentenceTransformer(folder, trust_remote_code=True)` and
-                run by thalweg, or for Mamba and xLSTM by the stock modules where thalweg is not installed. "stock" is
-                always run by the stock modules and needs no `trust_remote_code`.
-            dtype: of the weights in the file; None keeps the one they have here.
-            overwrite: replace the folder if it holds a checkpoint; all that lies in it goes.
-            edit_card: makes the model card that is written out of the one that export writes.
-
-        Raises:
-            InvalidInputError: the folder exists, the model cannot be written in that format, or its weights are
-                quantised.
-        """
-        export(
-            replace(self._checkpoint, embedding=self.saved_config),
-            folder,
-            name=self.name,
-            dimension=self.dimension,
-            format=format,
-            dtype=dtype,
-            overwrite=overwrite,
-            edit_card=edit_card,
-        )
-
-    embedding = renamed("embedding", "embedding_config")
-    layout = renamed("layout", "format")
-    quantize = renamed("quantize", "quantization")
 
     # -- texts that grow ---------------------------------------------------------------------------------------------
 
@@ -313,17 +84,23 @@ class Embedder:
         truncate_dim: int | None = None,
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
+        sections: Sections | None = None,
     ) -> Session:
         """A text that grows: append to it any number of times, and ask for its vector at any time.
 
-        The arguments are those of `encode`.
+        Args:
+            sections: for the vectors of its sections as well (`Session.sections`), by tokens, paragraph, sentence or
+                heading; in mode "prefix", or "mean" where the model has mean pooling; without look_ahead.
+
+        The other arguments are those of `encode`.
 
         Raises:
-            InvalidInputError: as `encode` does.
+            InvalidInputError: as `encode` does, or sections that a growing text cannot have.
         """
-        before = self._checked_prompt(prompt, prompt_name)
+        before = self.checked_prompt(prompt, prompt_name)
         return self._sessions.begin(
-            before, self._session_settings(normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars)
+            before,
+            self._session_settings(normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars, sections),
         )
 
     def restore(
@@ -348,21 +125,32 @@ class Embedder:
             if not isinstance(normalize, bool):
                 raise InvalidInputError(f"normalize must be true or false, got {normalize!r:.80}")
             special_tokens: Any = text("special_tokens", saved["special_tokens"])
-            return self._session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars)
+            sections = Sections(**saved["sections"]) if "sections" in saved else None
+            return self._session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars, sections)
 
         return self._sessions.restore(Path(path), settings_of, same_numeric_path=not other_numeric_path)
 
-    def append_many(self, pairs: Iterable[tuple[Session, str | bytes]]) -> None:
+    def append_many(
+        self, pairs: Iterable[tuple[Session, str | bytes]], *, on_error: Literal["raise", "return"] = "raise"
+    ) -> dict[Session, Exception]:
         """Append to many sessions at once: their new tokens share packed steps.
 
         Args:
             pairs: sessions of this model, and what comes next in each. One named twice gets its texts in order.
+            on_error: what to do where a session fails, which is then as it was, while all others read on: "raise" the
+                first error in the end, or "return" them.
+
+        Returns:
+            The sessions that failed, and why; empty if none did.
 
         Raises:
-            what `Session.append` raises. Sessions that failed are as they were, all others have read on; the first
-            error is raised.
+            InvalidInputError: no such pairs, in which case nothing has been done; and what `Session.append` raises.
         """
-        self._sessions.append_many(pairs)
+        one_of("on_error", on_error, ("raise", "return"))
+        errors = self._sessions.append_many(pairs)
+        if errors and on_error == "raise":
+            raise next(iter(errors.values()))
+        return errors
 
     def session_vectors(self, sessions: Iterable[Session]) -> FloatArray:
         """(n, d) float32: the vectors of sessions as if each ended here, computed in shared steps."""
@@ -386,11 +174,15 @@ class Embedder:
         """
         self._session_memory.limit(max_bytes, folder)
 
-    def prefix(self, prefix: str) -> int:
+    def prefix(self, prefix: str, *, cache_salt: str | None = None) -> int:
         """Run a text that others begin with, and keep its state for `encode` and `encode_stream` of those.
 
         A prompt is kept by itself, and so is what documents have in common with `share_prefixes`. States are those of
         exact tokens, within the bytes of `limit_prefixes`, where those used longest ago have to go.
+
+        Args:
+            prefix: the text.
+            cache_salt: keep it for calls with the same `cache_salt` only.
 
         Returns:
             How many tokens every text that begins with it is spared; 0 where that is not worth it.
@@ -398,7 +190,7 @@ class Embedder:
         Raises:
             InvalidInputError: it is no str.
         """
-        return self._text_prefixes().keep(self.tokenizer, text("prefix", prefix))
+        return self._text_prefixes(cache_salt).keep(self.tokenizer, text("prefix", prefix))
 
     def limit_prefixes(self, max_bytes: int) -> None:
         """Forget all prefixes, and keep states of new ones within so many bytes (268,435,456 at first; 0 keeps none).
@@ -413,13 +205,17 @@ class Embedder:
         """The states of prefixes: how many, their bytes, hits and misses."""
         return self._prefixes.states
 
-    def _text_prefixes(self, *, share: bool = False) -> TextPrefixes:
+    def _text_prefixes(self, cache_salt: str | None, *, share: bool = False) -> TextPrefixes:
+        if cache_salt is not None:
+            text("cache_salt", cache_salt)
         backends = (backend.name for backend in kernels.enabled())
-        return TextPrefixes(self._prefixes, self, (str(self.device), *backends), share=share)
+        return TextPrefixes(self._prefixes, self, (cache_salt, str(self.device), *backends), share=share)
 
-    def _prefixes_for(self, tokenizer: Tokenizer, prompt: str, share: bool) -> TextPrefixes | None:
+    def _prefixes_for(
+        self, tokenizer: Tokenizer, prompt: str, share: bool, cache_salt: str | None
+    ) -> TextPrefixes | None:
         """What finds the prefix of each text: the prompt's, those kept by hand, or what documents share."""
-        prefixes = self._text_prefixes(share=share)
+        prefixes = self._text_prefixes(cache_salt, share=share)
         if prompt:
             prefixes.keep(tokenizer, prompt)
         return prefixes if share or len(self._prefixes.states) else None
@@ -434,27 +230,25 @@ class Embedder:
         truncate_dim: int | None,
         special_tokens: SpecialTokens | None,
         max_uncut_chars: int | None,
+        sections: Sections | None,
     ) -> Settings:
         if truncate_dim is not None:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
+        if sections is not None:
+            check_of_growing_text(sections)
+            spec = sections.in_tokens().with_mode(self.pooling)
+            if self.probe_id is None and spec.are_probed(self.pooling, appends_eos=self.appends_eos):
+                raise InvalidInputError(
+                    f"sections in mode {spec.mode!r} need an EOS to end with, and {self.name} has none; use "
+                    "mode='mean' with a model that has mean pooling"
+                )
         return Settings(
             self.embedding_config.normalize if normalize is None else normalize,
             truncate_dim,
             self.tokenizer.with_settings(special_tokens, max_uncut_chars),
-            self._probe_id,
+            self.probe_id,
+            sections,
         )
-
-    @property
-    def state_identity(self) -> dict[str, str]:
-        """What two models must have in common for the one to go on from a state of the other."""
-        used = [title for title, use in kernels.report(self.device, self.dtype) if use == "used"]
-        return {
-            "fingerprint": self.fingerprint,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "quantization": str(self.quantization),
-            "pooling": self.embedding_config.pooling,
-            "numeric path": ", ".join([self.device.type, *(used or ["PyTorch"])]),
-        }
 
     def run_sources(self, sources: Sequence[TokenSource]) -> Generator[Pooled | Failure, None, None]:
         """Documents through the engine that all calls share, as they finish."""
@@ -483,6 +277,7 @@ class Embedder:
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
         share_prefixes: bool = False,
+        cache_salt: str | None = None,
     ) -> Any:
         """Vectors of texts of any length.
 
@@ -504,6 +299,8 @@ class Embedder:
             special_tokens, max_uncut_chars: as in `thalweg.load`; None is what was given there.
             share_prefixes: run what texts have in common at their beginning once, from 64 tokens on: headers, legal
                 boilerplate, the past of a conversation. A prompt is run once in any case.
+            cache_salt: use and keep the states of prefixes only for calls with the same one. With a salt for each
+                tenant, nobody can tell from the time that a call takes what another one's texts begin with.
 
         Returns:
             An array (n, d) in input order, or (d,) for a single text.
@@ -540,6 +337,7 @@ class Embedder:
                 special_tokens=special_tokens,
                 max_uncut_chars=max_uncut_chars,
                 share_prefixes=share_prefixes,
+                cache_salt=cache_salt,
             ):
                 vectors[embedding.index] = embedding.vector
                 cut += embedding.truncated
@@ -556,36 +354,10 @@ class Embedder:
         """`encode` with the model's prompt "document" (or "passage", "corpus"), if it has one."""
         return self.encode(texts, **self._with_prompt("document", options))
 
-    def prompt_name_of(self, side: Side) -> str | None:
-        """The name of the model's prompt for queries or documents, as its author calls it; None if it has none."""
-        return next((name for name in PROMPT_NAMES[side] if name in self.prompts), None)
-
     def _with_prompt(self, side: Side, options: EncodeOptions) -> EncodeOptions:
         if options.get("prompt") is None and options.get("prompt_name") is None:
             return {**options, "prompt_name": self.prompt_name_of(side)}
         return options
-
-    def similarity(self, a: FloatArray, b: FloatArray) -> FloatArray:
-        """(n, m) float32: how alike each of a (n, d) is to each of b (m, d), by the model's own measure.
-
-        Cosine or dot product; for euclidean and manhattan the negative distance, so that larger is always closer.
-
-        Raises:
-            InvalidInputError: no vectors of numbers, or vectors of different widths.
-        """
-        a, b = (_matrix(v) for v in (a, b))
-        if a.shape[1] != b.shape[1]:
-            raise InvalidInputError(
-                f"vectors of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared; they must come from the same "
-                "model with the same truncate_dim"
-            )
-        kind = self.embedding_config.similarity
-        if kind == "cosine":
-            a, b = finish(a, normalize=True), finish(b, normalize=True)
-        if kind in ("cosine", "dot"):
-            return np.asarray(a @ b.T)
-        order = 2 if kind == "euclidean" else 1
-        return np.stack([-np.linalg.norm(row - b, ord=order, axis=1) for row in a]).astype(np.float32)
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
@@ -594,7 +366,7 @@ class Embedder:
 
         Raises as `encode` does.
         """
-        empty = np.array([] if self._probe_id is None else [self._probe_id], dtype=np.int32)
+        empty = np.array([] if self.probe_id is None else [self.probe_id], dtype=np.int32)
         return [ids if len(ids) else empty for ids in self.tokenizer.encode_batch(texts, prompt)]
 
     def encode_ids(
@@ -625,7 +397,7 @@ class Embedder:
 
     def _new_engine(self, schedule: Schedule, pooling: Pooling) -> Engine:
         appends_eos = self.embedding_config.append_eos
-        return Engine(self.model, pooling, schedule, probe_id=self._probe_id, appends_eos=appends_eos)
+        return Engine(self.model, pooling, schedule, probe_id=self.probe_id, appends_eos=appends_eos)
 
     # -- documents as they come --------------------------------------------------------------------------------------
 
@@ -634,23 +406,8 @@ class Embedder:
         self,
         documents: Iterable[TextSource],
         *,
-        prompt: str | None = ...,
-        prompt_name: str | None = ...,
-        section_size: int | None = ...,
-        sections: Sections | None = ...,
-        ordered: bool = ...,
-        normalize_embeddings: bool | None = ...,
-        truncate_dim: int | None = ...,
-        max_length: int | None = ...,
-        vertical_chunk_size: int | None = ...,
-        max_tokens_per_step: int | None = ...,
-        max_in_flight: int | None = ...,
         on_error: Literal["raise"] = ...,
-        progress: Callable[[Progress], None] | None = ...,
-        special_tokens: SpecialTokens | None = ...,
-        max_uncut_chars: int | None = ...,
-        share_prefixes: bool = ...,
-        checkpoints: Checkpoints | None = ...,
+        **options: Unpack[DocumentOptions],
     ) -> Iterator[Embedding]: ...
 
     @overload
@@ -658,23 +415,8 @@ class Embedder:
         self,
         documents: Iterable[TextSource],
         *,
-        prompt: str | None = ...,
-        prompt_name: str | None = ...,
-        section_size: int | None = ...,
-        sections: Sections | None = ...,
-        ordered: bool = ...,
-        normalize_embeddings: bool | None = ...,
-        truncate_dim: int | None = ...,
-        max_length: int | None = ...,
-        vertical_chunk_size: int | None = ...,
-        max_tokens_per_step: int | None = ...,
-        max_in_flight: int | None = ...,
         on_error: Literal["yield"],
-        progress: Callable[[Progress], None] | None = ...,
-        special_tokens: SpecialTokens | None = ...,
-        max_uncut_chars: int | None = ...,
-        share_prefixes: bool = ...,
-        checkpoints: Checkpoints | None = ...,
+        **options: Unpack[DocumentOptions],
     ) -> Iterator[Embedding | Failure]: ...
 
     def encode_stream(
@@ -697,6 +439,7 @@ class Embedder:
         special_tokens: SpecialTokens | None = None,
         max_uncut_chars: int | None = None,
         share_prefixes: bool = False,
+        cache_salt: str | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Iterator[Embedding | Failure]:
         """Vectors of documents that come from an iterator, as they are ready; neither side is held in memory.
@@ -723,7 +466,7 @@ class Embedder:
         """
         documents = given_documents(documents)
         one_of("on_error", on_error, ("raise", "yield"))
-        before = self._checked_prompt(prompt, prompt_name)
+        before = self.checked_prompt(prompt, prompt_name)
         if truncate_dim is not None:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
         if max_length is not None:
@@ -736,10 +479,10 @@ class Embedder:
         )
         normalize = self.embedding_config.normalize if normalize_embeddings is None else normalize_embeddings
         tokenizer = self.tokenizer.with_settings(special_tokens, max_uncut_chars)
-        prefixes = self._prefixes_for(tokenizer, before, share_prefixes)
+        prefixes = self._prefixes_for(tokenizer, before, share_prefixes, cache_salt)
         open_resumable = None
         if checkpoints is not None and sections is None:
-            open_resumable = ResumableTexts(tokenizer, before, max_length, self._probe_id, prefixes, checkpoints).open
+            open_resumable = ResumableTexts(tokenizer, before, max_length, self.probe_id, prefixes, checkpoints).open
 
         def run(
             documents: Iterable[TextSource],
@@ -749,7 +492,7 @@ class Embedder:
             progress: Callable[[Progress], None] | None,
         ) -> Iterator[Embedding | Failure]:
             texts = tokenized(
-                documents, tokenizer, before, max_length, sections, self._probe_id, prefixes, open_resumable
+                documents, tokenizer, before, max_length, sections, self.probe_id, prefixes, open_resumable
             )
             blocking = share_prefixes or not isinstance(documents, Sequence)
             return self._run(schedule, texts, blocking, sections, ordered, normalize, truncate_dim, on_error, progress)
@@ -786,7 +529,7 @@ class Embedder:
                 yield text
 
         queue = ReorderBuffer() if ordered else None
-        in_tokens, pooling = self._in_sections(sections)
+        in_tokens, pooling = self.in_sections(sections)
         with self._engines.use(schedule, pooling, self._new_engine) as engine:
             results = engine.run(
                 sources(),
@@ -830,17 +573,7 @@ class Embedder:
         every: int | None = None,
         mode: Mode | None = None,
         look_ahead: int = 0,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        normalize_embeddings: bool | None = None,
-        truncate_dim: int | None = None,
-        max_length: int | None = None,
-        vertical_chunk_size: int | None = None,
-        max_tokens_per_step: int | None = None,
-        max_in_flight: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
-        special_tokens: SpecialTokens | None = None,
-        max_uncut_chars: int | None = None,
+        **options: Unpack[StreamOptions],
     ) -> Iterator[Embedding]:
         """The vectors of the sections of one text of any length, in one pass and in order, while the text arrives.
 
@@ -851,9 +584,7 @@ class Embedder:
             text: a str, bytes, pieces of one of them (cut anywhere) or an open file.
             by, every, mode, look_ahead: see `thalweg.Sections`. Characters may come from an iterator, which is read one
                 position ahead of the text. Only a str or bytes can be cut by a function.
-            max_length: tokens to which the text is cut, in mode "isolated" every section.
-
-        The other arguments are those of `encode_stream`.
+            options: those of `encode_stream`; `max_length` cuts the text, in mode "isolated" every section.
 
         Raises:
             InvalidInputError: an argument that cannot be, or boundaries that do not ascend inside the text.
@@ -863,21 +594,7 @@ class Embedder:
         sections = Sections(by, every, mode, look_ahead)
         if callable(by):
             whole_text(text)
-        return self.encode_stream(
-            [text],
-            sections=sections,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            max_length=max_length,
-            vertical_chunk_size=vertical_chunk_size,
-            max_tokens_per_step=max_tokens_per_step,
-            max_in_flight=max_in_flight,
-            progress=progress,
-            special_tokens=special_tokens,
-            max_uncut_chars=max_uncut_chars,
-        )
+        return self.encode_stream([text], sections=sections, **options)
 
     def stream(
         self, text: TextSource, every: int = TOKENS, **options: Unpack[StreamOptions]
@@ -889,24 +606,3 @@ class Embedder:
         """
         found = self.encode_sections(text, every=every, mode="prefix", **options)
         return running_totals(found)
-
-    @torch.inference_mode()
-    def after_pooling(self, vector: FloatArray) -> FloatArray:
-        """(d,) pooled -> (d,): what the pooling makes of its means, and the embedding head in a model that has one."""
-        joined = self.pooling.join(torch.from_numpy(vector)[None])[0]
-        if self.head is None:
-            return joined.numpy()
-        return self.model.heads[self.head](joined.to(self.model.device)).cpu().numpy()
-
-
-def _matrix(vectors: Any) -> FloatArray:
-    """Vectors (n, d) or one (d,), as an array (n, d) of float32."""
-    if isinstance(vectors, torch.Tensor):
-        vectors = vectors.detach().cpu()
-    try:
-        matrix = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"vectors must be numbers (n, d), got {vectors!r:.80}") from error
-    if matrix.ndim != 2:
-        raise InvalidInputError(f"vectors must be (n, d) or (d,), got {matrix.shape}")
-    return matrix

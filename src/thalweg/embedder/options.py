@@ -1,4 +1,4 @@
-"""The options of `Embedder.encode` and `encode_sections`, for functions that pass them on."""
+"""The options of `Embedder.encode`, `encode_sections` and `encode_stream`, for functions that pass them on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TypedDict
 
 import torch
 
+from thalweg.embedder.resumable import Checkpoints
+from thalweg.embedder.sections import Sections
 from thalweg.engine.results import Progress
 from thalweg.pooling.vectors import Precision
 from thalweg.tokenization.backend import SpecialTokens
@@ -31,6 +33,7 @@ class EncodeOptions(TypedDict, total=False):
     special_tokens: SpecialTokens | None
     max_uncut_chars: int | None
     share_prefixes: bool
+    cache_salt: str | None
 
 
 class StreamOptions(TypedDict, total=False):
@@ -47,3 +50,14 @@ class StreamOptions(TypedDict, total=False):
     progress: Callable[[Progress], None] | None
     special_tokens: SpecialTokens | None
     max_uncut_chars: int | None
+
+
+class DocumentOptions(StreamOptions, total=False):
+    """See `Embedder.encode_stream`."""
+
+    section_size: int | None
+    sections: Sections | None
+    ordered: bool
+    share_prefixes: bool
+    cache_salt: str | None
+    checkpoints: Checkpoints | None

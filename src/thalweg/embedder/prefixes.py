@@ -62,7 +62,7 @@ class Prefixes:
         """Begin without any."""
         self.states = PrefixStates(self._max_bytes)
         self.in_vain = False  # a state does not fit
-        self.cuts: dict[tuple[str, str], list[Ids]] = {}  # ids of prefixes that were asked for by their text
+        self.cuts: dict[tuple[str, str, Hashable], list[Ids]] = {}  # ids of prefixes that were asked for by their text
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prefixes:
         return Prefixes(self._max_bytes)
@@ -94,7 +94,7 @@ class TextPrefixes:
         """
         if self._prefixes.in_vain:
             return 0
-        known, key = self._prefixes.cuts, (prefix, tokenizer.special_tokens)
+        known, key = self._prefixes.cuts, (prefix, tokenizer.special_tokens, self._salt)
         if key not in known:
             known[key] = _cuts(tokenizer, prefix)
             if len(known) > MOST_KNOWN:

@@ -72,6 +72,10 @@ class Sections:
             return self.every
         return TOKENS if self.by == "tokens" else 1
 
+    def plain(self) -> dict[str, Any]:
+        """As a file holds it; of a growing text."""
+        return {"by": self.by, "every": self.every, "mode": self.mode}
+
     @property
     def of_one_text(self) -> bool:
         """Whether the boundaries are those of one text."""
@@ -92,6 +96,24 @@ class Sections:
             by: By | Iterable[int] = self.by  # type: ignore[assignment]
             return make_boundaries(by, self.n_units)
         return from_callable(self.by, whole_text(text), self.n_units)
+
+
+def check_of_growing_text(sections: Sections) -> None:
+    """Raises InvalidInputError for sections that cannot be told while a text grows."""
+    if not isinstance(sections, Sections):
+        raise InvalidInputError(f"sections must be thalweg.Sections(…), got {sections!r:.80}")
+    if not isinstance(sections.by, str):
+        raise InvalidInputError(
+            f"a session's text grows, so that nobody can say where in it sections end: by must be one of "
+            f"{', '.join(get_args(Unit))}, got {sections.by!r:.80}"
+        )
+    if sections.mode == "isolated":
+        raise InvalidInputError(
+            "mode='isolated' is not possible in a session, whose sections see what came before: use 'mean' or "
+            "'prefix', or encode the text of each section"
+        )
+    if sections.look_ahead:
+        raise InvalidInputError(f"look_ahead={sections.look_ahead} is not possible in a session; leave it out")
 
 
 def whole_text(text: Any) -> str:

@@ -73,9 +73,11 @@ class Document:
         if self.state is not None:
             self.done = self.state.n_tokens
             self.sums = self.state.sums.copy()
-        self.cuts = SectionCuts(self.sections, 0 if self.sections is None else self.done, self.n_last, self.n_end)
+        begun = None if self.state is None or self.sections is None else self.state.section
+        start = 0 if self.sections is None else self.done
+        self.cuts = SectionCuts(self.sections, start, self.n_last, self.n_end, begun)
         of_sections = self.sections is not None and self.sections.mode == "mean"
-        self.section_sums = SectionSums(self.sums, of_sections=of_sections)
+        self.section_sums = SectionSums(self.sums, of_sections=of_sections, begun=None if begun is None else begun.sums)
 
     @property
     def ended(self) -> bool:

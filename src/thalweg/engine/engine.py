@@ -127,7 +127,7 @@ class Engine:
             self.pooling.n_last,
             sections,
             n_probe,
-            n_probe if self.appends_eos else 0,
+            n_probe if self.appends_eos and not (sections and sections.open_ended) else 0,
             state,
             keep_state,
             shares_state and state is not None and self.schedule.max_shared > 0,

@@ -11,15 +11,30 @@ from thalweg.pooling.vectors import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSection:
+    """A section that has begun and not ended.
+
+    number: in its document; start: its first token; sums: what pooling had kept before it, None where all that came
+    before counts in its vector.
+    """
+
+    number: int
+    start: int
+    sums: RunningMean | None
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentState:
     """Where a document stands: what goes on from here needs nothing else of what came before.
 
-    model: the recurrent state, of one row; sums: what pooling has kept; n_tokens: tokens so far.
+    model: the recurrent state, of one row; sums: what pooling has kept; n_tokens: tokens so far; section: the one that
+    is under way, in a document whose sections go on (`TokenSections.open_ended`).
     """
 
     model: State
     sums: RunningMean
     n_tokens: int
+    section: OpenSection | None = None
 
 
 @dataclass(frozen=True, slots=True)

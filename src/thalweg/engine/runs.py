@@ -224,6 +224,7 @@ class Runs:
                     break
                 state = getattr(source, "state", None)
                 keep_state, shares_state = (getattr(source, name, False) for name in ("keep_state", "shares_state"))
+                sections = getattr(source, "sections", None)
                 if run.section_size is not None:
                     source = run.gates[run.number] = Gate(source, self._hold(number, run, run.number))
                 self._engine.add(
@@ -232,7 +233,7 @@ class Runs:
                     state=state,
                     keep_state=keep_state,
                     shares_state=shares_state,
-                    section_size=run.section_size,
+                    section_size=run.section_size if sections is None else sections,
                     client=number,
                 )
                 run.number += 1

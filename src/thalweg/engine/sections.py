@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from thalweg.checks import one_of, whole_number
+from thalweg.engine.results import OpenSection
 from thalweg.errors import InvalidInputError
 from thalweg.pooling import Pooling
 from thalweg.pooling.pooling import RunningMean
@@ -26,6 +27,9 @@ class TokenSections:
         mode: "mean": the mean over the section's own tokens in the context of all before them. "prefix": the vector of
             the document as if it ended with the section. None: the one that goes with the pooling, see `default_mode`.
         look_ahead: tokens after the section that count as well, as far as the document has them.
+        open_ended: the document is a part of a longer one. Its last section goes on behind its end, in whatever goes on
+            from the state there; its vector, that of the section so far, is no section's. No section may end exactly
+            there.
 
     Raises:
         InvalidInputError: an argument that cannot be.
@@ -34,6 +38,7 @@ class TokenSections:
     every: int | None = None
     mode: SectionMode | None = None
     look_ahead: int = 0
+    open_ended: bool = False
 
     def __post_init__(self) -> None:
         if self.every is not None:
@@ -41,6 +46,8 @@ class TokenSections:
         if self.mode is not None:
             one_of("mode", self.mode, get_args(SectionMode))
         whole_number("look_ahead", self.look_ahead, least=0)
+        if self.open_ended and (self.every is not None or self.look_ahead):
+            raise InvalidInputError("sections that go on can have no look_ahead, and their source names their ends")
 
     @classmethod
     def of(cls, sections: int | TokenSections) -> TokenSections:
@@ -94,16 +101,21 @@ class SectionCuts:
     Args:
         spec: None for no sections.
         start: tokens that are behind the document where it goes on from a state.
+        begun: the section that is under way there; None: one begins.
         n_last: tokens at the end that are no section of their own if there are so many tokens to each.
         n_end: end tokens of the document that the vector of the text so far is taken with: where only these are left,
             it is that of the document. 0 where it is taken without.
     """
 
-    def __init__(self, spec: TokenSections | None, start: int, n_last: int, n_end: int) -> None:
+    def __init__(
+        self, spec: TokenSections | None, start: int, n_last: int, n_end: int, begun: OpenSection | None = None
+    ) -> None:
         self._every = None if spec is None else spec.every
         self._look_ahead = 0 if spec is None else spec.look_ahead
+        self._open_ended = spec is not None and spec.open_ended
         self._n_last, self._n_end = n_last, n_end
-        self._number, self._start = 0, start  # of the section that has begun last
+        # Of the section that has begun last:
+        self._number, self._start = (0, start) if begun is None else (begun.number, begun.start)
         self._ends: deque[int] = deque()  # that the source has named
         self._last_end = start
         self._waiting: deque[Section] = deque()  # those that have ended and are not due yet
@@ -142,6 +154,8 @@ class SectionCuts:
         due = []
         while self._waiting and self._due(self._waiting[0].stop, known, ended=ended) == stop:
             due.append(self._waiting.popleft())
+        if self._open_ended and ended and stop == known:
+            due.append(Section(self._number, self._start, stop))
         return Reach(stop, tuple(due), stop == end and not (ended and stop == known))
 
     def _end(self, known: int, *, ended: bool) -> int | None:
@@ -154,7 +168,7 @@ class SectionCuts:
             return known if ended and end + self._n_last >= known else end
         if self._ends:
             return min(self._ends[0], known)
-        return known if ended else None
+        return known if ended and not self._open_ended else None
 
     def _due(self, stop: int, known: int, *, ended: bool) -> int:
         """The token at which the vector of a section that ends at `stop` is due."""
@@ -170,11 +184,12 @@ class SectionSums:
     Args:
         sums: what has been kept so far.
         of_sections: whether vectors are those of sections alone.
+        begun: what had been kept where the open section began; None: it begins here.
     """
 
-    def __init__(self, sums: RunningMean, *, of_sections: bool) -> None:
+    def __init__(self, sums: RunningMean, *, of_sections: bool, begun: RunningMean | None = None) -> None:
         self.total = sums
-        self._begins = deque([sums.copy()]) if of_sections else None
+        self._begins = deque([(begun or sums).copy()]) if of_sections else None
 
     def begin(self) -> None:
         """A section begins here."""

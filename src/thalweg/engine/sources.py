@@ -33,8 +33,9 @@ class TokenSource(Protocol):
     `subscribe(wake)` is given a function that wakes it and that may be called from any thread, and `close()` is called
     when nothing more will be asked. `section_ends()` is needed where the source knows what its sections are: the
     tokens, counted from the document's start, at which one ends and another begins, ascending and each once. Asked
-    after `take`, it has named all that lie between ids that were given out. Three attributes are optional in
-    `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`. One that has the attribute `state_at` is
+    after `take`, it has named all that lie between ids that were given out. Four attributes are optional in
+    `Engine.run`: `state`, `keep_state` and `shares_state`, as in `Engine.add`, and `sections`, the `TokenSections` of
+    this document. One that has the attribute `state_at` is
     given its `DocumentState` after so many tokens, `keep(state)`, which names another token or None; what that raises
     ends the step.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.document import Document, Part
-from thalweg.engine.results import DocumentState, Failure, Pooled
+from thalweg.engine.results import DocumentState, Failure, OpenSection, Pooled
 from thalweg.engine.sources import TokenArray
 from thalweg.engine.states import StateStore
 from thalweg.errors import NumericalError
@@ -145,9 +145,12 @@ class Step:
             for section in part.due:
                 last = part.last and section is part.due[-1]
                 state = None
+                since = kept.first()
                 if last and document in states:
-                    state = DocumentState(states[document], self.pooling.carried(mean), part.stop)
-                vector = mean.mean(since=kept.first())
+                    goes_on = document.sections is not None and document.sections.open_ended
+                    section_now = OpenSection(section.number, section.start, since) if goes_on else None
+                    state = DocumentState(states[document], self.pooling.carried(mean), part.stop, section_now)
+                vector = mean.mean(since=since)
                 found = Pooled(document.key, section.number, section.start, section.stop, vector, last, state)
                 results.append((document, found))
         # A section's probe may come in the step that ends the document: sections leave in order all the same.

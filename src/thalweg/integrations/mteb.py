@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from thalweg.embedder.dtypes import Dtype
-from thalweg.embedder.embedder import Embedder, log
+from thalweg.embedder.embedder import Embedder
+from thalweg.embedder.loaded import log
 from thalweg.embedder.loading import load
 from thalweg.embedder.results import Embedding
 from thalweg.errors import CheckpointError, InvalidInputError, MissingExtraError

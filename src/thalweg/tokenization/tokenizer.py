@@ -186,23 +186,27 @@ class Tokenizer:
             with_offsets=True, skip=0, window_chars=WINDOW_CHARS, max_uncut_chars=self.max_uncut_chars
         )
 
-    def begin(self, prompt: str = "") -> Window:
+    def begin(self, prompt: str = "", *, with_offsets: bool = False) -> Window:
         """The window of a text of which nothing is known but its prompt."""
         check_surrogates(prompt, where="the prompt's ")
         return self._backend.window(
-            with_offsets=False,
+            with_offsets=with_offsets,
             skip=len(prompt),
             window_chars=WINDOW_CHARS,
             max_uncut_chars=self.max_uncut_chars,
         )
 
-    def restored(self, state: Mapping[str, Any]) -> Window:
+    def restored(self, state: Mapping[str, Any], *, with_offsets: bool = False) -> Window:
         """The window of `begin` that had this state, which may have come from anywhere.
 
         Raises:
             ValueError, TypeError, KeyError: it cannot be that of any text.
         """
-        settings = {"with_offsets": False, "window_chars": WINDOW_CHARS, "max_uncut_chars": self.max_uncut_chars}
+        settings = {
+            "with_offsets": with_offsets,
+            "window_chars": WINDOW_CHARS,
+            "max_uncut_chars": self.max_uncut_chars,
+        }
         return self._backend.restored({**state, **settings})
 
     def resumed(

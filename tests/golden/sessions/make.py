@@ -35,6 +35,14 @@ CASES: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+SECTIONS: list[tuple[Any, Any, Any]] = [
+    ("tokens", 20, "mean"),
+    ("sentence", None, "prefix"),
+    ("paragraph", None, "mean"),
+    ("heading", None, "mean"),
+]
+
+
 def main() -> None:
     for variant in VARIANTS:
         folder = HERE / f"v{VERSION}-{variant}"
@@ -55,6 +63,35 @@ def main() -> None:
             expected[name] = {"text": text.hex(), "more": more.hex(), "tokens": session.tokens, "vector": vector}
         (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
         print(folder.name, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), "bytes")
+    with_sections()
+
+
+def with_sections() -> None:
+    """Files of the second version, which sessions with sections have; of the first version's model."""
+    folder = HERE / "v2"
+    folder.mkdir(exist_ok=True)
+    model = thalweg.load(HERE / f"v{VERSION}-mamba2" / "model", device="cpu", dtype="float32")
+    text, more = (f"{make_text(30)}. Then.\n\nAnd {make_text(9)} é".encode(), b"\xa9\n\nmore. The end")
+    expected = []
+    for number, (by, every, mode) in enumerate(SECTIONS):
+        session = model.session(sections=thalweg.Sections(by, every, mode))
+        session.append(text[:-1])
+        session.save(folder / f"{number}.session")
+        session.append(text[-1:] + more[1:])
+        found = session.sections()
+        expected.append(
+            {
+                "file": f"{number}.session",
+                "text": text[:-1].hex(),
+                "more": (text[-1:] + more[1:]).hex(),
+                "by": by,
+                "every": every,
+                "mode": mode,
+                "places": [[s.section, s.n_tokens, s.char_start, s.char_end] for s in found],
+                "vectors": [s.vector.tolist() for s in found],
+            }
+        )
+    (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
 
 
 if __name__ == "__main__":

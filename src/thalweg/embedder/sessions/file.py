@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,8 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from thalweg.embedder.results import Embedding
 from thalweg.embedder.sessions.point import Ids
-from thalweg.engine.results import DocumentState
+from thalweg.engine.results import DocumentState, OpenSection
 from thalweg.engine.states import from_tensors, nbytes, to_tensors
 from thalweg.errors import InvalidInputError
 from thalweg.models.protocol import State
@@ -30,9 +31,14 @@ from thalweg.storage.durable import errors_named
 from thalweg.tokenization.text import Utf8Decoder
 
 KIND, VERSION = "thalweg session", "1"
+WITH_SECTIONS = "2"
+"""The version of a file whose session has sections, which the first readers did not know."""
 
 MOST_BESIDES = 64 << 20
 """Bytes that a file may have besides the tensors of the state: a text that cannot be cut is in the window whole."""
+
+MOST_KEPT = 48 << 20
+"""Bytes of vectors of sections among them."""
 
 MOST_HEADER = 4 << 20
 """Bytes of its JSON, which takes up to 30 times as much when it is read."""
@@ -49,7 +55,8 @@ class Saved:
     """What a file holds.
 
     model: what the state belongs to, each entry of which must be the same where it is restored; settings: of the
-    session; window: of its tokenizer; held, state, pending, n_bytes: see `Point`.
+    session; window: of its tokenizer; held, state, pending, n_bytes: see `Point`; cut: what its `Cut` knows, for JSON;
+    kept: sections that have ended.
     """
 
     model: Mapping[str, str]
@@ -59,6 +66,8 @@ class Saved:
     state: DocumentState | None
     pending: bytes
     n_bytes: int
+    cut: Mapping[str, Any] | None = None
+    kept: Sequence[Embedding] = ()
 
 
 def read_session(
@@ -83,7 +92,11 @@ def read_session(
 
 
 def to_bytes(saved: Saved) -> bytes:
-    """The file as bytes."""
+    """The file as bytes.
+
+    Raises:
+        InvalidInputError: more sections have been kept than `read_session` takes.
+    """
     tensors = {"held": torch.from_numpy(saved.held)}
     header: dict[str, Any] = {
         "model": dict(saved.model),
@@ -95,8 +108,12 @@ def to_bytes(saved: Saved) -> bytes:
     if saved.state is not None:
         tensors |= to_tensors(saved.state.model) | {"sums": torch.from_numpy(saved.state.sums.total)}
         header |= {"n_tokens": saved.state.n_tokens, "n_summed": saved.state.sums.count}
+    if saved.cut is not None:
+        header["sections"] = _move_out(saved.cut, "sections", tensors) | _begun(saved.state, tensors)
+        tensors |= _kept(saved.kept)
     text = json.dumps(header)
-    metadata = {"format": KIND, "version": VERSION, "header": text, "sha256": _digest(text, tensors)}
+    version = VERSION if saved.cut is None else WITH_SECTIONS
+    metadata = {"format": KIND, "version": version, "header": text, "sha256": _digest(text, tensors)}
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -112,8 +129,9 @@ def from_bytes(data: bytes, like: State, width: int, check: Callable[[Mapping[st
         refuse("it is no saved session, or damaged", error)
     if metadata.get("format") != KIND:
         refuse("it is no saved session")
-    if metadata.get("version") != VERSION:
-        refuse(f"it has version {metadata.get('version')!r:.80}, and this thalweg reads {VERSION!r}; update thalweg")
+    if metadata.get("version") not in (VERSION, WITH_SECTIONS):
+        known = f"{VERSION!r} and {WITH_SECTIONS!r}"
+        refuse(f"it has version {metadata.get('version')!r:.80}, and this thalweg reads {known}; update thalweg")
     try:
         with torch.device("cpu"):
             tensors = safetensors.torch.load(data)
@@ -131,7 +149,8 @@ def from_bytes(data: bytes, like: State, width: int, check: Callable[[Mapping[st
 
 def _parse(header: Any, tensors: dict[str, Tensor], like: State, width: int) -> Saved:
     """Raises any exception for what is no session."""
-    if header.keys() - {"model", "settings", "window", "pending", "n_bytes", "n_tokens", "n_summed"}:
+    names = {"model", "settings", "window", "pending", "n_bytes", "n_tokens", "n_summed", "sections"}
+    if header.keys() - names:
         raise ValueError("its header has other entries")
     pending, n_bytes = bytes.fromhex(header["pending"]), header["n_bytes"]
     model, settings = ({**header[name]} for name in ("model", "settings"))
@@ -142,22 +161,91 @@ def _parse(header: Any, tensors: dict[str, Tensor], like: State, width: int) -> 
     decoder = Utf8Decoder(b"", 0)
     if decoder.decode(pending) or decoder.pending != pending or not _is_count(n_bytes, least=len(pending)):
         raise ValueError("it ends in something else than a part of a character")
+    cut: dict[str, Any] | None = None
+    kept: list[Embedding] = []
+    begun = None
+    if "sections" in header:
+        cut = _bring_back(header["sections"], tensors)
+        if not isinstance(cut, dict):
+            raise ValueError("its sections are of another kind")
+        kept = _kept_again(tensors)
+        begun = _begun_again(tensors, cut, width)
     state = None
     if tensors:
-        total = tensors.pop("sums")
-        n_tokens, n_summed = header["n_tokens"], header["n_summed"]
-        if total.shape != (width,) or total.dtype != torch.float64:
-            raise ValueError("its sums are of another width")
-        if not _is_count(n_tokens, least=1) or not _is_count(n_summed, most=n_tokens):
-            raise ValueError("its counts are no numbers of tokens")
-        if not bool((total.abs() <= n_summed * _LARGEST).all()):
-            raise ValueError("its sums are too large, or no numbers")
-        sums = RunningMean(0)
-        sums.total, sums.count = total.numpy(), n_summed
-        state = DocumentState(from_tensors(tensors, like), sums, n_tokens)
+        n_tokens = header["n_tokens"]
+        sums = _sums(tensors.pop("sums"), header["n_summed"], n_tokens, width)
+        if begun is not None and (begun.start > n_tokens or (begun.sums is not None and begun.sums.count > sums.count)):
+            raise ValueError("its open section is ahead of it")
+        state = DocumentState(from_tensors(tensors, like), sums, n_tokens, begun)
         if any(len(tensor) != 1 for layer in state.model for tensor in layer):
             raise ValueError("its state is not that of one text")
-    return Saved(model, settings, window, held.numpy(), state, pending, n_bytes)
+    return Saved(model, settings, window, held.numpy(), state, pending, n_bytes, cut, kept)
+
+
+def _sums(total: Tensor, count: Any, n_tokens: Any, width: int) -> RunningMean:
+    if total.shape != (width,) or total.dtype != torch.float64:
+        raise ValueError("its sums are of another width")
+    if not _is_count(n_tokens, least=1) or not _is_count(count, most=n_tokens):
+        raise ValueError("its counts are no numbers of tokens")
+    if not bool((total.abs() <= count * _LARGEST).all()):
+        raise ValueError("its sums are too large, or no numbers")
+    sums = RunningMean(0)
+    sums.total, sums.count = total.numpy(), count
+    return sums
+
+
+def _begun(state: DocumentState | None, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The section that is under way, for the header; its sums are a tensor."""
+    if state is None or state.section is None:
+        return {}
+    begun = state.section
+    if begun.sums is None:
+        return {"number": begun.number, "start": begun.start}
+    tensors["sections.sums"] = torch.from_numpy(begun.sums.total)
+    return {"number": begun.number, "start": begun.start, "n_summed": begun.sums.count}
+
+
+def _begun_again(tensors: dict[str, Tensor], cut: dict[str, Any], width: int) -> OpenSection | None:
+    """What `_begun` was given; it is taken out."""
+    if "number" not in cut:
+        return None
+    number, start, sums = cut.pop("number"), cut.pop("start"), None
+    if not _is_count(number) or not _is_count(start):
+        raise ValueError("its section has no number")
+    if "n_summed" in cut:
+        sums = _sums(tensors.pop("sections.sums"), cut.pop("n_summed"), max(1, start), width)
+    return OpenSection(number, start, sums)
+
+
+def _kept(kept: Sequence[Embedding]) -> dict[str, Tensor]:
+    """Sections that have ended, as tensors."""
+    if not kept:
+        return {}
+    vectors = np.stack([each.vector for each in kept])
+    if vectors.nbytes > MOST_KEPT:
+        raise InvalidInputError(
+            f"{len(kept):,} sections wait in the session, {vectors.nbytes:,} bytes of vectors, and a file may have "
+            f"{MOST_KEPT:,}: take them with take_sections() before you save it"
+        )
+    rows = [[each.section, each.n_tokens, each.char_start, each.char_end] for each in kept]
+    return {"kept.vectors": torch.from_numpy(vectors), "kept.rows": torch.tensor(rows, dtype=torch.int64)}
+
+
+def _kept_again(tensors: dict[str, Tensor]) -> list[Embedding]:
+    """What `_kept` was given; it is taken out."""
+    if "kept.rows" not in tensors:
+        return []
+    vectors, rows = tensors.pop("kept.vectors"), tensors.pop("kept.rows")
+    if vectors.dtype != torch.float32 or vectors.ndim != 2 or rows.dtype != torch.int64:
+        raise ValueError("its sections are of another kind")
+    if not bool(vectors.isfinite().all()):
+        raise ValueError("its sections hold numbers that are none")
+    if rows.shape != (len(vectors), 4) or bool((rows < 0).any()):
+        raise ValueError("its sections have other characters than vectors")
+    return [
+        Embedding(0, section, n_tokens, start, end, vector, last=False, truncated=False)
+        for (section, n_tokens, start, end), vector in zip(rows.tolist(), vectors.numpy(), strict=True)
+    ]
 
 
 def _metadata(data: bytes) -> dict[str, str]:

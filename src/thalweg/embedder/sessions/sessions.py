@@ -11,11 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from thalweg.checks import whole_number
+from thalweg.embedder.results import Embedding
+from thalweg.embedder.sectioned_ids import CountedIds, IdsInSections, SectionedIds, restore_ids
+from thalweg.embedder.sections import Sections
 from thalweg.embedder.sessions.file import Saved, read_session, to_bytes
 from thalweg.embedder.sessions.memory import SessionMemory
-from thalweg.embedder.sessions.point import Continuation, Growth, Point, ending, start
+from thalweg.embedder.sessions.point import Continuation, Cut, Growth, Point, ending, start
 from thalweg.embedder.sessions.session import Session, Settings
-from thalweg.engine.results import Failure, Pooled
+from thalweg.engine.results import DocumentState, Failure, OpenSection, Pooled
+from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import TokenSource
 from thalweg.engine.states import nbytes
 from thalweg.errors import InvalidInputError, ThalwegError
@@ -27,7 +32,7 @@ from thalweg.tokenization.backend import WINDOW_CHARS
 from thalweg.tokenization.tokenizer import Tokenizer
 
 
-class Embedding(Protocol):
+class Model(Protocol):
     """What sessions need of their embedder."""
 
     model: Any
@@ -35,6 +40,10 @@ class Embedding(Protocol):
 
     @property
     def pooling(self) -> Pooling: ...
+    @property
+    def appends_eos(self) -> bool: ...
+    @property
+    def probe_id(self) -> int | None: ...
     @property
     def dimension(self) -> int: ...
     @property
@@ -49,7 +58,7 @@ class Sessions:
     Sessions hold their embedder by this, and it does not hold them: a model goes with the last session that needs it.
     """
 
-    def __init__(self, embedder: Embedding, memory: SessionMemory) -> None:
+    def __init__(self, embedder: Model, memory: SessionMemory) -> None:
         self._embedder = embedder
         self.memory = memory
 
@@ -60,10 +69,10 @@ class Sessions:
 
     def begin(self, prompt: str, settings: Settings) -> Session:
         """A session of which nothing is known but its prompt."""
-        return Session(self, settings, start(settings.tokenizer, prompt))
+        return Session(self, settings, start(settings.tokenizer, prompt, self._cut(settings)))
 
-    def append_many(self, pairs: Iterable[tuple[Session, str | bytes]]) -> None:
-        """Sessions named twice get their texts in order."""
+    def append_many(self, pairs: Iterable[tuple[Session, str | bytes]]) -> dict[Session, Exception]:
+        """The sessions that failed, in the order in which they were named. One named twice gets its texts in order."""
         texts: dict[Session, list[str | bytes]] = {}
         for session, text in pairs:
             self._check_mine(session)
@@ -77,9 +86,7 @@ class Sessions:
         for batch in self._batches(list(texts)):
             with _all_opened(batch, self.state_nbytes) as closed:
                 errors |= closed | self._grow([each for each in batch if each not in closed], texts)
-        for session in texts:
-            if session in errors:
-                raise errors[session]
+        return {session: errors[session] for session in texts if session in errors}
 
     def vectors(self, sessions: Iterable[Session]) -> FloatArray:
         """Sessions may be named twice."""
@@ -91,18 +98,9 @@ class Sessions:
             with _all_opened(batch) as closed:
                 for error in closed.values():
                     raise error
-                sources = [
-                    Continuation(ending(each.settings.tokenizer, point, each.settings.empty_id), point.state)
-                    for each, point in ((each, each.place.point) for each in batch)
-                ]
-                with closing(self._embedder.run_sources(sources)) as results:
-                    for result in results:
-                        if isinstance(result, Failure):
-                            raise result.error
-                        settings = batch[result.key].settings
-                        pooled = self._embedder.after_pooling(result.vector)[None]
-                        vector = finish(pooled, normalize=settings.normalize, truncate_dim=settings.truncate_dim)
-                        found[batch[result.key]] = vector[0]
+                endings = [ending(each.settings.tokenizer, each.place.point, each.settings.empty_id) for each in batch]
+                for result in self._run(endings):
+                    found[batch[result.key]] = self._finished(result, batch[result.key].settings)
         if not sessions:
             return np.zeros((0, self._embedder.dimension), dtype=np.float32)
         widths = {len(vector) for vector in found.values()}
@@ -113,9 +111,18 @@ class Sessions:
             )
         return np.stack([found[session] for session in sessions])
 
-    def write(self, path: Path, point: Point, settings: Settings) -> None:
+    def open_sections(self, session: Session) -> list[Embedding]:
+        """Those that have not ended, as if the text ended here. The session is open."""
+        settings, point = session.settings, session.place.point
+        assert point.cut is not None
+        rest = ending(settings.tokenizer, point, settings.empty_id, in_sections=True)
+        starts, ends = [point.cut.char, *rest.chars], rest.chars
+        return [self._section(result, settings, (starts[n], ends[n])) for n, result in enumerate(self._run([rest]))]
+
+    def write(self, path: Path, session: Session) -> None:
         """A session's file, for `restore`."""
-        data = to_bytes(_saved(point, self._embedder.state_identity, settings.plain()))
+        saved = _saved(session.place.point, self._embedder.state_identity, session.settings.plain())
+        data = to_bytes(replace(saved, kept=session.kept))
         write_durably(path, lambda stream: stream.write(data), shared=True)
 
     def restore(
@@ -134,10 +141,14 @@ class Sessions:
         try:
             settings = settings_of(saved.settings)
             point = _point(saved, settings.tokenizer)
+            self._check_cut(point, settings)
+            width = settings.truncate_dim or self._embedder.dimension
+            if any(len(section.vector) != width for section in saved.kept):
+                raise ValueError("its sections have vectors of another width")
             _try(point, settings.tokenizer)
         except Exception as error:
             raise InvalidInputError(f"{path} cannot be restored: it is damaged, or was changed ({error})") from error
-        return Session(self, settings, point)
+        return Session(self, settings, point, saved.kept)
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
@@ -146,7 +157,9 @@ class Sessions:
     ) -> dict[Session, Exception]:
         """Run what has come. Those that fail stay as they were; their errors."""
         errors: dict[Session, Exception] = {}
+        closing_ones: list[tuple[Session, Growth, Pooled]] = []
         running: list[tuple[Session, Growth]] = []
+        ended: dict[Session, list[Embedding]] = {session: [] for session in batch}
         for session in batch:
             growth = self._growth(session, texts[session])
             begun = growth.begin()
@@ -162,13 +175,98 @@ class Sessions:
                 growth.state = None  # so that the states before and after are both there only while it runs
                 if isinstance(result, Failure):
                     errors[session] = result.error
-                else:
+                elif not result.last:
+                    ended[session].append(self._section(result, session.settings, growth.pass_end()))
+                elif not growth.ends_with_section:
                     session.place.set(growth.end(result.state))
+                    session.kept += ended[session]
+                else:
+                    closing_ones.append((session, growth, result))
+        for session, growth, result in closing_ones:
+            try:
+                last, state = self._close_section(result, growth)
+            except Exception as error:
+                errors[session] = error
+                continue
+            ended[session].append(self._section(last, session.settings, growth.pass_end()))
+            session.place.set(growth.end(state))
+            session.kept += ended[session]
         return errors
 
+    def _close_section(self, result: Pooled, growth: Growth) -> tuple[Pooled, DocumentState]:
+        """The section that ends exactly where what was to be run does, and the state with the next one begun."""
+        state, vector = result.state, result.vector
+        assert growth.sections is not None
+        assert state is not None
+        assert state.section is not None
+        if growth.sections.are_probed(self._embedder.pooling, appends_eos=self._embedder.appends_eos):
+            n, eos = self._embedder.pooling.n_last, self._embedder.probe_id
+            assert eos is not None
+            (probed,) = self._run([Continuation(np.full(n, eos, dtype=np.int32), state)])
+            vector = probed.vector
+        sums = None if state.section.sums is None else state.sums.copy()
+        begun = OpenSection(state.section.number + 1, result.stop, sums)
+        return replace(result, vector=vector, last=False), replace(state, section=begun)
+
+    def _run(self, endings: Sequence[Continuation]) -> Iterator[Pooled]:
+        """Results of ends of texts; the first failure is raised."""
+        with closing(self._embedder.run_sources(endings)) as results:
+            for result in results:
+                if isinstance(result, Failure):
+                    raise result.error
+                yield result
+
+    def _finished(self, result: Pooled, settings: Settings) -> FloatArray:
+        pooled = self._embedder.after_pooling(result.vector)[None]
+        return finish(pooled, normalize=settings.normalize, truncate_dim=settings.truncate_dim)[0]
+
+    def _section(self, result: Pooled, settings: Settings, chars: tuple[int, int]) -> Embedding:
+        """chars: those of the section, [start, end)."""
+        vector = self._finished(result, settings)
+        return Embedding(0, result.section, result.stop - result.start, *chars, vector, result.last, False)
+
     def _growth(self, session: Session, texts: Sequence[str | bytes]) -> Growth:
-        n_held = max(0, self._embedder.pooling.n_last - len(session.settings.tokenizer.suffix))
-        return Growth(session.place.point, texts, n_held)
+        settings = session.settings
+        n_held = self._n_beyond(settings) - (settings.sections is None)
+        return Growth(session.place.point, texts, max(0, n_held))
+
+    def _n_beyond(self, settings: Settings) -> int:
+        """Ids that must be known beyond a section's end so that what comes cannot move it."""
+        return max(1, self._embedder.pooling.n_last + 1 - len(settings.tokenizer.suffix))
+
+    def _cut(self, settings: Settings) -> Cut | None:
+        """Where the sections of a text stand of which nothing is known."""
+        sections = settings.sections
+        if sections is None:
+            return None
+        if sections.by == "tokens":
+            ids: IdsInSections = CountedIds(sections.n_units, self._n_beyond(settings))
+        else:
+            ids = SectionedIds(sections.boundaries(""))
+        return Cut(ids, 0, self._spec(sections))
+
+    def _check_cut(self, point: Point, settings: Settings) -> None:
+        """What a file says of a session's sections must be possible with its settings.
+
+        Raises:
+            ValueError: it is not.
+        """
+        fresh, cut, state = self._cut(settings), point.cut, point.state
+        if fresh is None or cut is None:
+            if fresh is not cut:
+                raise ValueError("its sections are missing, or not asked for")
+            return
+        if cut.spec != fresh.spec or not cut.ids.are_like(fresh.ids):
+            raise ValueError("its sections are of another kind than its settings")
+        if cut.ids.n_given != point.n_run + len(point.held):
+            raise ValueError("its sections are those of another text")
+        begun = None if state is None else state.section
+        if state is not None and (begun is None or (begun.sums is None) != (cut.spec.mode == "prefix")):
+            raise ValueError("its open section is missing")
+
+    def _spec(self, sections: Sections) -> TokenSections:
+        mode = sections.in_tokens().with_mode(self._embedder.pooling).mode
+        return TokenSections(mode=mode, open_ended=True)
 
     def _batches(self, sessions: list[Session]) -> Iterator[list[Session]]:
         """As many as may be in memory at the same time."""
@@ -211,12 +309,20 @@ class Sessions:
 
 
 def _saved(point: Point, model: Mapping[str, str], settings: Mapping[str, Any]) -> Saved:
-    return Saved(model, settings, point.window.state(), point.held, point.state, point.pending, point.n_bytes)
+    cut = None
+    if point.cut is not None:
+        cut = {"ids": point.cut.ids.state(), "char": point.cut.char, "mode": point.cut.spec.mode}
+    return Saved(model, settings, point.window.state(), point.held, point.state, point.pending, point.n_bytes, cut)
 
 
 def _point(saved: Saved, tokenizer: Tokenizer) -> Point:
     """Where the saved session stood."""
-    return Point(tokenizer.restored(saved.window), saved.held, saved.state, saved.pending, saved.n_bytes)
+    cut = None
+    if saved.cut is not None:
+        spec = TokenSections(mode=saved.cut["mode"], open_ended=True)
+        cut = Cut(restore_ids(saved.cut["ids"]), whole_number("char", saved.cut["char"], 0), spec)
+    window = tokenizer.restored(saved.window, with_offsets=cut is not None)
+    return Point(window, saved.held, saved.state, saved.pending, saved.n_bytes, cut)
 
 
 def _try(point: Point, tokenizer: Tokenizer) -> None:
@@ -225,9 +331,15 @@ def _try(point: Point, tokenizer: Tokenizer) -> None:
     Raises:
         Exception: of whatever kind: it is no window of a text.
     """
-    going_on = point.window.copy()
-    blocks = [*going_on.flush(), *going_on.push(" and so on" * (WINDOW_CHARS // 5))]
-    for ids in (ending(tokenizer, replace(point, pending=b""), None), *(block.ids for block in blocks)):
+    going_on, more = point.window.copy(), " and so on" * (WINDOW_CHARS // 5)
+    blocks = [*going_on.flush(), *going_on.push(more)]
+    if point.cut is not None:
+        waiting = point.cut.ids.copy()
+        waiting.see(more)
+        waiting.add(blocks)
+        blocks.append(waiting.take(waiting.n_ready))
+        ending(tokenizer, replace(point, pending=b""), None, in_sections=True)
+    for ids in (ending(tokenizer, replace(point, pending=b""), None).ids, *(block.ids for block in blocks)):
         if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
             raise ValueError(f"it holds the id {ids.max()}")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.embedder.embedder import PROMPT_NAMES, Embedder, Side
+from thalweg.embedder.embedder import Embedder
+from thalweg.embedder.loaded import PROMPT_NAMES, Side
 from thalweg.errors import InvalidInputError
 from thalweg.pooling.vectors import FloatArray
 
