@@ -39,7 +39,7 @@ from thalweg.assets import book
 
 PIECE = 1 << 16  # bytes that are read at a time
 SAVE_BYTES = 1 << 18  # of text, after which the writer saves: what a kill costs at most
-SAVE_SECONDS = 10  # the same for texts that arrive slowly
+SAVE_SECONDS = 10  # the same for texts that arrive slowly; looked at whenever something has arrived
 NUMBERS = ("section", "char_start", "char_end", "n_tokens")
 PART = pa.schema([*((name, pa.int64()) for name in NUMBERS), ("text", pa.string()), ("vector", pa.list_(pa.float32()))])
 

@@ -1,4 +1,4 @@
-"""examples/endless.py: a text that is read, killed, read on and asked at the same time has the sections of the whole."""
+"""examples/endless.py: what is read, killed, read on and asked at the same time has the sections of the whole text."""
 
 from __future__ import annotations
 
@@ -128,27 +128,28 @@ def test_a_writer_killed_again_and_again_gives_the_sections_of_the_whole_text(
     options: dict[str, Any],
 ) -> None:
     folder, model = tmp_path / "out", write_model(tmp_path / "model")
-    text = make_text(25_000)
-    path = tmp_path / source
-    if source == "pipe":
-        os.mkfifo(path)
-    else:
-        path.write_bytes(text.encode())
+    text = make_text(40_000)
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
     chosen = [item for name, value in options.items() for item in (f"--{name}", value)]
     script = load_script()
     rng = random.Random(5)
-    kills = answers = 0
+    kills = asked = answers = 0
     before: list[int] = []
     while True:
-        writer = start(forked, ["write", folder, path, "--model", model, *chosen])
         if source == "pipe":
+            path = tmp_path / f"pipe {kills}"
+            os.mkfifo(path)
             threading.Thread(target=feed, args=(path, text), daemon=True).start()
-        # Some die early, and some after they have saved a few times more.
-        goal, deadline = state_of(folder)["bytes"] + rng.randrange(len(text) // 6), time.monotonic() + 60
+        writer = start(forked, ["write", folder, path, "--model", model, *chosen])
+        # Most die after they have saved a few times, some before.
+        goal = state_of(folder)["bytes"] + rng.randrange(len(text) // 12)
+        deadline = time.monotonic() + rng.choice([60, 60, rng.uniform(0, 2)])
         while kills < KILLS and writer.is_alive() and state_of(folder)["bytes"] <= goal and time.monotonic() < deadline:
-            if state_of(folder)["bytes"]:
+            if asked < kills and state_of(folder)["bytes"]:
                 answers += assert_answers(script, folder, text, capsys)
-            time.sleep(rng.uniform(0, 0.05))
+                asked += 1
+            time.sleep(rng.uniform(0, 0.02))
         if kills == KILLS or not writer.is_alive():
             writer.join(100)
             assert writer.exitcode == 0
@@ -158,10 +159,10 @@ def test_a_writer_killed_again_and_again_gives_the_sections_of_the_whole_text(
         writer.join()
         kills += 1
         before.append(state_of(folder)["bytes"])
-    assert kills >= KILLS // 2
+    assert kills >= 3
     assert before == sorted(before)
-    assert 0 < before[-1]
-    assert answers >= 3
+    assert before[-1] > 0
+    assert answers == 3 * asked > 0
     assert_sections_of(text, thalweg.load(model), folder, **options)
     assert assert_answers(script, folder, text, capsys) == 3
 
@@ -202,9 +203,9 @@ def test_the_copies_of_the_book_can_be_read_from_any_byte() -> None:
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     folder, model = tmp_path / "out", write_model(tmp_path / "model", n_layers=1)
     path = tmp_path / "text.txt"
-    path.write_text(make_text(20_000) * 25, encoding="utf-8")
+    path.write_text(make_text(20_000) * 60, encoding="utf-8")
     size = path.stat().st_size
-    arguments = ["write", folder, path, "--model", model, "--every", 16]
+    arguments = ["write", folder, path, "--model", model, "--every", 64]
     writer = subprocess.Popen([sys.executable, SCRIPT, *map(str, arguments)], stderr=subprocess.DEVNULL)
     peaks: list[tuple[int, int]] = []  # after so many bytes of text, in KiB
     while writer.poll() is None:
