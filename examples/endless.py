@@ -38,11 +38,10 @@ import thalweg
 from thalweg.assets import book
 
 PIECE = 1 << 16  # bytes that are read at a time
-SAVE_BYTES = 1 << 18  # of text, after which the writer saves: what a kill costs at most
+SAVE_BYTES = 1 << 18  # of text, after which the writer saves: about what a kill costs at most
 SAVE_SECONDS = 10  # the same for texts that arrive slowly; looked at whenever something has arrived
 NUMBERS = ("section", "char_start", "char_end", "n_tokens")
 PART = pa.schema([*((name, pa.int64()) for name in NUMBERS), ("text", pa.string()), ("vector", pa.list_(pa.float32()))])
-
 STATE = "state.json"
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -88,8 +87,8 @@ def write(folder: Path, source: str, tokens: int | None, settings: dict[str, Any
         if state["bytes"] - saved_bytes >= SAVE_BYTES or time.monotonic() - saved_time >= SAVE_SECONDS:
             save(folder, session, state)
             saved_bytes, saved_time = state["bytes"], time.monotonic()
-    decoder.decode(b"", final=True)  # raises an error if half a character is left
     save(folder, session, state)
+    decoder.decode(b"", final=True)  # raises an error if half a character is left
     # The last section has not ended, since the text may grow. It has a part that the next one will replace.
     write_part(folder, state["parts"] + 1, session.sections(), state)
     replace(folder / STATE, json.dumps({**state, "ended": True}).encode())

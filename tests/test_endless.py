@@ -181,6 +181,12 @@ def test_a_text_that_has_grown_is_read_on(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_bytes(text[:length].encode())
         script.write(folder, str(path), None, settings)
         assert_sections_of(text[:length], thalweg.load(model), folder, by="paragraph")
+    path.write_bytes(text.encode() + "🦢".encode()[:2])
+    with pytest.raises(UnicodeDecodeError):
+        script.write(folder, str(path), None, settings)
+    path.write_bytes(text.encode() + "🦢 and on".encode())
+    script.write(folder, str(path), None, settings)
+    assert_sections_of(text + "🦢 and on", thalweg.load(model), folder, by="paragraph")
     path.write_bytes(b"another text")
     with pytest.raises(SystemExit, match="it is another text"):
         script.write(folder, str(path), None, settings)

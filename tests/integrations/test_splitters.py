@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -196,6 +198,15 @@ def test_options_reach_the_model(
     ]
     assert_same(framework.split(splitter, TEXTS), expected)
     assert "max_length=40 cut 2 of 5 texts" in caplog.text
+
+
+@every_framework
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda splitter: pickle.loads(pickle.dumps(splitter))])
+def test_copies_do_the_same(name: str, duplicate: Any, prompted: tuple[str, thalweg.Embedder]) -> None:
+    framework = FRAMEWORKS[name]
+    splitter = framework.make(prompted[0], {"truncate_dim": 8} if name != "haystack" else {}, by=after_every_river)
+    expected = framework.split(splitter, TEXTS[:1])
+    assert_same(framework.split(duplicate(splitter), TEXTS[:1]), expected)
 
 
 @every_framework
