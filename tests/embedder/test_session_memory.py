@@ -460,6 +460,7 @@ assert sum(1 for _ in __import__("pathlib").Path(sys.argv[2]).rglob("*.safetenso
 
 
 @pytest.mark.subprocess
+@pytest.mark.kill
 def test_what_a_killed_process_left_is_removed_by_the_next(model: Embedder, folder: Path, tmp_path: Path) -> None:
     """And nothing that belongs to a process that is alive, or to nobody knows whom."""
     program = """
