@@ -26,6 +26,7 @@ from thalweg.serve.texts import AHEAD, BLOCK, LongText
 PIECE = make_text(10_000).encode()
 
 
+@pytest.mark.slow
 def test_an_upload_is_never_held_whole(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the engine stands still, the client stands still as well."""
     seen: list[uploads.Upload] = []
@@ -73,6 +74,7 @@ def test_an_upload_is_never_held_whole(served: Running, monkeypatch: pytest.Monk
     assert seen[0].bytes == 60 * len(PIECE)
 
 
+@pytest.mark.slow
 def test_sections_that_nobody_reads_are_not_made(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text waits until its client takes what is there; then it gets all of it."""
     queues: list[Any] = []
@@ -103,6 +105,7 @@ def test_sections_that_nobody_reads_are_not_made(served: Running, monkeypatch: p
     until(lambda: served.in_engine() == 0)
 
 
+@pytest.mark.slow
 def test_who_waits_as_told_is_taken_in(model: thalweg.Embedder) -> None:
     """More than the queue takes, from clients that come back after Retry-After: all are served in the end, and nearly
     all at their second try."""
@@ -140,7 +143,7 @@ def test_a_unix_socket(model: thalweg.Embedder, tmp_path: Path) -> None:
         thread = threading.Thread(target=runner.run_on, args=[where])
         thread.start()
         until(lambda: runner.started)
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://thalweg") as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
             assert client.post("/embed", json={"inputs": "the river"}).status_code == 200
         with pytest.raises(OSError, match="another server does"), bound_socket("", 0, path):
             pass
