@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import queue
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,8 @@ class ServedModel:
         pool: tokenises.
         schedule: the bounds of its steps.
         on_step: see `EngineThread`.
+        on_embedded: called with the texts of a request that was embedded, and the seconds for which it waited for room,
+            was tokenised, and was in the engine.
     """
 
     def __init__(
@@ -83,10 +87,12 @@ class ServedModel:
         *,
         schedule: Schedule,
         on_step: Callable[[int, float, Counter[Hashable]], None] | None = None,
+        on_embedded: Callable[[int, float, float, float], None] | None = None,
     ) -> None:
         self.embedder = embedder
         self.names = tuple(names)
         self.pool = pool
+        self._on_embedded = on_embedded
         self.eos = embedder.probe_id
         engine = Engine(
             embedder.model,
@@ -196,17 +202,23 @@ class ServedModel:
             ThalwegError: of a text that cannot be embedded.
         """
         tokens = sum(map(self.estimate, inputs))
+        times = [time.perf_counter()]
         ticket = await self.admission.enter(wish.client, tokens, len(inputs), patient=patient)
         with self.admission.held(ticket):
+            times.append(time.perf_counter())
             prefixes = await self._prefixes(wish)
             batch = _Batch(len(inputs), self.thread)
             try:
                 await self._add(
                     inputs, wish, batch, prefixes, lambda n, taken: self.admission.set_tokens(ticket, n, taken)
                 )
+                times.append(time.perf_counter())
                 results = await batch.done
+                times.append(time.perf_counter())
             finally:
                 batch.remove_all()
+        if self._on_embedded is not None:
+            self._on_embedded(len(inputs), *(after - before for before, after in pairwise(times)))
         pooled = [result.vector for result in results]
         if len(pooled) <= INLINE:
             vectors = self.finished(pooled, wish)
