@@ -104,7 +104,7 @@ def test_without_gradients(op: Op, fast: str, on: bool, data: st.DataObject) -> 
     WITHOUT_GRADIENTS,
     ids=[f"{op.name}: {fast}, {'kernels' if on else 'PyTorch alone'}" for op, fast, on in WITHOUT_GRADIENTS],
 )
-@examples(8 if PROFILE == "full" else 1)
+@examples(5 if PROFILE == "full" else 1)
 @given(data=st.data())
 def test_poison_stays_in_its_segment(op: Op, fast: str, on: bool, dtype: torch.dtype, data: st.DataObject) -> None:
     packing = data.draw(packings(most_tokens=40))
