@@ -73,6 +73,12 @@ def test_a_paragraph_of_a_help_text_is_wrapped_by_the_terminal_alone(name: str) 
     assert not re.search(r"[^\n]\n[^\n]", help)
 
 
+@pytest.mark.subprocess
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "thalweg", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"thalweg {thalweg.__version__}\n"
+
+
 def test_version(thalweg_command: Command) -> None:
     result = thalweg_command("--version")
     assert (result.exit_code, result.output) == (0, f"thalweg {thalweg.__version__}\n")
