@@ -8,7 +8,7 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -44,8 +44,8 @@ HIDDEN_TOKENS = 128
 INLINE = 8
 """Vectors up to which a request's are finished in the event loop, at some 40 µs each."""
 
-KEPT_PROMPT = 64
-"""Characters of a prompt that may be worth a state."""
+KEPT_PROMPT = (64, 1 << 14)
+"""Characters of a prompt that may be worth a state, and up to which one is sought: it is tokenised several times."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class ServedModel:
             settings.max_queued_tokens, settings.max_queued_texts, settings.max_wait, lambda: self.thread.rate
         )
         self.prefixes = Prefixes(settings.prefix_memory)
+        self._prefix_pool = ThreadPoolExecutor(2, "thalweg-prefixes")  # it waits for the engine
         self._hidden_lock = asyncio.Lock()
         self._groups = TextGroups(embedder.tokenizer, pool)
         self._tokens_per_char = 0.3  # of texts so far
@@ -125,8 +126,9 @@ class ServedModel:
                 raise result.error
 
     def close(self) -> None:
-        """Drop what is under way and end the thread."""
+        """Drop what is under way and end the threads."""
         self.thread.close()
+        self._prefix_pool.shutdown(wait=False, cancel_futures=True)
 
     # -- what is asked for -------------------------------------------------------------------------------------------
 
@@ -201,7 +203,8 @@ class ServedModel:
             RequestError: 429.
             ThalwegError: of a text that cannot be embedded.
         """
-        tokens = sum(map(self.estimate, inputs))
+        of_prompt = self.estimate(wish.prompt)
+        tokens = sum(self.estimate(each) + of_prompt for each in inputs)
         times = [time.perf_counter()]
         ticket = await self.admission.enter(wish.client, tokens, len(inputs), patient=patient)
         with self.admission.held(ticket):
@@ -254,9 +257,10 @@ class ServedModel:
     async def _prefixes(self, wish: Wish) -> TextPrefixes | None:
         """What finds the states that texts begin with."""
         prefixes = self.prefixes_of(wish)
-        if len(wish.prompt) >= KEPT_PROMPT:
+        least, most = KEPT_PROMPT
+        if least <= len(wish.prompt) <= most:
             keep, tokenizer = prefixes.keep, self.embedder.tokenizer
-            await asyncio.get_running_loop().run_in_executor(self.pool, keep, tokenizer, wish.prompt)
+            await asyncio.get_running_loop().run_in_executor(self._prefix_pool, keep, tokenizer, wish.prompt)
         return prefixes if len(self.prefixes.states) else None
 
     def prefixes_of(self, wish: Wish) -> TextPrefixes:
@@ -277,7 +281,8 @@ class ServedModel:
         tokens = 0
         for start in range(0, len(inputs), SLICE):
             part = list(enumerate(inputs[start : start + SLICE], start))
-            short = [(n, text) for n, text in part if isinstance(text, str) and len(text) < SHORT_CHARS]
+            most = SHORT_CHARS - len(wish.prompt)
+            short = [(n, text) for n, text in part if isinstance(text, str) and len(text) < most]
             ids = {n: given for n, given in part if not isinstance(given, str)}
             if short:
                 found = await self._groups.ids([text for _, text in short], wish.prompt)
@@ -294,7 +299,7 @@ class ServedModel:
                     source = await loop.run_in_executor(self.pool, self._open, given, wish.prompt, prefixes)
                     longs.append(source)
                     batch.add(number, source, wish, source.text.state)
-                    tokens += self.estimate(given)
+                    tokens += self.estimate(given) + self.estimate(wish.prompt)
             if batch.done.done():
                 return  # one of them has failed
         known(tokens, (lambda: sum(each.taken for each in longs)) if longs else None)
