@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import queue
 import time
 from collections import Counter
@@ -40,6 +41,9 @@ SLICE = 64
 
 HIDDEN_TOKENS = 128
 """Tokens of a text whose hidden vectors are asked for that are run at a time."""
+
+LEARNED_CHARS = 100_000
+"""Characters over which the tokens of a character are measured."""
 
 INLINE = 8
 """Vectors up to which a request's are finished in the event loop, at some 40 µs each."""
@@ -109,7 +113,7 @@ class ServedModel:
         self._prefix_pool = ThreadPoolExecutor(2, "thalweg-prefixes")  # it waits for the engine
         self._hidden_lock = asyncio.Lock()
         self._groups = TextGroups(embedder.tokenizer, pool)
-        self._tokens_per_char = 0.3  # of texts so far
+        self._chars, self._tokens = 1000.0, 300.0  # of texts of late
         self._warm_up()
 
     @property
@@ -184,7 +188,7 @@ class ServedModel:
 
     def estimate(self, text: str | bytes | Ids) -> int:
         """About how many tokens a text has."""
-        return int(len(text) * self._tokens_per_char) + 2 if isinstance(text, str | bytes) else len(text)
+        return int(len(text) * self._tokens / self._chars) + 2 if isinstance(text, str | bytes) else len(text)
 
     def finished(self, pooled: Sequence[FloatArray], wish: Wish) -> FloatArray:
         """(n, d) float32: vectors as they leave the engine, made what was wished for."""
@@ -228,10 +232,15 @@ class ServedModel:
         else:
             vectors = await asyncio.get_running_loop().run_in_executor(self.pool, self.finished, pooled, wish)
         total = sum(result.stop for result in results)
-        chars = sum(len(text) for text in inputs if isinstance(text, str))
-        if chars == sum(map(len, inputs)) and chars:
-            self._tokens_per_char += 0.05 * (total / chars - self._tokens_per_char)
+        if all(isinstance(text, str) for text in inputs):
+            self._learn(sum(map(len, inputs)) + len(inputs) * len(wish.prompt), total, len(inputs))
         return vectors, total
+
+    def _learn(self, chars: int, tokens: int, n_texts: int) -> None:
+        """How many tokens a character has, by the texts of late."""
+        ends = n_texts * (len(self.embedder.tokenizer.prefix) + len(self.embedder.tokenizer.suffix))
+        kept = math.exp(-chars / LEARNED_CHARS)
+        self._chars, self._tokens = kept * self._chars + chars, kept * self._tokens + max(0, tokens - ends)
 
     async def hidden(self, ids: Ids) -> FloatArray:
         """(n, D) float32: the hidden vector of each token, as it leaves the model.
