@@ -21,7 +21,7 @@ from thalweg.serve.server import Server
 from thalweg.serve.settings import Settings
 
 LONG = make_text(6000)
-"""Some ten thousand tokens of the tiny model, longer than what is tokenised at once."""
+"""Some seven thousand tokens of the tiny model, longer than what is tokenised at once."""
 
 
 @dataclass
