@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thalweg.serve import openai, sessions_api, tei, thalweg_api
+from thalweg.serve import openai, sessions_api, tei, thalweg_api, web_page
 from thalweg.serve.errors import Interface, RequestError
 from thalweg.serve.http import Handler, PlainRoute, endpoint
 from thalweg.serve.server import Server
@@ -29,7 +29,7 @@ class Route(NamedTuple):
     """One route.
 
     body: what it takes as JSON; public: see `endpoint`; streamed: the kinds of bodies that are embedded while they
-    arrive, in a route whose answer leaves in parts.
+    arrive, in a route whose answer leaves in parts; described: it is part of the API.
     """
 
     method: str
@@ -39,7 +39,10 @@ class Route(NamedTuple):
     body: type[msgspec.Struct] | None = None
     public: bool = False
     streamed: tuple[str, ...] = ()
+    described: bool = True
 
+
+_INDEX, _FILE = web_page.handlers()
 
 ROUTES = (
     Route("POST", "/v1/embeddings", openai.embeddings, "openai", openai.EmbeddingsRequest),
@@ -70,6 +73,8 @@ ROUTES = (
     Route("GET", "/health", tei.health, "tei", public=True),
     Route("GET", "/ping", tei.health, "tei", public=True),
     Route("GET", "/ready", tei.ready, "tei", public=True),
+    Route("GET", "/", _INDEX, "tei", public=True, described=False),
+    Route("GET", "/page/{name}", _FILE, "tei", public=True, described=False),
 )
 
 
@@ -106,6 +111,7 @@ def make_app(server: Server) -> FastAPI:
             summary=(route.handler.__doc__ or "").strip().splitlines()[0],
             response_model=None,
             openapi_extra=extra,
+            include_in_schema=route.described,
             route_class_override=PlainRoute,
         )
     app.openapi = functools.cache(_with_components(app.openapi, components))  # type: ignore[method-assign]
