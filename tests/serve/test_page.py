@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -255,8 +256,30 @@ def test_a_file_that_is_still_read(
     go_on.set()
     page.ask(QUESTION)
     assert not page["error"].is_displayed()
-    until(lambda: not site.server.sessions(site.server.models[0]).of(""))
+    sessions = site.server.sessions(site.server.models[0])
+    until(lambda: not sessions.of(""))
     assert page.errors() == []
+    page["again"].click()
+    go_on.clear()
+    page.start("tokens", 64)
+    page.until(lambda: page["tokens"].text != "0")
+    assert sessions.of("")
+    chrome.get("about:blank")
+    until(lambda: not sessions.of(""))
+    go_on.set()
+
+
+def test_a_server_that_is_full(chrome: Chrome, site: Running) -> None:
+    page = Page(chrome, site.url)
+    page.until(page["start"].is_enabled)
+    with ExitStack() as full:
+        for _ in range(site.server.settings.max_concurrent_requests):
+            full.enter_context(site.server.slot())
+        page.paste("The bridge.\n\nThe flood.")
+        page.until(lambda: "Trying again in 1 s" in page["status"].text)
+    page.ended()
+    assert page["sections"].text == "2"
+    assert not page["error"].is_displayed()
 
 
 def test_models_and_their_prompts(chrome: Chrome, served: Running, last_model: thalweg.Embedder) -> None:

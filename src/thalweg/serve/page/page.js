@@ -21,7 +21,14 @@ const memoryLine = new MemoryLine(element("memory-line"));
 const passage = new Passage();
 const best = new BestList(element("best"), shown(jump));
 
-// -- errors and the key -------------------------------------------------------------------------------------------
+// -- errors, the key, and what is said ----------------------------------------------------------------------------
+
+let told = 0;
+
+function say(words) {
+  told = performance.now();
+  element("status").textContent = words;
+}
 
 function inWords(error) {
   if (error instanceof ServerError) return error.message;
@@ -69,7 +76,10 @@ hooks.askForKey = (words) => {
   return asking;
 };
 
-hooks.waiting = (words) => { element("status").textContent = words; };
+hooks.waiting = (words) => {
+  say(words);
+  told = -Infinity; // what comes next is said at once
+};
 
 // -- the text -----------------------------------------------------------------------------------------------------
 
@@ -116,13 +126,6 @@ async function start() {
 }
 
 // -- while it is embedded -----------------------------------------------------------------------------------------
-
-let told = 0;
-
-function say(words) {
-  told = performance.now();
-  element("status").textContent = words;
-}
 
 function showRun(embedding) {
   const { blob } = embedding.source;
