@@ -52,40 +52,45 @@ def grown(model: Embedder, text: str = TEXT, **options: Any) -> Session:
 
 CONTINUE = """
 import sys, numpy as np, thalweg
-folder, dtype, path, out = sys.argv[1:]
-model = thalweg.load(folder, device="cpu", dtype=dtype)
-session = model.restore(path)
-first, tokens = session.vector(), session.tokens
-session.append(sys.stdin.buffer.read())
-session.save(path + "-continued")
-np.savez(out, first=first, tokens=tokens, second=session.vector())
+dtype, *folders = sys.argv[1:]
+more = sys.stdin.buffer.read()
+for folder in folders:
+    model = thalweg.load(folder, device="cpu", dtype=dtype)
+    session = model.restore(folder + ".session")
+    first, tokens = session.vector(), session.tokens
+    session.append(more)
+    session.save(folder + ".continued")
+    np.savez(folder + ".npz", first=first, tokens=tokens, second=session.vector())
 """
 
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_another_process_goes_on(variant: str, kernels: str, folder: Path, tmp_path: Path) -> None:
+def test_another_process_goes_on(kernels: str, tmp_path: Path) -> None:
+    """With sessions of every family."""
     half, rest = TEXT.encode()[:701], TEXT.encode()[701:]
     dtype = "float32" if kernels == "auto" else "bfloat16"
     with with_kernels(kernels == "auto"):
-        model = load(folder / variant, variant, dtype=dtype)
-        session = model.session()
-        for piece in (half[:5], half[5:]):
-            session.append(piece)
-        path = session.save(tmp_path / "session")
+        models = [load(tmp_path / variant, variant, dtype=dtype) for variant in VARIANTS]
+        sessions = [model.session() for model in models]
+        for model, session in zip(models, sessions, strict=True):
+            for piece in (half[:5], half[5:]):
+                session.append(piece)
+            session.save(f"{model.folder}.session")
         subprocess.run(
-            [sys.executable, "-c", CONTINUE, str(model.folder), dtype, str(path), str(tmp_path / "out.npz")],
+            [sys.executable, "-c", CONTINUE, dtype, *(str(model.folder) for model in models)],
             input=rest,
             env={**os.environ, "THALWEG_KERNELS": kernels},
-            timeout=120,
+            timeout=240,
             check=True,
         )
-        found = np.load(tmp_path / "out.npz")
-        assert_same(found["second"], model.encode(TEXT), dtype)
-        assert_same(model.restore(f"{path}-continued").vector(), model.encode(TEXT), dtype)
-        assert int(found["tokens"]) == session.tokens
-        np.testing.assert_allclose(found["first"], session.vector(), rtol=0, atol=1e-6 if dtype == "float32" else 5e-3)
+        for model, session in zip(models, sessions, strict=True):
+            found = np.load(f"{model.folder}.npz")
+            assert_same(found["second"], model.encode(TEXT), dtype)
+            assert_same(model.restore(f"{model.folder}.continued").vector(), model.encode(TEXT), dtype)
+            assert int(found["tokens"]) == session.tokens
+            low = 1e-6 if dtype == "float32" else 5e-3
+            np.testing.assert_allclose(found["first"], session.vector(), rtol=0, atol=low)
 
 
 def test_all_of_it_comes_back(model: Embedder, tmp_path: Path) -> None:
@@ -297,6 +302,8 @@ def random_change(rng: random.Random, header: dict[str, Any], tensors: dict[str,
         edit_json(rng, header)
 
 
+EDITS = int(os.environ.get("EDITS", "150"))
+
 EDITED: dict[str, Any] = {
     "prose": (lambda: make_text(300), "bpe"),
     "begun": (lambda: "a", "bpe"),
@@ -321,7 +328,7 @@ def test_whatever_a_file_says(name: str, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "session"
     rng = random.Random(name)
     outcomes = {"refused": 0, "worked": 0, "failed": 0}
-    for number in range(400):
+    for number in range(EDITS):
         path.write_bytes(whole)
         edit(path, lambda header, tensors: random_change(rng, header, tensors))
         began = time.perf_counter()
@@ -345,7 +352,7 @@ def test_whatever_a_file_says(name: str, folder: Path, tmp_path: Path) -> None:
         except ThalwegError:
             outcomes["failed"] += 1
         assert time.perf_counter() - began < 5, number
-    assert outcomes["refused"] > 50, outcomes
+    assert outcomes["refused"] > EDITS // 8, outcomes
 
 
 def changed(key: str, value: Any) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:

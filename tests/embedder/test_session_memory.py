@@ -51,7 +51,7 @@ def on_disk(sessions: list[Session]) -> list[bool]:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
 
 
 def states_in_memory(sessions: list[Session]) -> int:
@@ -457,3 +457,42 @@ assert sum(1 for _ in __import__("pathlib").Path(sys.argv[2]).rglob("*.safetenso
 """
     subprocess.run([sys.executable, "-c", program, str(folder), str(tmp_path)], timeout=120, check=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.subprocess
+@pytest.mark.kill
+def test_what_a_killed_process_left_is_removed_by_the_next(model: Embedder, folder: Path, tmp_path: Path) -> None:
+    """And nothing that belongs to a process that is alive, or to nobody knows whom."""
+    program = """
+import sys, thalweg
+model = thalweg.load(sys.argv[1], device="cpu")
+kept = [model.session() for _ in range(2)]
+model.limit_sessions(0, sys.argv[2])
+model.append_many((session, "the river runs down to the sea ") for session in kept)
+print("there", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path)]
+    (tmp_path / "thalweg-sessions-of-an-earlier-version").mkdir()
+    (tmp_path / "thalweg-sessions-link").symlink_to(folder)
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as alive,
+    ):
+        for process in (killed, alive):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"there\n"
+        assert len(list(tmp_path.iterdir())) == 4
+        killed.kill()
+        killed.wait()
+        try:
+            model.limit_sessions(0, tmp_path)
+            session = model.session()
+            session.append("the river runs down to the sea ")
+            left = {each.name: len(files(each)) for each in tmp_path.iterdir() if not each.is_symlink()}
+            assert left.pop("thalweg-sessions-of-an-earlier-version") == 0
+            assert sorted(left.values()) == [1, 2]
+            assert (tmp_path / "thalweg-sessions-link" / "config.json").exists()
+        finally:
+            model.limit_sessions(None)
+            alive.kill()

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
+from haystack.components.preprocessors import DocumentSplitter
 from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
+from haystack.core.errors import DeserializationError
+from haystack.core.serialization import allow_deserialization_module
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
 
@@ -21,7 +24,8 @@ import thalweg
 from tests.corpus.tiny import make_text
 from tests.integrations.frameworks import TEXTS, with_heartbeats, write_prompted_model
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegTextEmbedder
+from thalweg.integrations._shared import SharedModel
+from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegDocumentSplitter, ThalwegTextEmbedder
 from thalweg.pooling.vectors import to_precision
 
 PASSAGES = ["High water cut off the village.", "Bond prices fell a little.", "She tuned the old violin."]
@@ -274,3 +278,73 @@ def test_mistakes_are_named_when_it_is_made(
 def test_a_model_that_is_not_there_is_named_when_it_is_loaded() -> None:
     with pytest.raises(CheckpointError, match="'no such folder'"):
         ThalwegTextEmbedder("no such folder").warm_up()
+
+
+def ends_of_paragraphs(text: str) -> list[int]:
+    return [place + 2 for place in range(len(text)) if text[place : place + 2] == "\n\n"]
+
+
+def test_chunks_have_the_metadata_that_haystacks_splitter_gives(prompted: tuple[str, thalweg.Embedder]) -> None:
+    """The same passages, so that what comes after either of the two finds what it looks for."""
+    text = "One.\n\n\fTwo.\n\nTwo\fand.\n\nThree.\n\n\f\f\n\nOne."
+    documents = [Document(content=text, meta={"tags": ["x"]}), Document(content="Alone.", meta={"n": 1})]
+    splitter = ThalwegDocumentSplitter(prompted[0], by=ends_of_paragraphs, progress_bar=False)
+    found = splitter.run(documents)["documents"]
+    expected = DocumentSplitter("passage", split_length=1).run(documents)["documents"]
+    assert [chunk.content for chunk in found] == [chunk.content for chunk in expected]
+    assert [chunk.meta for chunk in found] == [chunk.meta for chunk in expected]
+    assert [chunk.id for chunk in found] == [chunk.id for chunk in expected]
+    found[0].meta["tags"].append("y")
+    assert documents[0].meta == {"tags": ["x"]}
+    assert found[1].meta["tags"] == ["x"]
+
+
+def test_a_pipeline_splits_writes_and_finds_also_after_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedModel, "embed_documents", None)
+    store = InMemoryDocumentStore(embedding_similarity_function="cosine")
+    pipeline = Pipeline()
+    pipeline.add_component("splitter", ThalwegDocumentSplitter(by="paragraph", mode="isolated", progress_bar=False))
+    pipeline.add_component("writer", DocumentWriter(store))
+    pipeline.connect("splitter.documents", "writer.documents")
+    Pipeline.loads(pipeline.dumps()).run({"splitter": {"documents": [Document(content="\n\n".join(PASSAGES))]}})
+    assert store.count_documents() == 3
+    assert str(best(querying(store), "flooding after heavy rain")).strip() == PASSAGES[0]
+
+
+def test_a_splitter_is_written_and_read_again() -> None:
+    splitter = ThalwegDocumentSplitter(
+        "some/model", by=ends_of_paragraphs, every=3, mode="prefix", look_ahead=2, **{**SETTINGS, "suffix": ""}
+    )
+    stored = splitter.to_dict()
+    assert stored["init_parameters"]["by"] == {"function": f"{__name__}.ends_of_paragraphs"}
+    with pytest.raises(DeserializationError, match="Refusing"):
+        ThalwegDocumentSplitter.from_dict(stored)
+    allow_deserialization_module(__name__)
+    again = ThalwegDocumentSplitter.from_dict(stored)
+    assert again.to_dict() == stored
+    assert again.by is ends_of_paragraphs
+    assert ThalwegDocumentSplitter.from_dict(ThalwegDocumentSplitter().to_dict()).by == "tokens"
+
+
+def test_a_splitter_quantises_with_ranges(prompted: tuple[str, thalweg.Embedder]) -> None:
+    name, model = prompted
+    ranges = np.stack([model.encode(TEXTS).min(axis=0), model.encode(TEXTS).max(axis=0)])
+    splitter = ThalwegDocumentSplitter(
+        name, by="paragraph", precision="int8", quantization_ranges=ranges.tolist(), progress_bar=False
+    )
+    found = splitter.run([Document(content="One.\n\nTwo.")])["documents"]
+    sections = model.encode_sections("One.\n\nTwo.", by="paragraph", prompt_name="document")
+    expected = to_precision(np.stack([section.vector for section in sections]), "int8", ranges)
+    assert np.abs(np.subtract([chunk.embedding for chunk in found], expected.astype(int))).max() <= 1
+
+
+def test_mistakes_with_a_splitter(prompted: tuple[str, thalweg.Embedder]) -> None:
+    splitter = ThalwegDocumentSplitter(prompted[0], progress_bar=False)
+    with pytest.raises(TypeError, match="ThalwegDocumentSplitter expects a list of Documents, not str"):
+        splitter.run("a text")
+    with pytest.raises(TypeError, match="not one with str"):
+        splitter.run(["a text"])
+    with pytest.raises(InvalidInputError, match="has no text"):
+        splitter.run([Document(content=None)])
+    with pytest.raises(InvalidInputError, match="suffix=' end'"):
+        ThalwegDocumentSplitter(prompted[0], suffix=" end")

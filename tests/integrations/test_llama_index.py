@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -14,14 +15,16 @@ import pytest
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeRelationship, TextNode
+from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import ValidationError
 
 import thalweg
 from tests.corpus.tiny import make_text
 from tests.integrations.frameworks import TEXTS, with_heartbeats, write_prompted_model
 from thalweg.errors import CheckpointError, InvalidInputError
-from thalweg.integrations.llama_index import ThalwegEmbedding
+from thalweg.integrations._shared import SharedModel
+from thalweg.integrations.llama_index import ThalwegEmbedding, ThalwegNodeParser
 
 PASSAGES = ["High water cut off the village.", "Bond prices fell a little.", "She tuned the old violin."]
 
@@ -154,3 +157,90 @@ def test_what_is_no_text(prompted: tuple[str, thalweg.Embedder], text: Any) -> N
         embedding.get_text_embedding(text)
     with pytest.raises(InvalidInputError, match="must be a str"):
         embedding.get_query_embedding(text)
+
+
+def ends_of_lines(text: str) -> list[int]:
+    return [place + 1 for place, character in enumerate(text[:-1]) if character == "\n"]
+
+
+def nodes_of(parser: ThalwegNodeParser, *documents: Document) -> list[TextNode]:
+    nodes = parser.get_nodes_from_documents(documents)
+    assert all(isinstance(node, TextNode) for node in nodes)
+    return [node for node in nodes if isinstance(node, TextNode)]
+
+
+def test_nodes_have_relations_places_and_metadata(prompted: tuple[str, thalweg.Embedder]) -> None:
+    """Also a text that stands, by chance, at the end of the one before."""
+    parser = ThalwegNodeParser(ThalwegEmbedding(prompted[0]), by=ends_of_lines)
+    document = Document(text="banana\nana\na\na\n", metadata={"title": "Fruit"}, excluded_embed_metadata_keys=["title"])
+    nodes = nodes_of(parser, document, Document(text="other", metadata={"n": 2}))
+    assert [node.text for node in nodes] == ["banana\n", "ana\n", "a\n", "a\n", "other"]
+    places = [(node.start_char_idx, node.end_char_idx) for node in nodes]
+    assert places == [(0, 7), (7, 11), (11, 13), (13, 15), (0, 5)]
+    assert [node.metadata for node in nodes] == [{"title": "Fruit"}] * 4 + [{"n": 2}]
+    assert nodes[0].excluded_embed_metadata_keys == ["title"]
+    for node, after in itertools.pairwise(nodes[:4]):
+        assert node.ref_doc_id == after.ref_doc_id == document.doc_id
+        assert node.next_node is not None
+        assert after.prev_node is not None
+        assert (node.next_node.node_id, after.prev_node.node_id) == (after.node_id, node.node_id)
+    assert NodeRelationship.NEXT not in nodes[3].relationships
+    assert NodeRelationship.PREVIOUS not in nodes[4].relationships
+
+
+def test_no_index_and_no_pipeline_embeds_the_nodes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[str] = []
+    whole = SharedModel.embed_documents
+
+    def counted(self: SharedModel, texts: Any, options: Any) -> list[list[float]]:
+        embedded.extend(texts)
+        return whole(self, texts, options)
+
+    monkeypatch.setattr(SharedModel, "embed_documents", counted)
+    model = ThalwegEmbedding()
+    parser = ThalwegNodeParser(model, by="paragraph", mode="isolated")
+    document = Document(text="\n\n".join(PASSAGES))
+    index = VectorStoreIndex.from_documents([document], transformations=[parser], embed_model=model)
+    assert index.as_retriever(similarity_top_k=1).retrieve("flooding after heavy rain")[0].text.strip() == PASSAGES[0]
+    store = SimpleVectorStore()
+    pipeline = IngestionPipeline(transformations=[parser], vector_store=store)
+    nodes = asyncio.run(pipeline.arun(documents=[document]))
+    expected = [
+        section.vector for section in thalweg.load().encode_sections(document.text, by="paragraph", mode="isolated")
+    ]
+    np.testing.assert_allclose([store.get(node.node_id) for node in nodes], expected, atol=1e-5)
+    assert embedded == []
+
+
+def test_a_parser_is_serialised_and_read_again(prompted: tuple[str, thalweg.Embedder]) -> None:
+    model = ThalwegEmbedding(prompted[0], model_kwargs={"token": "hf_secret"}, encode_kwargs={"truncate_dim": 8})
+    parser = ThalwegNodeParser(model, by="sentence", every=2, mode="prefix", look_ahead=3, include_metadata=False)
+    stored = parser.to_dict()
+    assert "hf_secret" not in json.dumps(stored)
+    for again in (ThalwegNodeParser.from_dict(stored), ThalwegNodeParser.from_json(parser.to_json())):
+        assert again.to_dict() == stored
+        document = Document(text="One. Two. Three.")
+        same = [node.embedding for node in nodes_of(parser, document)]
+        assert [node.embedding for node in nodes_of(again, document)] == same
+        assert len(same) == 2
+
+
+def test_a_function_is_serialised_by_a_name_that_is_its_own(prompted: tuple[str, thalweg.Embedder]) -> None:
+    """A pipeline takes nodes from its cache for what looks the same."""
+    model = ThalwegEmbedding(prompted[0])
+    stored = ThalwegNodeParser(model, by=ends_of_lines).to_dict()
+    assert stored["by"] == "tests.integrations.test_llama_index.ends_of_lines"
+    with pytest.raises(InvalidInputError, match="by must be one of"):
+        ThalwegNodeParser.from_dict(stored)
+    with pytest.raises(Exception, match="cannot be serialised; define the function at the top of a module"):
+        ThalwegNodeParser(model, by=lambda text: [1]).to_dict()
+    assert nodes_of(ThalwegNodeParser(model, by=lambda text: [1]), Document(text="ab"))[1].text == "b"
+
+
+def test_mistakes_with_a_parser(prompted: tuple[str, thalweg.Embedder]) -> None:
+    with pytest.raises(ValidationError, match="ThalwegEmbedding"):
+        ThalwegNodeParser(prompted[1])  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ThalwegNodeParser(ThalwegEmbedding(prompted[0]), chunk_size=3)
+    with pytest.raises(InvalidInputError, match="precision='uint8'"):
+        ThalwegNodeParser(ThalwegEmbedding(prompted[0], encode_kwargs={"precision": "uint8"}))

@@ -20,6 +20,7 @@ from tests.serve.running import LONG, Running, running, until
 from thalweg.engine.engine import Engine
 from thalweg.engine.results import Failure, Pooled
 from thalweg.engine.sources import Ids
+from thalweg.serve import Settings, serving
 from thalweg.serve.engine_thread import EngineThread
 
 TEXTS = [make_text(n, seed=n) for n in (1, 7, 40, 400, 3000)]
@@ -154,3 +155,16 @@ def test_whoever_waits_hears_of_the_end(model: thalweg.Embedder) -> None:
     assert removed.results == []
     with pytest.raises(RuntimeError, match="has ended"):
         thread.add(Endless(), receiver)
+
+
+def test_a_server_beside_other_work(model: thalweg.Embedder) -> None:
+    with serving({"a": model, "b": model}, settings=Settings(payload_limit=1000), api_keys={"ada": "key"}) as url:
+        headers = {"authorization": "Bearer key"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+            found = client.post("/v1/embeddings", json={"input": "the river", "model": "b"}).json()
+            assert client.post("/embed", json={"inputs": "a" * 2000}).status_code == 413
+    assert np.allclose(found["data"][0]["embedding"], model.encode("the river"), atol=1e-5)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+    with pytest.raises(thalweg.InvalidInputError, match="give it an API key"), serving(model, host="0.0.0.0"):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -188,10 +189,10 @@ def serve(
         typer.Option(
             min=1,
             envvar="THALWEG_MAX_BODY_BYTES",
-            help="Bytes of all bodies that are held at a time.",
+            help="Bytes of all bodies and answers that are held at a time.",
             rich_help_panel=LIMIT_PANEL,
         ),
-    ] = 128 << 20,
+    ] = 256 << 20,
     max_queued_tokens: Annotated[
         int,
         typer.Option(
@@ -339,11 +340,10 @@ def serve(
         from thalweg.serve.extras import require_extra
 
         require_extra()
-        import logging
 
         from thalweg.engine.schedule import Schedule
         from thalweg.serve.keys import Keys, read_keys
-        from thalweg.serve.logs import set_up
+        from thalweg.serve.logs import json_lines
         from thalweg.serve.plan import parse_size, plan_server
         from thalweg.serve.run import Runner, bound_socket, check_exposure
         from thalweg.serve.server import Server
@@ -381,22 +381,23 @@ def serve(
         if most is not None:
             plans = {name: _planned(each, revision, device, dtype, quantize, schedule) for name, each in named.items()}
             plan_server(plans, settings).check(most)
-        set_up()
-        embedders: dict[str, Embedder] = {}
-        for number, (name, each) in enumerate(named.items()):
-            first = served_model_name[0] if served_model_name and number == 0 else name
-            embedders[first] = load_model(
-                each or None,
-                revision,
-                device,
-                dtype,
-                quantize,
-                special_tokens=special_tokens,
-                max_uncut_chars=max_uncut_chars,
-            )
-        plan = plan_server({name: _plan(each, schedule) for name, each in embedders.items()}, settings)
-        plan.check(most)
-        with bound_socket(host, port, uds_path) as (where, url):
+        with ExitStack() as stack:
+            stack.enter_context(json_lines())
+            embedders: dict[str, Embedder] = {}
+            for number, (name, each) in enumerate(named.items()):
+                first = served_model_name[0] if served_model_name and number == 0 else name
+                embedders[first] = load_model(
+                    each or None,
+                    revision,
+                    device,
+                    dtype,
+                    quantize,
+                    special_tokens=special_tokens,
+                    max_uncut_chars=max_uncut_chars,
+                )
+            plan = plan_server({name: _plan(each, schedule) for name, each in embedders.items()}, settings)
+            plan.check(most)
+            where, url = stack.enter_context(bound_socket(host, port, uds_path))
             aliases = [] if served_model_name is None else [*served_model_name[1:], next(iter(named))]
             server = Server(
                 embedders,
@@ -406,7 +407,6 @@ def serve(
                 schedule=schedule,
             )
             _tell(stdout(), plan, url if tls_certificate is None else url.replace("http:", "https:"))
-            logging.captureWarnings(True)
             Runner(server, tls_certificate, tls_key).run_on(where)
 
 

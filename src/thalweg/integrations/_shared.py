@@ -103,29 +103,28 @@ class SharedModel:
         """The vector of a query, with the model's prompt for queries unless `options` (of `encode`) name another."""
         if not isinstance(text, str):
             raise InvalidInputError(f"a query must be a str, not {type(text).__name__}: {text!r:.80}")
-        vector: list[float] = self.embedder.encode_query(text, **_effective(options)).tolist()
+        vector: list[float] = self.embedder.encode_query(text, **effective(options)).tolist()
         return vector
 
     def embed_documents(self, texts: Iterable[str], options: Mapping[str, Any]) -> list[list[float]]:
         """The vectors of documents, with the model's prompt for documents unless `options` name another."""
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            raise InvalidInputError(f"texts must be a list of str, not {type(texts).__name__}: {texts!r:.80}")
-        vectors: list[list[float]] = self.embedder.encode_document(list(texts), **_effective(options)).tolist()
+        vectors: list[list[float]] = self.embedder.encode_document(listed(texts), **effective(options)).tolist()
         return vectors
 
     async def aembed_query(self, text: str, options: Mapping[str, Any]) -> list[float]:
         """`embed_query` in a thread of the model's; a call that is cancelled stops at the next step."""
-        return await self._in_thread(self.embed_query, text, options)
+        return await self.in_thread(self.embed_query, text, options)
 
     async def aembed_documents(self, texts: Iterable[str], options: Mapping[str, Any]) -> list[list[float]]:
         """`embed_documents` in a thread of the model's; a call that is cancelled stops at the next step."""
-        return await self._in_thread(self.embed_documents, texts, options)
+        return await self.in_thread(self.embed_documents, texts, options)
 
-    async def _in_thread(self, function: Callable[..., Result], given: Any, options: Mapping[str, Any]) -> Result:
+    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function` returns, run in a thread of the model's; a call that is cancelled stops at the next step."""
         from thalweg.embedder.cancelling import stoppable
 
         cancelled = threading.Event()
-        call = functools.partial(stoppable, cancelled, function, given, options)
+        call = functools.partial(stoppable, cancelled, function, *arguments)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._workers, call)
         except asyncio.CancelledError:
@@ -151,7 +150,15 @@ _models: WeakValueDictionary[str, SharedModel] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
-def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
+def listed(texts: Any) -> list[Any]:
+    """`texts` as a list. Raises InvalidInputError for a single text and for what is no iterable."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"texts must be a list of str, not {type(texts).__name__}: {texts!r:.80}")
+    return list(texts)
+
+
+def effective(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` without those that have no effect."""
     return {key: value for key, value in options.items() if key not in WITHOUT_EFFECT}
 
 

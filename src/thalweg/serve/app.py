@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from thalweg.serve import openai, sessions_api, tei, thalweg_api, web_page
 from thalweg.serve.errors import Interface, RequestError
-from thalweg.serve.http import Handler, PlainRoute, endpoint
+from thalweg.serve.http import JSON, Handler, PlainRoute, endpoint
+from thalweg.serve.schema import components, operation
 from thalweg.serve.server import Server
-from thalweg.serve.uploads import NDJSON, PLAIN, StreamHandler, stream_endpoint
+from thalweg.serve.uploads import EVENTS, NDJSON, PLAIN, StreamHandler, stream_endpoint
 from thalweg.version import __version__
 
 OURS = "/v1/thalweg"
@@ -28,8 +29,9 @@ SESSION = f"{OURS}/sessions/{{id}}"
 class Route(NamedTuple):
     """One route.
 
-    body: what it takes as JSON; public: see `endpoint`; streamed: the kinds of bodies that are embedded while they
-    arrive, in a route whose answer leaves in parts; described: it is part of the API.
+    body, query: what it takes as JSON, and in the query; public: see `endpoint`; streamed: the kinds of bodies that are
+    embedded while they arrive, in a route whose answer leaves in parts; others: further kinds of bodies; status, media:
+    of its answer; described: it is part of the API.
     """
 
     method: str
@@ -37,8 +39,12 @@ class Route(NamedTuple):
     handler: Handler | StreamHandler
     interface: Interface
     body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
     public: bool = False
     streamed: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    status: int = 200
+    media: str | None = JSON
     described: bool = True
 
 
@@ -54,25 +60,67 @@ ROUTES = (
     Route("POST", "/tokenize", tei.tokenize, "tei", tei.TokenizeRequest),
     Route("POST", "/decode", tei.decode, "tei", tei.DecodeRequest),
     Route("GET", "/info", tei.info, "tei"),
-    Route("GET", "/metrics", tei.metrics, "tei"),
-    Route("POST", f"{OURS}/embed", thalweg_api.embed, "openai", thalweg_api.EmbedRequest, streamed=(PLAIN, NDJSON)),
-    Route("POST", f"{OURS}/sections", thalweg_api.sections, "openai", thalweg_api.SectionsRequest, streamed=(PLAIN,)),
-    Route("POST", f"{OURS}/stream", thalweg_api.stream, "openai", thalweg_api.StreamRequest, streamed=(PLAIN,)),
-    Route("POST", f"{OURS}/sessions", sessions_api.begin, "openai", sessions_api.BeginRequest),
+    Route("GET", "/metrics", tei.metrics, "tei", media=PLAIN),
+    Route(
+        "POST",
+        f"{OURS}/embed",
+        thalweg_api.embed,
+        "openai",
+        thalweg_api.EmbedRequest,
+        thalweg_api.VectorOptions,
+        streamed=(PLAIN, NDJSON),
+    ),
+    Route(
+        "POST",
+        f"{OURS}/sections",
+        thalweg_api.sections,
+        "openai",
+        thalweg_api.SectionsRequest,
+        thalweg_api.SectionOptions,
+        streamed=(PLAIN,),
+        media=NDJSON,
+    ),
+    Route(
+        "POST",
+        f"{OURS}/stream",
+        thalweg_api.stream,
+        "openai",
+        thalweg_api.StreamRequest,
+        thalweg_api.StreamOptions,
+        streamed=(PLAIN,),
+        media=EVENTS,
+    ),
+    Route("POST", f"{OURS}/sessions", sessions_api.begin, "openai", sessions_api.BeginRequest, status=201),
     Route("GET", f"{OURS}/sessions", sessions_api.list_all, "openai"),
     Route("GET", f"{SESSION}", sessions_api.describe, "openai"),
-    Route("DELETE", f"{SESSION}", sessions_api.delete, "openai"),
-    Route("POST", f"{SESSION}/append", sessions_api.append, "openai", sessions_api.AppendRequest),
-    Route("GET", f"{SESSION}/vector", sessions_api.vector, "openai"),
-    Route("GET", f"{SESSION}/sections", sessions_api.open_sections, "openai"),
-    Route("POST", f"{SESSION}/fork", sessions_api.fork, "openai"),
+    Route("DELETE", f"{SESSION}", sessions_api.delete, "openai", status=204, media=None),
+    Route(
+        "POST",
+        f"{SESSION}/append",
+        sessions_api.append,
+        "openai",
+        sessions_api.AppendRequest,
+        sessions_api.Options,
+        others=(PLAIN,),
+    ),
+    Route("GET", f"{SESSION}/vector", sessions_api.vector, "openai", query=sessions_api.Options),
+    Route("GET", f"{SESSION}/sections", sessions_api.open_sections, "openai", query=sessions_api.Options),
+    Route("POST", f"{SESSION}/fork", sessions_api.fork, "openai", status=201),
     Route("POST", f"{SESSION}/save", sessions_api.save, "openai", sessions_api.SaveRequest),
-    Route("GET", f"{OURS}/saved", sessions_api.list_saved, "openai"),
-    Route("DELETE", f"{OURS}/saved/{{name}}", sessions_api.delete_saved, "openai"),
+    Route("GET", f"{OURS}/saved", sessions_api.list_saved, "openai", query=sessions_api.ModelOption),
+    Route(
+        "DELETE",
+        f"{OURS}/saved/{{name}}",
+        sessions_api.delete_saved,
+        "openai",
+        query=sessions_api.ModelOption,
+        status=204,
+        media=None,
+    ),
     Route("POST", f"{OURS}/prefixes", sessions_api.keep_prefix, "openai", sessions_api.PrefixRequest),
-    Route("GET", "/health", tei.health, "tei", public=True),
-    Route("GET", "/ping", tei.health, "tei", public=True),
-    Route("GET", "/ready", tei.ready, "tei", public=True),
+    Route("GET", "/health", tei.health, "tei", public=True, media=None),
+    Route("GET", "/ping", tei.health, "tei", public=True, media=None),
+    Route("GET", "/ready", tei.ready, "tei", public=True, media=None),
     Route("GET", "/", _INDEX, "tei", public=True, described=False),
     Route("GET", "/page/{name}", _FILE, "tei", public=True, described=False),
 )
@@ -93,28 +141,32 @@ def make_app(server: Server) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    structs = [route.body for route in ROUTES if route.body is not None]
-    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    schema_of = dict(zip(structs, schemas, strict=True))
+    structs = list(dict.fromkeys(route.body for route in ROUTES if route.body is not None))
     for route in ROUTES:
-        extra: dict[str, Any] = {}
-        if route.body is not None:
-            extra["requestBody"] = {
-                "content": {"application/json": {"schema": schema_of[route.body]}},
-                "required": True,
-            }
         app.router.add_api_route(
             route.path,
             _endpoint(server, route),
             methods=[route.method],
             name=f"{route.method} {route.path}",
             summary=(route.handler.__doc__ or "").strip().splitlines()[0],
+            status_code=route.status,
             response_model=None,
-            openapi_extra=extra,
+            response_class=Response,
             include_in_schema=route.described,
+            openapi_extra=operation(
+                route.path,
+                route.interface,
+                body=route.body,
+                query=route.query,
+                others=(*route.streamed, *route.others),
+                answers={route.status: route.media},
+                public=route.public,
+                has_keys=bool(server.keys),
+                structs=structs,
+            ),
             route_class_override=PlainRoute,
         )
-    app.openapi = functools.cache(_with_components(app.openapi, components))  # type: ignore[method-assign]
+    app.openapi = functools.cache(_with_components(app.openapi, components(structs)))  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _as_error)  # type: ignore[arg-type]
     if server.settings.cors_allow_origin:
         app.add_middleware(
@@ -135,7 +187,9 @@ def _endpoint(server: Server, route: Route) -> Callable[[Request], Coroutine[Any
 def _with_components(openapi: Callable[[], dict[str, Any]], schemas: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     def whole() -> dict[str, Any]:
         page = openapi()
-        page.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        parts = page.setdefault("components", {})
+        parts.setdefault("schemas", {}).update(schemas)
+        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         return page
 
     return whole

@@ -45,7 +45,8 @@ class BodyBudget:
         if self.held + n > self._most:
             raise RequestError(
                 "overloaded",
-                f"the bodies of other requests fill the {self._most:,} bytes that this server holds; try again soon",
+                f"other requests fill the {self._most:,} bytes that this server holds of bodies and answers; "
+                "try again soon",
                 retry_after=1,
             )
         self.held += n

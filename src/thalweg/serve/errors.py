@@ -35,6 +35,30 @@ _STATUS: dict[Kind, tuple[int, int]] = {  # OpenAI's, TEI's
     "backend": (500, 424),
 }
 
+_WORDS = {
+    400: "The request cannot be understood, or is not one.",
+    401: "An API key is missing, or another one.",
+    404: "There is no such model, session or path.",
+    405: "The path has other methods.",
+    408: "The body did not arrive in time.",
+    409: "There are too many sessions.",
+    413: "The body is too large, or has too many texts.",
+    415: "The body is of a kind that is not taken.",
+    422: "The request cannot be understood.",
+    424: "The model failed.",
+    429: "The server has too much to do; `Retry-After` says when to come again.",
+    500: "The server failed.",
+    503: "The server ends.",
+    504: "It took too long.",
+    507: "The disk of the server is full.",
+}
+
+STATUSES: dict[Interface, dict[int, str]] = {
+    "openai": {status: words for status, words in _WORDS.items() if status not in (422, 424)},
+    "tei": {status: words for status, words in _WORDS.items() if status not in (409, 500, 507)},
+}
+"""The statuses of errors, and what they mean."""
+
 _TEI_TYPES: dict[Kind, str] = {
     "empty": "Empty",
     "unauthorized": "Unauthorized",

@@ -12,6 +12,7 @@ import orjson
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from thalweg.serve.bodies import Lease, parse, read_body
 from thalweg.serve.errors import Interface, RequestError, as_request_error
@@ -31,6 +32,12 @@ PRIORITIES = {"normal": 0, "low": -1}
 """What a client may say in the header X-Priority: texts of low priority begin when no others wait."""
 
 JSON = "application/json"
+
+PIECE_BYTES = 1 << 16
+"""Bytes of an answer that are sent at a time."""
+
+BYTES_OF_NUMBER = {"float": 16, "base64": 10}
+"""Bytes of a number of a vector, and of what is written of it."""
 
 
 class Call:
@@ -59,6 +66,14 @@ class Call:
     def model(self, name: str | None) -> ServedModel:
         """The model of a name, the first where there is none."""
         return self.server.model(name)
+
+    def expect(self, n_vectors: int, model: ServedModel, dimensions: int | None, encoding: str = "float") -> None:
+        """Count the answer among the bytes that are held.
+
+        Raises:
+            RequestError: 429, others fill them.
+        """
+        self.lease.take(n_vectors * (dimensions or model.embedder.dimension) * BYTES_OF_NUMBER[encoding])
 
     def is_user(self, user: str | None) -> None:
         """The request is for a user of the client's own. Several keys are shared among, and one key's users."""
@@ -159,32 +174,76 @@ class PlainRoute(APIRoute):
         return self.endpoint
 
 
-def endpoint(
-    server: Server, interface: Interface, route: str, handler: Handler, *, public: bool = False
-) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """The function of a route. public: needs no key, is not counted, and is answered while the server is full."""
+class Answered(Response):
+    """The answer of a route, made and sent while the request counts as one in progress.
 
-    async def answer(request: Request) -> Response:
+    Args:
+        public: needs no key, is not counted, and is answered while the server is full.
+    """
+
+    def __init__(
+        self, server: Server, request: Request, interface: Interface, route: str, handler: Handler, *, public: bool
+    ) -> None:
+        super().__init__()
+        self._server, self._request, self._interface = server, request, interface
+        self._route, self._handler, self._public = route, handler, public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server, request, route = self._server, self._request, self._route
         began = time.perf_counter()
         error: RequestError | None = None
+        status = 200
         with server.budget.lease() as lease:
             call = Call(server, request, lease)
             try:
-                if public:
-                    return await handler(call)
+                if self._public:
+                    await send_whole(await self._handler(call), send, server.settings.body_timeout)
+                    return
                 with server.slot():
                     call.owner = server.keys.owner(request.headers.get("authorization"))
                     call.client = server.client(call.owner, request)
-                    response = await handler(call)
+                    response = await self._handler(call)
+                    status = response.status_code
+                    await send_whole(response, send, server.settings.body_timeout)
             except ClientDisconnect:
-                response = Response(status_code=CLIENT_GONE)
+                status = CLIENT_GONE
             except Exception as caught:
                 error = as_request_error(caught)
                 if error is not caught and error.kind == "backend":
                     log_failure(route, caught)
-                response = error.response(interface)
-        report(call, route, response.status_code, error, began)
-        return response
+                response = error.response(self._interface)
+                status = response.status_code
+                await send_whole(response, send, server.settings.body_timeout)
+        report(call, route, status, error, began)
+
+
+async def send_whole(response: Response, send: Send, timeout: float) -> None:
+    """Send an answer piece by piece, so that what waits for a slow client is held here and nowhere else.
+
+    Raises:
+        ClientDisconnect: the client took nothing for `timeout` seconds.
+    """
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    body = memoryview(response.body)
+    for start in range(0, max(1, len(body)), PIECE_BYTES):
+        part = bytes(body[start : start + PIECE_BYTES])
+        message = {"type": "http.response.body", "body": part, "more_body": start + PIECE_BYTES < len(body)}
+        if not start:
+            await send(message)
+            continue
+        try:
+            await asyncio.wait_for(send(message), timeout)
+        except asyncio.TimeoutError:
+            raise ClientDisconnect from None
+
+
+def endpoint(
+    server: Server, interface: Interface, route: str, handler: Handler, *, public: bool = False
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The function of a route; see `Answered`."""
+
+    async def answer(request: Request) -> Response:
+        return Answered(server, request, interface, route, handler, public=public)
 
     return answer
 

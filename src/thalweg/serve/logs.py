@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import orjson
@@ -56,15 +58,24 @@ def log_failure(what: str, error: BaseException) -> None:
     log_event("failure", logging.ERROR, what=what, error=_where(error))
 
 
-def set_up(stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    """Have everything that this process logs written as lines of JSON."""
-    handler = logging.StreamHandler(stream)  # None is stderr
+@contextmanager
+def json_lines(stream: TextIO | None = None, level: int = logging.INFO) -> Iterator[None]:
+    """Have everything that this process logs written as lines of JSON. stream: None is stderr."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    root = logging.getLogger()
+    loggers = [logging.getLogger(name) for name in ("", "thalweg", *_LIBRARIES)]
+    before = [(each, each.handlers[:], each.level, each.propagate, each.disabled) for each in loggers]
+    for each in loggers:
+        each.handlers[:], each.propagate = [], True
+    root, ours, *_ = loggers
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("thalweg").setLevel(level)
-    for name in _LIBRARIES:
-        logging.getLogger(name).handlers[:] = []
-        logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").disabled = True
+    ours.setLevel(level)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for each, handlers, old_level, propagate, disabled in before:
+            each.handlers[:], each.propagate, each.disabled = handlers, propagate, disabled
+            each.setLevel(old_level)

@@ -37,6 +37,7 @@ async def embeddings(call: Call) -> Response:
     texts = texts_of(asked.input, "input", call.server.settings.max_client_batch_size)
     call.is_user(asked.user)
     wish = call.wish(model, prompt_name=asked.prompt_name, dimensions=asked.dimensions)
+    call.expect(len(texts), model, asked.dimensions, asked.encoding_format or "float")
     inputs = [text if isinstance(text, str) else model.whole_ids(text, wish.prompt) for text in texts]
     vectors, tokens = await call.unless_gone(model.embed(inputs, wish))
     call.texts, call.tokens = len(texts), tokens

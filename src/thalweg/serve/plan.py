@@ -9,8 +9,8 @@ from thalweg.engine.memory_plan import MemoryPlan
 from thalweg.errors import InvalidInputError
 from thalweg.serve.settings import Settings
 
-COPIES_OF_BODIES = 3
-"""A body, its texts, and their ids or the answer."""
+COPIES_OF_BODIES = 2
+"""A body, and its texts and their ids. Answers are counted among the bodies."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ServerPlan:
                 (f"{name}: sessions in memory, at most", self.sessions),
                 (f"{name}: states of prefixes, at most", self.prefixes),
             ]
-        return [*found, ("bodies of requests, at most", self.bodies), ("total", self.total)]
+        return [*found, ("bodies and answers, at most", self.bodies), ("total", self.total)]
 
     def check(self, most: int | None) -> None:
         """Raises InvalidInputError where it does not fit into `most` bytes."""

@@ -18,7 +18,7 @@ class Settings:
         max_concurrent_requests: requests in progress; further ones get 429.
         max_client_batch_size: texts of one request; more get 413.
         payload_limit: bytes of a body that is held whole, and of a line of a streamed one; more get 413.
-        max_body_bytes: bytes of all bodies held at a time; where they do not fit, requests get 429.
+        max_body_bytes: bytes of all bodies and answers held at a time; where they do not fit, requests get 429.
         max_queued_tokens, max_queued_texts: what may wait for the model; a request that does not fit waits itself.
         max_wait: how long such a request waits before it gets 429.
         request_timeout: after which a request that is not streamed gets 504; clients may ask for less.
@@ -49,9 +49,9 @@ class Settings:
     max_streams: int = 64
     max_sessions: int = 1000
     session_ttl: float = 3600.0
-    session_memory: int = 256 << 20
+    session_memory: int = 128 << 20
     session_folder: Path | None = None
-    prefix_memory: int = 256 << 20
+    prefix_memory: int = 128 << 20
     cors_allow_origin: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -94,6 +94,7 @@ async def embed(call: Call) -> Response:
     texts = texts_of(asked.inputs, "inputs", call.server.settings.max_client_batch_size)
     normalize = True if asked.normalize is None else asked.normalize
     wish = call.wish(model, prompt_name=asked.prompt_name, normalize=normalize, dimensions=asked.dimensions)
+    call.expect(len(texts), model, asked.dimensions)
     inputs = [text if isinstance(text, str) else model.whole_ids(text, wish.prompt) for text in texts]
     vectors, tokens = await call.unless_gone(model.embed(inputs, wish))
     call.texts, call.tokens = len(texts), tokens

@@ -7,6 +7,7 @@ the meantime holds a lock on nothing; that is why a new lock is compared with wh
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -97,6 +98,21 @@ def holder(folder: Path) -> str | None:
         return None
     with stream:
         return None if _try(stream, folder, shared=True) else _named(stream)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a process of this user has held a folder and died. False where that cannot be told."""
+    if fcntl is None:
+        return False
+    try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return False
+        with open(folder / LOCK, "rb") as stream:
+            # The number is written once the lock is held: without it somebody may be about to take it.
+            return _try(stream, folder, shared=True) and stream.read(20).strip().isdigit()
+    except (OSError, CorpusError):
+        return False
 
 
 def check_not_held(folder: Path) -> None:

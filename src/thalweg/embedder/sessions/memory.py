@@ -23,12 +23,16 @@ from typing import Any, Protocol
 
 from thalweg.checks import whole_number
 from thalweg.embedder.sessions.point import Point
-from thalweg.errors import InvalidInputError
+from thalweg.errors import CorpusError, InvalidInputError
 from thalweg.storage.durable import in_words
+from thalweg.storage.lock import Lock, hold, is_abandoned
 from thalweg.system.forked import reset_when_forked
 from thalweg.tokenization.tokenizer import Tokenizer
 
 log = logging.getLogger("thalweg")
+
+PREFIX = "thalweg-sessions-"
+"""What the names of folders for idle sessions begin with."""
 
 _numbers = itertools.count()
 
@@ -127,8 +131,12 @@ class SessionMemory:
         """A new name in the folder for idle sessions."""
         with self._lock:
             if self._folder is None or not self._folder.is_dir():
-                self._folder = Path(tempfile.mkdtemp(prefix="thalweg-sessions-", dir=self._parent))
-                weakref.finalize(self, _remove_folder, self._folder, os.getpid())
+                self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+                _sweep(self._folder.parent)
+                lock = None
+                with contextlib.suppress(CorpusError):  # a file system without locks: nobody will sweep there
+                    lock = hold(self._folder)
+                weakref.finalize(self, _remove_folder, self._folder, lock, os.getpid())
             return self._folder / f"{uuid.uuid4().hex}.safetensors"
 
     def _oldest(self, but: set[int]) -> Place | None:
@@ -144,9 +152,18 @@ class SessionMemory:
             self.nbytes -= n_bytes
 
 
-def _remove_folder(folder: Path, owner: int) -> None:
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        if is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_folder(folder: Path, lock: Lock | None, owner: int) -> None:
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.release()
 
 
 class Place:

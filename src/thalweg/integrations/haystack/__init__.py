@@ -1,7 +1,8 @@
-"""Embedders for Haystack pipelines: texts of any length, none cut.
+"""Embedders and a splitter for Haystack pipelines: texts of any length, none cut.
 
-from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegTextEmbedder
+from thalweg.integrations.haystack import ThalwegDocumentEmbedder, ThalwegDocumentSplitter, ThalwegTextEmbedder
 documents = ThalwegDocumentEmbedder().run(documents)["documents"]
+chunks = ThalwegDocumentSplitter(by="paragraph").run(documents)["documents"]
 """
 
 from contextlib import suppress
@@ -10,7 +11,8 @@ from typing import Any
 
 from thalweg.assets import MODEL_NAME
 from thalweg.integrations._shared import needs_extra
-from thalweg.integrations.haystack.settings import ThalwegEmbedder
+from thalweg.integrations.haystack.settings import ThalwegEmbedder, document_list
+from thalweg.integrations.haystack.splitter import ThalwegDocumentSplitter
 
 with needs_extra("haystack", "haystack"):
     from haystack import Document, component
@@ -20,7 +22,7 @@ with suppress(ImportError):  # releases that load components of any module
 
     allow_deserialization_module(__name__)
 
-__all__ = ["ThalwegDocumentEmbedder", "ThalwegTextEmbedder"]
+__all__ = ["ThalwegDocumentEmbedder", "ThalwegDocumentSplitter", "ThalwegTextEmbedder"]
 
 
 @component
@@ -90,14 +92,8 @@ class ThalwegDocumentEmbedder(ThalwegEmbedder):
         return [*ThalwegEmbedder.setting_names(), "meta_fields_to_embed", "embedding_separator"]
 
     def _texts(self, documents: list[Document]) -> list[str]:
-        listed = isinstance(documents, list)
-        wrong: list[Any] = [item for item in documents if not isinstance(item, Document)] if listed else [documents]
-        if wrong:
-            raise TypeError(
-                f"ThalwegDocumentEmbedder expects a list of Documents, not {'one with ' * listed}"
-                f"{type(wrong[0]).__name__}; for a string use ThalwegTextEmbedder"
-            )
-        return [self._text(document) for document in documents]
+        given = document_list(documents, "ThalwegDocumentEmbedder", "; for a string use ThalwegTextEmbedder")
+        return [self._text(document) for document in given]
 
     def _text(self, document: Document) -> str:
         fields = [document.meta.get(name) for name in self.meta_fields_to_embed]

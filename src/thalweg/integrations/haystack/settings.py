@@ -1,4 +1,4 @@
-"""What the two Haystack components share: their settings, their serialised form, the model."""
+"""What the Haystack components share: their settings, their serialised form, the model."""
 
 import inspect
 from typing import Any, TypeVar
@@ -18,14 +18,14 @@ from thalweg.integrations._shared import (
 from thalweg.pooling.vectors import PRECISIONS, Precision, to_precision
 
 with needs_extra("haystack", "haystack"):
-    from haystack import default_from_dict, default_to_dict
+    from haystack import Document, default_from_dict, default_to_dict
     from haystack.utils import ComponentDevice, Secret, deserialize_secrets_inplace
 
 _Self = TypeVar("_Self", bound="ThalwegEmbedder")
 
 
 class ThalwegEmbedder:
-    """What the two components share: their settings, their serialised form, the model."""
+    """What the components share: their settings, their serialised form, the model."""
 
     shows_progress = False
     """Where `progress_bar` does not say."""
@@ -118,11 +118,16 @@ class ThalwegEmbedder:
     @classmethod
     def from_dict(cls: type[_Self], data: dict[str, Any]) -> _Self:
         """The component from what `to_dict` gave."""
-        settings = dict(data.get("init_parameters", {}))
+        return default_from_dict(cls, {**data, "init_parameters": cls.restored(data.get("init_parameters", {}))})
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the constructor from their serialised form."""
+        settings = dict(stored)
         if settings.get("device") is not None:
             settings["device"] = ComponentDevice.from_dict(settings["device"])
         deserialize_secrets_inplace(settings, keys=["token"])
-        return default_from_dict(cls, {**data, "init_parameters": settings})
+        return settings
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_shared": None}  # the model is no part of a copy or a pickle, nor is a resolved token
@@ -176,3 +181,19 @@ class ThalwegEmbedder:
                 f"precision={self.precision!r} needs quantization_ranges, (2, d) minima and maxima of a sample of "
                 "vectors: with ranges of their own, queries and documents could not be compared"
             )
+
+
+def document_list(documents: Any, component: str, hint: str = "") -> list[Document]:
+    """`documents`, if they are a list of Documents.
+
+    Raises:
+        TypeError: naming the component, with the hint at its end.
+    """
+    listed = isinstance(documents, list)
+    wrong: list[Any] = [item for item in documents if not isinstance(item, Document)] if listed else [documents]
+    if wrong:
+        raise TypeError(
+            f"{component} expects a list of Documents, not {'one with ' * listed}{type(wrong[0]).__name__}{hint}"
+        )
+    checked: list[Document] = documents
+    return checked
