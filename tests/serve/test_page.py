@@ -322,7 +322,7 @@ def test_a_key(chrome: Chrome, shipped: thalweg.Embedder) -> None:
         page.until(page["key-form"].is_displayed)
         assert not page["start"].is_enabled()
         page["key"].send_keys("key-of-grace", Keys.ENTER)
-        page.until(lambda: "not one of this server" in page["key-words"].text)
+        page.until(lambda: "The API key is not one of this server." in page["key-words"].text)
         page["key"].send_keys("key-of-ada", Keys.ENTER)
         page.until(page["start"].is_enabled)
         assert not page["key-form"].is_displayed()

@@ -15,10 +15,12 @@ export class ServerError extends Error {
 /** What the page does when the server wants a key, and while it is full. */
 export const hooks = { askForKey: async () => "", waiting: () => {} };
 
+/** What an answer says is wrong, as a sentence. */
 async function wordsOf(response) {
   try {
     const { error } = await response.json();
-    return error.message ?? error;
+    const words = error.message ?? error;
+    return words[0].toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
   } catch {
     return `The server answered ${response.status} ${response.statusText}.`;
   }
@@ -83,10 +85,11 @@ export async function models() {
   return data.filter((model) => model.id === model.root);
 }
 
-/** The bytes that the server's process holds; null where it does not say. */
+/** The bytes that the server's process holds; null where it does not say. It is asked once, also where it is full. */
 export async function serverMemory() {
-  const found = (await (await request("/metrics")).text()).match(/^process_resident_memory_bytes (\S+)$/m);
-  return found && Number(found[1]);
+  const response = await send("/metrics", {});
+  const found = response.ok && (await response.text()).match(/^process_resident_memory_bytes (\S+)$/m);
+  return found ? Number(found[1]) : null;
 }
 
 /** The vector of a question. */

@@ -47,6 +47,8 @@ export class Embedding {
   /** Embed the text to its end, unless it is stopped. */
   async run() {
     const { signal } = this.abort;
+    await this.#measure();
+    this.changed();
     this.session = await Session.begin(this.model, this.cut, signal);
     try {
       await this.#send(signal);
@@ -89,6 +91,6 @@ export class Embedding {
   async #measure() {
     if (this.measured && performance.now() - this.measured < 500) return;
     this.measured = performance.now();
-    this.memory = await serverMemory().catch(() => null);
+    this.memory = (await serverMemory().catch(() => null)) ?? this.memory;
   }
 }

@@ -61,7 +61,8 @@ export class River {
   #paint() {
     const { end, shown } = this;
     const banks = blurred(shown);
-    const head = (column) => Math.min(1, Math.sqrt((end - column) / 4)); // a round end while the text is read
+    const whole = end === shown.length;
+    const head = (column) => (whole ? 1 : Math.min(1, Math.sqrt((end - column) / 4))); // it ends round where it is not
     const half = (column) => head(column) * (NARROW + (WIDE - NARROW) * Math.max(banks[column], 0.9 * shown[column]));
     for (const [number, path] of this.depths.entries()) {
       const own = (column) => half(column) * share(shown[column], number);
