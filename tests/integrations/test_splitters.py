@@ -246,3 +246,17 @@ def test_the_model_runs_once(
     monkeypatch.setattr(thalweg.Embedder, "encode_stream", counted)
     framework.split(splitter, TEXTS)
     assert calls == [len(TEXTS)]
+
+
+@pytest.mark.parametrize("make", [make_langchain, make_llama_index, make_haystack])
+def test_section_size_is_short_for_so_many_tokens(make: Callable[..., Any], tmp_path: Any) -> None:
+    name, _ = write_prompted_model(tmp_path / "model")
+
+    def sections_of(splitter: Any) -> thalweg.Sections:
+        found: thalweg.Sections = splitter.sections if make is make_langchain else splitter._sections()
+        return found
+
+    assert sections_of(make(name, {}, section_size=40)) == thalweg.Sections("tokens", 40)
+    for wrong in ({"section_size": 40, "by": "sentence"}, {"section_size": 40, "every": 3}, {"section_size": 0}):
+        with pytest.raises(InvalidInputError, match="section_size"):
+            make(name, {}, **wrong)

@@ -81,7 +81,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 def http_request(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
     """A request as bytes."""
-    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-length: {len(body)}", *headers, "", ""]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 

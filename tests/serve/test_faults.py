@@ -124,7 +124,7 @@ def test_headers_that_dawdle(hasty: Running) -> None:
         used.sendall(http_request("/health", b"", method="GET"))
         assert answer(used).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
-        for byte in b"POST /embed HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 200:
+        for byte in b"POST /embed HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 200:
             try:
                 sock.sendall(bytes([byte]))
                 used.sendall(bytes([byte]))
@@ -138,7 +138,7 @@ def test_headers_that_dawdle(hasty: Running) -> None:
 
 def test_headers_without_end(strict: Running) -> None:
     with strict.connect() as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n")
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
         until(lambda: not sends(sock, b"x-a: %s\r\n" % (b"a" * 1000)))
     is_served(strict)
 
@@ -218,9 +218,9 @@ def test_compressed_bodies(strict: Running, path: str) -> None:
 )
 def test_requests_with_two_lengths(strict: Running, head: str) -> None:
     """What is behind the one length must not pass for another request."""
-    smuggled = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"
+    smuggled = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with strict.connect() as sock:
-        sock.sendall(f"POST /embed HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n0\r\n\r\n{smuggled}".encode())
+        sock.sendall(f"POST /embed HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n0\r\n\r\n{smuggled}".encode())
         sock.settimeout(2)
         found = b""
         while part := _received(sock):
@@ -240,17 +240,18 @@ RUBBISH = [
     b"\x00\x01\x02",
     b"GET\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
-    b"GET http://[::1 HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"GET /\xff\xfe HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"GET /%00%ff%2e%2e HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"GET /health?a=%ff&%00 HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"POST /embed HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-    b"GET /health HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
-    b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
-    b"POST /embed HTTP/1.1\r\nhost: a\r\nauthorization: Bearer \xff\xfe\r\ncontent-length: 2\r\n\r\n{}",
-    b"POST /embed HTTP/1.1\r\nhost: a\r\nx-priority: \xff\r\ncontent-length: 15\r\n\r\n" + b'{"inputs": "a"}',
-    b"POST /embed HTTP/1.1\r\nhost: a\r\nx-request-timeout: nan\r\ncontent-length: 15\r\n\r\n" + b'{"inputs": "a"}',
+    b"GET http://[::1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /%00%ff%2e%2e HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /health?a=%ff&%00 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"POST /embed HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    b"CONNECT a:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"POST /embed HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \xff\xfe\r\ncontent-length: 2\r\n\r\n{}",
+    b"POST /embed HTTP/1.1\r\nhost: localhost\r\nx-priority: \xff\r\ncontent-length: 15\r\n\r\n" + b'{"inputs": "a"}',
+    b"POST /embed HTTP/1.1\r\nhost: localhost\r\nx-request-timeout: nan\r\ncontent-length: 15\r\n\r\n"
+    + b'{"inputs": "a"}',
 ]
 
 
@@ -382,3 +383,24 @@ def test_a_client_that_does_not_read(model: thalweg.Embedder) -> None:
         until(lambda: server.server.budget.held == 0)
         for sock in socks:
             sock.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:80", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example:80", 403),
+    ],
+)
+def test_other_names_for_a_server_without_a_key(
+    served: Running, model: thalweg.Embedder, host: str, status: int
+) -> None:
+    """A page whose name leads to this machine (DNS rebinding)."""
+    with served.client() as client:
+        for path in ("/v1/thalweg/sessions", "/v1/models"):
+            assert client.get(path, headers={"host": host}).status_code == status
+        assert client.post("/v1/thalweg/embed", json={"text": "a"}, headers={"host": host}).status_code == status
+        assert client.get("/health", headers={"host": host}).status_code == 200

@@ -17,7 +17,7 @@ import pytest
 
 import thalweg
 from tests.corpus.tiny import make_text
-from tests.serve.running import LONG, Running, running
+from tests.serve.running import LONG, Running, http_request, running
 from thalweg.serve.settings import Settings
 
 KEYS = {"ada": "key-of-ada", "grace": "key-of-grace"}
@@ -162,7 +162,7 @@ def test_names_that_leave_the_folder(ada: httpx.Client, tmp_path: Path, name: st
 def test_a_path_that_leaves_its_route(ada: httpx.Client, keyed: Running) -> None:
     with keyed.connect() as sock:
         sock.sendall(
-            b"DELETE /v1/thalweg/saved/..%2f..%2fx HTTP/1.1\r\nhost: t\r\nauthorization: Bearer key-of-ada\r\n\r\n"
+            http_request("/v1/thalweg/saved/..%2f..%2fx", b"", "authorization: Bearer key-of-ada", method="DELETE")
         )
         assert sock.recv(20).split()[1] in (b"400", b"404")
 

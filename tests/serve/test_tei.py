@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.corpus.tiny import make_text
 from tests.serve.running import LONG, Running
 
 TEXTS = ["the river", "boats drift slowly past grey stones", LONG]
@@ -45,6 +46,26 @@ def test_the_hubs_client(served: Running) -> None:
     prompted = client.feature_extraction(TEXTS[0], prompt_name="query")
     expected = served.embedder.encode(TEXTS[0], prompt_name="query")
     assert np.allclose(np.array(prompted).reshape(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "last"])
+def test_the_vectors_of_all_tokens(served: Running, name: str) -> None:
+    """Their pooling is the vector of the text."""
+    embedder = served.server.model(name).embedder
+    ids = embedder.tokenize(["the river", make_text(400)])
+    found = post(served, "/embed_all", inputs=["the river", make_text(400), ids[0].tolist(), ""], model=name)
+    assert found.status_code == 200, found.text
+    hidden = [np.array(each) for each in found.json()]
+    assert [len(each) for each in hidden] == [*map(len, ids), len(ids[0]), len(embedder.tokenize([""])[0])]
+    assert np.allclose(hidden[0], hidden[2], atol=1e-6)
+    for each, vector in zip(hidden[:2], embedder.encode_ids(ids), strict=True):
+        pooled = each.mean(axis=0) if name == "tiny" else each[-1]
+        assert np.allclose(pooled, vector, atol=1e-5)
+
+
+def test_too_many_tokens_for_all_their_vectors(served: Running) -> None:
+    for inputs in (LONG * 20, LONG, [LONG, "a"]):
+        assert post(served, "/embed_all", inputs=inputs).status_code == 413
 
 
 def test_similarity(served: Running) -> None:

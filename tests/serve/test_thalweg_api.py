@@ -146,7 +146,7 @@ def test_a_stream_of_events(served: Running) -> None:
 def test_events_come_while_the_text_does(served: Running) -> None:
     """A bare connection, which reads while it writes."""
     sock = served.connect()
-    sock.sendall(b"POST /v1/thalweg/stream?every=200 HTTP/1.1\r\nhost: t\r\ncontent-type: text/plain\r\n"
+    sock.sendall(b"POST /v1/thalweg/stream?every=200 HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n"
                  b"transfer-encoding: chunked\r\n\r\n")  # fmt: skip
     seen = bytearray()
 

@@ -405,6 +405,7 @@ def serve(
                 keys,
                 aliases=[name for name in dict.fromkeys(aliases) if name not in embedders],
                 schedule=schedule,
+                any_host=insecure or uds_path is not None,
             )
             _tell(stdout(), plan, url if tls_certificate is None else url.replace("http:", "https:"))
             Runner(server, tls_certificate, tls_key).run_on(where)

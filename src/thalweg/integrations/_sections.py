@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.checks import whole_number
 from thalweg.embedder.given import given_texts
 from thalweg.embedder.progress_bar import progress_bar
 from thalweg.embedder.sections import Sections
@@ -38,13 +39,22 @@ class Chunk:
     vector: npt.NDArray[np.generic]
 
 
-def checked_sections(by: Any, every: int | None, mode: Any, look_ahead: int) -> Sections:
-    """How a splitter is to cut its documents.
+def checked_sections(
+    by: Any, every: int | None, mode: Any, look_ahead: int, section_size: int | None = None
+) -> Sections:
+    """How a splitter is to cut its documents. section_size: short for `by="tokens", every=section_size`.
 
     Raises:
         InvalidInputError: an argument that cannot be (see `thalweg.Sections`), or positions, which are those of one
             text.
     """
+    if section_size is not None:
+        if by != "tokens" or every is not None:
+            raise InvalidInputError(
+                f"section_size={section_size!r} is short for by='tokens', every={section_size!r}: leave it out, or "
+                f"by={by!r:.80} and every={every!r}"
+            )
+        every = whole_number("section_size", section_size, 1)
     sections = Sections(by, every, mode, look_ahead)
     if sections.of_one_text:
         raise InvalidInputError(

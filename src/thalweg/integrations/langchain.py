@@ -123,6 +123,7 @@ class ThalwegTextSplitter(BaseDocumentTransformer):
     Args:
         embeddings: the model and its options; by default `ThalwegEmbeddings()`.
         by, every, mode, look_ahead: see `thalweg.Sections`; `by` is a unit or a function, and no list of positions.
+        section_size: short for `by="tokens", every=section_size`.
 
     Raises InvalidInputError for an argument that cannot be or a document that is none.
     """
@@ -138,10 +139,11 @@ class ThalwegTextSplitter(BaseDocumentTransformer):
         every: int | None = None,
         mode: Mode | None = None,
         look_ahead: int = 0,
+        section_size: int | None = None,
     ) -> None:
         if embeddings is not None and not isinstance(embeddings, ThalwegEmbeddings):
             raise InvalidInputError(f"embeddings must be ThalwegEmbeddings, got {embeddings!r:.80}")
-        self.sections = checked_sections(by, every, mode, look_ahead)
+        self.sections = checked_sections(by, every, mode, look_ahead, section_size)
         embeddings = ThalwegEmbeddings() if embeddings is None else embeddings
         check_precision(embeddings.encode_kwargs)
         self._model, self._options = embeddings._shared, embeddings._options()

@@ -140,10 +140,11 @@ class ThalwegNodeParser(NodeParser):
     every: int | None = Field(default=None, description="So many of these make a section; see thalweg.Sections.")
     mode: str | None = Field(default=None, description="mean, prefix or isolated; by default as the model pools.")
     look_ahead: int = Field(default=0, description="Tokens after a section that count as well.")
+    section_size: int | None = Field(default=None, description="Tokens of a section: short for by='tokens', every=….")
 
     def __init__(self, embed_model: ThalwegEmbedding | None = None, **kwargs: Any) -> None:
         super().__init__(**{"embed_model": ThalwegEmbedding() if embed_model is None else embed_model, **kwargs})
-        checked_sections(self.by, self.every, self.mode, self.look_ahead)
+        self._sections()
         check_precision(self.embed_model.encode_kwargs)
 
     @classmethod
@@ -190,11 +191,14 @@ class ThalwegNodeParser(NodeParser):
             node.start_char_idx, node.end_char_idx = start, end
         return nodes
 
+    def _sections(self) -> Sections:
+        return checked_sections(self.by, self.every, self.mode, self.look_ahead, self.section_size)
+
     def _work(self, nodes: Sequence[BaseNode], show_progress: bool) -> tuple[list[str], Sections, dict[str, Any]]:
         options = self.embed_model._options(self.embed_model.text_instruction)
         return (
             [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes],
-            checked_sections(self.by, self.every, self.mode, self.look_ahead),
+            self._sections(),
             {**options, "show_progress_bar": show_progress or options["show_progress_bar"]},
         )
 

@@ -24,6 +24,9 @@ from thalweg.serve.errors import RequestError
 KEPT = 10.0
 """Seconds for which room stays booked."""
 
+RETURN_SECONDS = 2.0
+"""Seconds for which whoever comes back as told waits at least."""
+
 MOST_SECONDS = 600.0
 """Seconds ahead for which room is booked at most; further requests are told the time after which that is used."""
 
@@ -129,7 +132,7 @@ class Admission:
         else:
             self._waiters.append(waiter)
         try:
-            await asyncio.wait({waiter.admitted}, timeout=None if patient else self._max_wait)
+            await asyncio.wait({waiter.admitted}, timeout=None if patient else self._patience(favoured))
         except BaseException:
             self._give_up(waiter)
             raise
@@ -137,6 +140,10 @@ class Admission:
             return ticket
         self._give_up(waiter)
         raise self._refused(ticket)
+
+    def _patience(self, favoured: bool) -> float:
+        """Seconds for which a request waits. Who comes back as told may come with many others, as seconds are whole."""
+        return max(self._max_wait, RETURN_SECONDS) if favoured else self._max_wait
 
     def leave(self, ticket: Ticket) -> None:
         """The request is done, or its client has gone."""

@@ -56,6 +56,7 @@ ROUTES = (
     Route("GET", "/v1/models/{id:path}", openai.one_model, "openai"),
     Route("POST", "/embed", tei.embed, "tei", tei.EmbedRequest),
     Route("POST", "/", tei.embed, "tei", tei.EmbedRequest),
+    Route("POST", "/embed_all", tei.embed_all, "tei", tei.EmbedAllRequest),
     Route("POST", "/similarity", tei.similarity, "tei", tei.SimilarityRequest),
     Route("POST", "/tokenize", tei.tokenize, "tei", tei.TokenizeRequest),
     Route("POST", "/decode", tei.decode, "tei", tei.DecodeRequest),

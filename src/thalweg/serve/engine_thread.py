@@ -12,15 +12,17 @@ import itertools
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from thalweg.engine.engine import Engine
 from thalweg.engine.results import DocumentState, Failure, Pooled
 from thalweg.engine.sections import TokenSections
 from thalweg.engine.sources import TokenSource
 from thalweg.serve.logs import log_failure
+
+T = TypeVar("T")
 
 RATE_SECONDS = 10.0
 """Seconds of work over which the rate is measured."""
@@ -51,6 +53,7 @@ class EngineThread:
         self._on_step = on_step
         self._receivers: dict[int, Receiver] = {}
         self._keys = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
         self._closed = False
         self._tokens = self._seconds = 0.0  # of the work done lately
         self._thread = threading.Thread(target=self._run, name=f"thalweg-engine-{name}", daemon=True)
@@ -95,6 +98,26 @@ class EngineThread:
         self._receivers.pop(key, None)
         self.engine.remove(key)
 
+    async def call(self, work: Callable[[], T]) -> T:
+        """Have the thread do something between two steps, which wait for it."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as caught:
+                error = _plain(caught)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, done, result, error)
+
+        self._calls.append(run)
+        self.engine.interrupt()
+        if self._closed:
+            raise RuntimeError("the engine's thread has ended")
+        return await done
+
     @property
     def rate(self) -> float:
         """Tokens a second while there is work."""
@@ -113,7 +136,9 @@ class EngineThread:
 
     def _run(self) -> None:
         while not self._closed:
-            if self.engine.idle:
+            if self._calls:
+                self._calls.popleft()()
+            elif self.engine.idle:
                 self.engine.wait()
                 continue
             began = time.perf_counter()
@@ -161,6 +186,15 @@ class EngineThread:
         for loop, batch in in_loops.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 loop.call_soon_threadsafe(_hand_out, batch)
+
+
+def _settle(future: asyncio.Future[T], result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def _hand_out(batch: list[tuple[Any, Pooled | Failure]]) -> None:

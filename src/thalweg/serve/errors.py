@@ -38,6 +38,7 @@ _STATUS: dict[Kind, tuple[int, int]] = {  # OpenAI's, TEI's
 _WORDS = {
     400: "The request cannot be understood, or is not one.",
     401: "An API key is missing, or another one.",
+    403: "Without an API key, the server answers to other names.",
     404: "There is no such model, session or path.",
     405: "The path has other methods.",
     408: "The body did not arrive in time.",

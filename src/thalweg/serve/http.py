@@ -199,6 +199,7 @@ class Answered(Response):
                 if self._public:
                     await send_whole(await self._handler(call), send, server.settings.body_timeout)
                     return
+                server.check_host(request.headers.get("host", ""))
                 with server.slot():
                     call.owner = server.keys.owner(request.headers.get("authorization"))
                     call.client = server.client(call.owner, request)

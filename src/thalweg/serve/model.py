@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from thalweg.checks import whole_number
 from thalweg.embedder.documents import open_text
@@ -22,6 +24,8 @@ from thalweg.engine.schedule import Schedule
 from thalweg.engine.sources import Ids as IdSource
 from thalweg.engine.sources import TokenSource
 from thalweg.errors import InvalidInputError
+from thalweg.models.protocol import State
+from thalweg.packing import Packing
 from thalweg.pooling import Pooling
 from thalweg.pooling.vectors import FloatArray, finish
 from thalweg.serve.admission import Admission
@@ -31,6 +35,9 @@ from thalweg.serve.texts import SHORT_CHARS, Ids, LongText, TextGroups
 
 SLICE = 64
 """Texts of a request that are tokenised at a time."""
+
+HIDDEN_TOKENS = 128
+"""Tokens of a text whose hidden vectors are asked for that are run at a time."""
 
 INLINE = 8
 """Vectors up to which a request's are finished in the event loop, at some 40 µs each."""
@@ -93,6 +100,7 @@ class ServedModel:
             settings.max_queued_tokens, settings.max_queued_texts, settings.max_wait, lambda: self.thread.rate
         )
         self.prefixes = Prefixes(settings.prefix_memory)
+        self._hidden_lock = asyncio.Lock()
         self._groups = TextGroups(embedder.tokenizer, pool)
         self._tokens_per_char = 0.3  # of texts so far
         self._warm_up()
@@ -106,7 +114,7 @@ class ServedModel:
         """One full step: the peak of the memory is reached, and there is a rate."""
         n = self.thread.engine.schedule.max_tokens_per_step
         ids = np.full(n, min(1, self.embedder.tokenizer.vocab_size - 1), dtype=np.int32)
-        for result in Runner(self).run_sources([IdSource(ids)]):
+        for result in ThreadedEmbedder(self).run_sources([IdSource(ids)]):
             if isinstance(result, Failure):
                 raise result.error
 
@@ -158,6 +166,14 @@ class ServedModel:
             prefix = before[: len(before) - len(suffix)]
         return np.concatenate([prefix, own, suffix])
 
+    async def ids_of(self, texts: Sequence[str | list[int]], prompt: str) -> list[Ids]:
+        """The ids (n,) of texts, none of them empty, as the model takes them; raises as `embed` does."""
+        strings = [text for text in texts if isinstance(text, str)]
+        found = iter(await self._groups.ids(strings, prompt) if strings else [])
+        ids = [next(found) if isinstance(text, str) else self.whole_ids(text, prompt) for text in texts]
+        empty = np.array([] if self.eos is None else [self.eos], dtype=np.int32)
+        return [each if len(each) else empty for each in ids]
+
     def estimate(self, text: str | bytes | Ids) -> int:
         """About how many tokens a text has."""
         return int(len(text) * self._tokens_per_char) + 2 if isinstance(text, str | bytes) else len(text)
@@ -202,6 +218,27 @@ class ServedModel:
             self._tokens_per_char += 0.05 * (total / chars - self._tokens_per_char)
         return vectors, total
 
+    async def hidden(self, ids: Ids) -> FloatArray:
+        """(n, D) float32: the hidden vector of each token, as it leaves the model.
+
+        It is run between the steps of others, `HIDDEN_TOKENS` at a time and one text at a time.
+        """
+        async with self._hidden_lock:
+            found: list[FloatArray] = []
+            state: State | None = None
+            for start in range(0, len(ids), HIDDEN_TOKENS):
+                part = ids[start : start + HIDDEN_TOKENS]
+                hidden, state = await self.thread.call(functools.partial(self._hidden, part, state))
+                found.append(hidden)
+            return np.concatenate(found)
+
+    @torch.inference_mode()
+    def _hidden(self, ids: Ids, state: State | None) -> tuple[FloatArray, State]:
+        model = self.embedder.model
+        packing = Packing([len(ids)], n_carried=int(state is not None), wanted=[0], device=model.device)
+        hidden, after = model.forward(torch.from_numpy(ids.astype(np.int64)).to(model.device), packing, state)
+        return hidden.float().cpu().numpy(), after
+
     async def _prefixes(self, wish: Wish) -> TextPrefixes | None:
         """What finds the states that texts begin with."""
         prefixes = self.prefixes_of(wish)
@@ -213,7 +250,7 @@ class ServedModel:
     def prefixes_of(self, wish: Wish) -> TextPrefixes:
         """The prefixes of an owner; those of the model's own prompts are everybody's."""
         salt = None if wish.prompt in self.embedder.prompts.values() else wish.owner
-        return TextPrefixes(self.prefixes, Runner(self, wish.client), salt)
+        return TextPrefixes(self.prefixes, ThreadedEmbedder(self, wish.client), salt)
 
     async def _add(
         self,
@@ -297,7 +334,7 @@ class _Batch:
             self.done.exception()  # it was seen, or nobody asks any more
 
 
-class Runner:
+class ThreadedEmbedder:
     """The embedder for what runs its documents in a thread of its own: sessions and prefixes.
 
     client: whose they are.

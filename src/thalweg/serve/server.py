@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ class Server:
         keys: who may use it.
         aliases: further names of the first model.
         schedule: the bounds of the steps.
+        any_host: take requests for any name in the header Host without a key.
 
     Raises:
         InvalidInputError: two models with the same name, or none.
@@ -58,6 +60,7 @@ class Server:
         *,
         aliases: Sequence[str] = (),
         schedule: Schedule | None = None,
+        any_host: bool = False,
     ) -> None:
         if not embedders:
             raise InvalidInputError("a server needs a model")
@@ -65,6 +68,7 @@ class Server:
             raise InvalidInputError(f"the name {min(doubled)!r} is that of another model; give this one another")
         self.settings = settings or Settings()
         self.keys = keys or Keys()
+        self._any_host = any_host or bool(self.keys)
         self.metrics = Metrics()
         self.budget = BodyBudget(self.settings.max_body_bytes)
         self.started = int(time.time())
@@ -127,6 +131,28 @@ class Server:
         if len(self.keys) > 1:
             return f"key {owner}"
         return f"address {request.client.host if request.client else ''}"
+
+    def check_host(self, host: str) -> None:
+        """A page of another site can have a browser on this machine ask this server, under the site's own name, and
+        read the answer; where no key is needed, only addresses and "localhost" are taken for the server's name.
+
+        Raises:
+            RequestError: 403.
+        """
+        if self._any_host:
+            return
+        name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+        if name.lower() in ("", "localhost"):
+            return
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            raise RequestError(
+                "invalid",
+                f"without an API key this server answers to addresses and to localhost only, not to {name[:80]!r}: "
+                "give it a key, or say --insecure",
+                status=403,
+            ) from None
 
     @contextmanager
     def slot(self) -> Iterator[None]:

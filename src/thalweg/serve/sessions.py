@@ -24,7 +24,7 @@ from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.errors import InvalidInputError
 from thalweg.pooling.vectors import FloatArray
 from thalweg.serve.errors import RequestError
-from thalweg.serve.model import Runner, ServedModel, Wish
+from thalweg.serve.model import ServedModel, ThreadedEmbedder, Wish
 from thalweg.serve.settings import Settings
 
 T = TypeVar("T")
@@ -224,7 +224,7 @@ class OwnedSessions:
     # -- ours --------------------------------------------------------------------------------------------------------
 
     def _sessions(self, owner: str) -> Sessions:
-        return Sessions(Runner(self._served, ("session", owner)), self._memory)
+        return Sessions(ThreadedEmbedder(self._served, ("session", owner)), self._memory)
 
     def _check_quota(self, owner: str) -> None:
         self.expire()

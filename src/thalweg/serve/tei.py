@@ -8,11 +8,15 @@ from typing import Any, Literal
 import msgspec
 from starlette.responses import Response
 
+from thalweg.pooling.vectors import FloatArray
 from thalweg.serve.errors import RequestError
 from thalweg.serve.http import Call, json_response
 from thalweg.serve.inputs import Inputs, Token, texts_of
 from thalweg.serve.metrics import CONTENT_TYPE
 from thalweg.version import __version__
+
+MOST_HIDDEN = 1 << 13
+"""Tokens of a request whose hidden vectors are all asked for."""
 
 NO_LIMIT = 2**31 - 1
 """What `/info` says of lengths, which its clients expect to be a number."""
@@ -81,6 +85,7 @@ class SimilarityRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _EMBED = msgspec.json.Decoder(EmbedRequest)
+_EMBED_ALL = msgspec.json.Decoder(EmbedAllRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
 _DECODE = msgspec.json.Decoder(DecodeRequest)
 _SIMILARITY = msgspec.json.Decoder(SimilarityRequest)
@@ -104,6 +109,33 @@ async def embed(call: Call) -> Response:
         "x-total-time": str(round(1000 * (time.perf_counter() - began))),
     }
     return json_response(vectors, headers=headers)
+
+
+async def embed_all(call: Call) -> Response:
+    """`POST /embed_all`: the hidden vector of each token."""
+    asked = await call.json(_EMBED_ALL)
+    model = call.model(asked.model)
+    texts = texts_of(asked.inputs, "inputs", call.server.settings.max_client_batch_size)
+    wish = call.wish(model, prompt_name=asked.prompt_name)
+    if sum(model.estimate(text) if isinstance(text, str) else len(text) for text in texts) > 2 * MOST_HIDDEN:
+        raise _too_many_tokens()
+
+    async def all_hidden() -> list[FloatArray]:
+        ids = await model.ids_of(texts, wish.prompt)
+        total = sum(map(len, ids))
+        if total > MOST_HIDDEN:
+            raise _too_many_tokens()
+        call.expect(total, model, model.embedder.model.d_model)
+        call.texts, call.tokens = len(texts), total
+        ticket = await model.admission.enter(call.client, total, len(ids))
+        with model.admission.held(ticket):
+            return [await model.hidden(each) for each in ids]
+
+    return json_response(await call.unless_gone(all_hidden()))
+
+
+def _too_many_tokens() -> RequestError:
+    return RequestError("too_many", f"the texts of one request may have {MOST_HIDDEN:,} tokens here", param="inputs")
 
 
 async def similarity(call: Call) -> Response:

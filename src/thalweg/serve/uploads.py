@@ -174,6 +174,7 @@ class Streamed(Response):
         with server.budget.lease() as lease:
             call = StreamCall(server, request, lease, send)
             try:
+                server.check_host(request.headers.get("host", ""))
                 with server.slot():
                     call.owner = server.keys.owner(request.headers.get("authorization"))
                     call.client = server.client(call.owner, request)

@@ -36,12 +36,14 @@ class ThalwegDocumentSplitter(ThalwegEmbedder):
         every: int | None = None,
         mode: Mode | None = None,
         look_ahead: int = 0,
+        section_size: int | None = None,
         **settings: Any,
     ) -> None:
         """Nothing is loaded before `warm_up` or the first `run`.
 
         Args:
             by, every, mode, look_ahead: see `thalweg.Sections`; `by` is a unit or a function, and no list of positions.
+            section_size: short for `by="tokens", every=section_size`.
             model, settings: the arguments of `ThalwegTextEmbedder`, but for `suffix`.
 
         Raises:
@@ -54,6 +56,7 @@ class ThalwegDocumentSplitter(ThalwegEmbedder):
         self.every = every
         self.mode = mode
         self.look_ahead = look_ahead
+        self.section_size = section_size
         self._sections()
 
     @component.output_types(documents=list[Document])
@@ -85,10 +88,10 @@ class ThalwegDocumentSplitter(ThalwegEmbedder):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        return [*ThalwegEmbedder.setting_names(), "by", "every", "mode", "look_ahead"]
+        return [*ThalwegEmbedder.setting_names(), "by", "every", "mode", "look_ahead", "section_size"]
 
     def _sections(self) -> Sections:
-        return checked_sections(self.by, self.every, self.mode, self.look_ahead)
+        return checked_sections(self.by, self.every, self.mode, self.look_ahead, self.section_size)
 
     def _split(self, documents: list[Document], chunks: list[list[Chunk]]) -> dict[str, list[Document]]:
         vectors = iter(self.quantized([chunk.vector.tolist() for of_one in chunks for chunk in of_one]))
