@@ -269,6 +269,25 @@ def test_a_file_that_is_still_read(
     go_on.set()
 
 
+def test_a_file_that_is_dropped(chrome: Chrome, site: Running) -> None:
+    page = Page(chrome, site.url)
+    page["sample"].click()
+    page.until(lambda: page["chosen-name"].text.startswith("Life on the Mississippi, 7"))
+    for event, overlay in (("dragover", True), ("drop", False)):
+        chrome.execute_script(
+            "const dataTransfer = new DataTransfer(); dataTransfer.items.add(new File(['The flood.'], 'flood.txt'));"
+            "document.body.dispatchEvent(new DragEvent(arguments[0], {dataTransfer, bubbles: true, cancelable: true}))",
+            event,
+        )
+        assert page["drop"].is_displayed() == overlay
+    assert page["chosen-name"].text == "flood.txt, 10 bytes"
+    page.start()
+    page.ended()
+    page["question"].send_keys("flood", Keys.ENTER)
+    page.until(lambda: page.text("text-itself") == "The flood.")
+    assert page.errors() == []
+
+
 def test_a_server_that_is_full(chrome: Chrome, site: Running) -> None:
     page = Page(chrome, site.url)
     page.until(page["start"].is_enabled)
