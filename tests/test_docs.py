@@ -22,6 +22,7 @@ PAGES = [
     "prefixes.md",
     "quantization.md",
     "sections.md",
+    "serving.md",
     "sessions.md",
     "sentence-transformers.md",
     "synthetic-data.md",

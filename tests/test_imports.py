@@ -18,6 +18,7 @@ PYPROJECT = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding
 OPTIONAL = (
     "accelerate",
     "datasets",
+    "fastapi",
     "haystack",
     "langchain_core",
     "llama_index",
@@ -31,6 +32,7 @@ OPTIONAL = (
     "sentence_transformers",
     "sklearn",
     "transformers",
+    "uvicorn",
 )
 """What thalweg can do without; all of these are installed where its tests run."""
 
@@ -108,6 +110,7 @@ USES = {
         "with patch.dict(sys.modules, {'httpx': None}): import thalweg.synthesis.client",
         "synth",
     ),
+    "serve": ("from thalweg.serve.extras import require_extra; require_extra()", "serve"),
     "bench, memory": ("from thalweg.bench import machine; machine.psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }

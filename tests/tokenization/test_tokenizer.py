@@ -150,3 +150,16 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         tokenizer.stream("a", window_chars=6, max_uncut_chars=5)
     with pytest.raises(InvalidInputError, match="eos_token_id must be None or a token id, not -1"):
         from_library(reference("gpt_neox"), eos_token_id=-1)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama"])
+def test_decode(name: str) -> None:
+    """As the library does, which has no decoder in these files."""
+    tokenizer, library = ours(name, EOS), reference(name)
+    ids = tokenizer.encode_batch(["the river and the water"])[0].tolist()
+    for part in (ids, ids[:-1], ids[:1], []):
+        assert tokenizer.decode(part) == library.decode(part)
+        assert tokenizer.decode(np.array(part), skip_special_tokens=False) == library.decode(part, False)
+    for wrong in (-1, tokenizer.vocab_size):
+        with pytest.raises(InvalidInputError, match=f"there is no token {wrong}"):
+            tokenizer.decode([wrong])

@@ -268,3 +268,13 @@ def test_incomplete_vocabulary(tmp_path: Path) -> None:
     file.write_bytes(b"1 '\xff' 1")
     with pytest.raises(CheckpointError, match="cannot be read as an RWKV vocabulary"):
         Tokenizer.from_folder(tmp_path, eos_token_id=0)
+
+
+def test_decode() -> None:
+    tokenizer = ours()
+    text = "the river – 河流 🦢"
+    ids = tokenizer.encode_batch([text])[0]
+    assert tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=False) == text
+    swan = tokenizer.encode_batch(["🦢"])[0][:-1]
+    assert len(swan) > 1
+    assert "\ufffd" in tokenizer.decode(swan[:1])

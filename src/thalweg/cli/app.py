@@ -19,6 +19,7 @@ from thalweg.cli.export import export
 from thalweg.cli.info import info
 from thalweg.cli.mine import mine
 from thalweg.cli.search import search
+from thalweg.cli.serve import serve
 from thalweg.cli.synth import synth
 from thalweg.cli.train import train
 from thalweg.version import __version__
@@ -38,7 +39,7 @@ def _unwrapped(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-for command in (embed, search, info, export, train, mine, synth, demo, bench, compare, evaluate):
+for command in (embed, search, serve, info, export, train, mine, synth, demo, bench, compare, evaluate):
     name = "eval" if command is evaluate else None
     app.command(name, help=_unwrapped(str(command.__doc__)), epilog=EXIT_CODES)(command)
 

@@ -86,33 +86,57 @@ def tokenized(
         if open_resumable is not None:
             yield open_resumable(number, document)
             continue
-        length = len(document) if isinstance(document, str) and max_length is None else None
-        located = sections is not None or length is None
         blocks = may_block(document)
-        open_stream = functools.partial(
-            tokenizer.stream,
-            prompt=prompt,
-            max_length=max_length,
-            with_offsets=located,
-            eager=blocks and sections is not None,
-        )
-        if sections is None or sections.by == "tokens":
-            stream = open_stream(document)
-            n, state = 0, None
-            if prefixes is not None and sections is None and max_length is None and (prefixes.share or not blocks):
-                n, state = prefixes.begin(stream)
-            yield TokenizedText(
-                stream, length, eos, located, in_sections=sections is not None, may_block=blocks, n=n, state=state
-            )
-            continue
         try:
-            boundaries = sections.boundaries(document)
+            yield open_text(
+                document, tokenizer, prompt, max_length, sections, eos, prefixes, blocks=blocks, threaded=blocks
+            )
         except ThalwegError as caught:
             yield TokenizedText(_NoText(caught), 0, eos)
-            continue
-        sectioned = SectionedStream(document, SectionedIds(boundaries), open_stream)
-        yield TokenizedText(sectioned, length, eos, located, may_block=blocks)
     yield from flush()
+
+
+def open_text(
+    document: TextSource,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_length: int | None,
+    sections: Sections | None,
+    eos: int | None,
+    prefixes: TextPrefixes | None = None,
+    *,
+    blocks: bool,
+    threaded: bool,
+) -> TokenizedText:
+    """One document as a token source, tokenised as it is pulled; see `tokenized`.
+
+    Args:
+        blocks: whether reading it may wait for someone.
+        threaded: have a thread of its own pull it.
+
+    Raises:
+        ThalwegError: boundaries that cannot be.
+    """
+    length = len(document) if isinstance(document, str) and max_length is None else None
+    located = sections is not None or length is None
+    open_stream = functools.partial(
+        tokenizer.stream,
+        prompt=prompt,
+        max_length=max_length,
+        with_offsets=located,
+        eager=blocks and sections is not None,
+    )
+    if sections is None or sections.by == "tokens":
+        stream = open_stream(document)
+        n, state = 0, None
+        if prefixes is not None and sections is None and max_length is None and (prefixes.share or not blocks):
+            n, state = prefixes.begin(stream)
+        in_sections = sections is not None
+        return TokenizedText(
+            stream, length, eos, located, in_sections=in_sections, may_block=threaded, n=n, state=state
+        )
+    sectioned = SectionedStream(document, SectionedIds(sections.boundaries(document)), open_stream)
+    return TokenizedText(sectioned, length, eos, located, may_block=threaded)
 
 
 def may_block(document: TextSource) -> bool:

@@ -100,7 +100,7 @@ class Embedder(LoadedModel):
         before = self.checked_prompt(prompt, prompt_name)
         return self._sessions.begin(
             before,
-            self._session_settings(normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars, sections),
+            self.session_settings(normalize_embeddings, truncate_dim, special_tokens, max_uncut_chars, sections),
         )
 
     def restore(
@@ -126,7 +126,7 @@ class Embedder(LoadedModel):
                 raise InvalidInputError(f"normalize must be true or false, got {normalize!r:.80}")
             special_tokens: Any = text("special_tokens", saved["special_tokens"])
             sections = Sections(**saved["sections"]) if "sections" in saved else None
-            return self._session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars, sections)
+            return self.session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars, sections)
 
         return self._sessions.restore(Path(path), settings_of, same_numeric_path=not other_numeric_path)
 
@@ -224,7 +224,7 @@ class Embedder(LoadedModel):
     def _sessions(self) -> Sessions:
         return Sessions(self, self._session_memory)
 
-    def _session_settings(
+    def session_settings(
         self,
         normalize: bool | None,
         truncate_dim: int | None,
@@ -232,6 +232,7 @@ class Embedder(LoadedModel):
         max_uncut_chars: int | None,
         sections: Sections | None,
     ) -> Settings:
+        """What holds for a session from its beginning on; the arguments and errors are those of `session`."""
         if truncate_dim is not None:
             whole_number("truncate_dim", truncate_dim, 1, self.dimension)
         if sections is not None:

@@ -178,6 +178,10 @@ class Engine:
         self._signal.clear()
         return happened
 
+    def interrupt(self) -> None:
+        """Have whoever is in `wait` look again."""
+        self._happened()
+
     @property
     def progress(self) -> Progress:
         """Counters of what has been done and what is there."""

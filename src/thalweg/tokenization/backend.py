@@ -95,6 +95,10 @@ class Backend(Protocol):
         """The ids (n,) of each text. The texts hold no lone surrogate and are small enough to be encoded at once."""
         ...
 
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of ids below `vocab_size`. What is no UTF-8 becomes "\ufffd"."""
+        ...
+
     def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> Window:
         """For one text, of whose characters the first `skip` (the prompt) count as none in offsets."""
         ...

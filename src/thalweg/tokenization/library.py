@@ -53,6 +53,11 @@ class LibraryBackend:
             encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        with library_errors(TokenizationError, "these ids cannot be decoded with the model's tokenizer.json"):
+            text: str = self._library.decode([int(each) for each in ids], skip_special_tokens=skip_special_tokens)
+        return text
+
     def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> LibraryWindow:
         return LibraryWindow(
             self.splitter,

@@ -139,6 +139,18 @@ class Tokenizer:
                 chars += len(group[-1])
         return results + self._encode_group(group)
 
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer], *, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for, as far as ids say: what the tokenizer normalised stays so, and "\ufffd" stands
+        for the parts of characters.
+
+        Raises:
+            InvalidInputError: an id that the tokenizer does not have.
+        """
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise InvalidInputError(f"there is no token {token}: ids are 0 to {self.vocab_size - 1}")
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
     def shorten(self, ids: npt.NDArray[np.int32], max_length: int) -> tuple[npt.NDArray[np.int32], bool]:
         """Ids (n,) of one text cut to `max_length` as `stream` cuts them, EOS last, and whether that took any away."""
         self._check_max_length(max_length)

@@ -79,6 +79,7 @@ class WorldBackend:
 
     def __init__(self, vocabulary: Mapping[bytes, int]) -> None:
         self._trie = _Trie(vocabulary)
+        self._entries = {id_: entry for entry, id_ in vocabulary.items()}
         self._separator = vocabulary[_NOT_UTF8]
         self.vocab_size = max(vocabulary.values()) + 1
 
@@ -91,6 +92,10 @@ class WorldBackend:
         ids = self._trie.tokens(data, len(data))[0]
         ends = np.flatnonzero(ids == self._separator)
         return [ids[start:end] for start, end in zip([0, *(ends + 1)], ends, strict=False)]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The id that ends a text has none, whether it is skipped or not."""
+        return b"".join(self._entries.get(int(each), b"") for each in ids).decode(errors="replace")
 
     def window(self, *, with_offsets: bool, skip: int, window_chars: int, max_uncut_chars: int) -> "_WorldWindow":
         """Any text can be cut: `max_uncut_chars` has no meaning here."""
