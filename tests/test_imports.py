@@ -110,6 +110,11 @@ USES = {
         "with patch.dict(sys.modules, {'httpx': None}): import thalweg.synthesis.client",
         "synth",
     ),
+    "client": (
+        "import importlib.util; from unittest.mock import patch; import thalweg.client\n"
+        "with patch.object(importlib.util, 'find_spec', return_value=None): thalweg.client.Client",
+        "client",
+    ),
     "serve": ("from thalweg.serve.extras import require_extra; require_extra()", "serve"),
     "bench, memory": ("from thalweg.bench import machine; machine.psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),

@@ -77,6 +77,17 @@ def _ask_until_cut_off(served: Running, body: Any, done: threading.Event) -> Non
     asyncio.run(ask())
 
 
+def test_tiny_texts_say_little_of_long_ones(model: thalweg.Embedder) -> None:
+    """The estimate by which a text is taken in."""
+    with running({"tiny": model}) as server, server.client() as client:
+        served = server.server.models[0]
+        client.post("/embed", json={"inputs": LONG})
+        for _ in range(100):
+            client.post("/embed", json={"inputs": ["a", "", "🦢"]})
+        exact = len(model.tokenize([LONG])[0])
+        assert abs(served.estimate(LONG) - exact) < 0.1 * exact
+
+
 def test_a_step_that_fails(
     model: thalweg.Embedder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

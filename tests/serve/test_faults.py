@@ -69,7 +69,7 @@ def test_a_client_that_goes_takes_its_texts_along(served: Running, go: Any, path
     sock.sendall(http_request(path, body))
     until(lambda: served.in_engine() == 3)
     go(sock)
-    until(lambda: served.in_engine() == 0, 2)
+    until(lambda: served.in_engine() == 0, 10)
     admission = served.server.models[0].admission
     until(lambda: admission.tokens == admission.texts == 0)
     until(lambda: served.server.budget.held == 0)
@@ -88,7 +88,7 @@ def test_a_client_that_goes_in_mid_upload(served: Running, go: Any, path: str) -
     threading.Thread(target=lambda: _send(sock, data), daemon=True).start()
     time.sleep(0.1)  # what is not read yet stands between the server and the end
     go(sock)
-    until(lambda: served.in_engine() == 0, 3)
+    until(lambda: served.in_engine() == 0, 10)
     until(lambda: served.server.uploads == 0)
     is_served(served)
 
@@ -308,7 +308,7 @@ def test_a_deadline(served: Running) -> None:
     with served.client() as client:
         found = client.post("/embed", json={"inputs": ENDLESS}, headers={"x-request-timeout": "0.2"})
     assert found.status_code == 504
-    until(lambda: served.in_engine() == 0, 2)
+    until(lambda: served.in_engine() == 0, 10)
 
 
 def test_many_tiny_requests(served: Running) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,15 @@ TEXTS = ["the river", "boats drift slowly", LONG.replace("\n", " ")]
 
 # Their first imports take seconds.
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def clients_collected() -> Iterator[None]:
+    """They leave their connections to the garbage collector, which would warn in the middle of another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def same(found: Any, served: Running, texts: Any) -> None:

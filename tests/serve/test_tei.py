@@ -159,11 +159,15 @@ def test_metrics(served: Running) -> None:
         for line in page.splitlines()
         if not line.startswith("#")
     }
-    assert values['te_request_total{method="batch"}'] >= 1
-    assert values['te_request_success_total{method="batch"}'] >= 1
-    assert values['te_request_failure_total{err="empty"}'] >= 1
+    assert values['te_request_count{method="batch"}'] >= 1
+    assert values['te_request_success{method="batch"}'] >= 1
+    assert values['te_request_failure{err="empty"}'] >= 1
     assert values['thalweg_requests_total{route="/embed",status="200"}'] >= 1
     assert values['thalweg_tokens_total{model="tiny"}'] >= sum(map(len, served.embedder.tokenize(TEXTS)))
     assert values['thalweg_rate{model="tiny"}'] > 0
     assert values['thalweg_queued_tokens{model="tiny"}'] == 0
-    assert {"te_queue_size", "te_batch_next_tokens", "te_request_input_length_count"} <= set(values)
+    assert values["te_embed_count"] >= len(TEXTS)
+    for name in ("request_duration", "embed_duration", "embed_queue_duration", "embed_tokenization_duration"):
+        assert values[f"te_{name}_count"] >= 1
+    assert values["te_embed_inference_duration_sum"] > 0
+    assert {"te_queue_size", "te_batch_next_tokens_count", "te_request_input_length_count"} <= set(values)

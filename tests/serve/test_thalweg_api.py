@@ -213,3 +213,19 @@ def test_bad_requests(served: Running, path: str, kind: str, query: Any, status:
 def test_boundaries_that_cannot_be(served: Running) -> None:
     found = post(served, "sections", json.dumps({"text": LONG, "boundaries": [500, 10]}), "application/json")
     assert "error" in found.text
+
+
+@pytest.mark.parametrize("n_words", [300, 4000])
+def test_long_prompts(served: Running, n_words: int) -> None:
+    """Kept and not kept, before short texts and long ones."""
+    prompt = make_text(n_words, seed=9)
+    for text in ("the river", LONG):
+        body = json.dumps({"text": text, "prompt": prompt})
+        found = post(served, "embed", body, "application/json").json()
+        assert np.allclose(found["vector"], served.embedder.encode(text, prompt=prompt), atol=1e-5)
+        assert found["tokens"] == len(served.embedder.tokenize([text], prompt)[0])
+    lines = "\n".join(json.dumps({"text": text}) for text in ("the river", "boats"))
+    answers = lines_of(post(served, "embed", lines, "application/x-ndjson", prompt=prompt[:5000]))
+    expected = served.embedder.encode(["the river", "boats"], prompt=prompt[:5000])
+    by_index = sorted(answers[:-1], key=lambda each: each["index"])
+    assert np.allclose([each["vector"] for each in by_index], expected, atol=1e-5)

@@ -29,17 +29,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        labels = ["method"]
-        self.tei_count = Counter("te_request", "Requests.", labels, registry=registry)
-        self.tei_success = Counter("te_request_success", "Requests that were answered.", labels, registry=registry)
-        self.tei_failure = Counter("te_request_failure", "Requests that got an error.", ["err"], registry=registry)
-        self.tei_duration = Histogram(
-            "te_request_duration", "Seconds of requests.", labels, buckets=SECONDS, registry=registry
-        )
+        self.tei = TeiCounts()
+        registry.register(self.tei)
+        self.tei_durations = {
+            name: Histogram(f"te_{name}", words, buckets=SECONDS, registry=registry)
+            for name, words in (
+                ("request_duration", "Seconds of requests."),
+                ("request_inference_duration", "Seconds of requests in the engine."),
+                ("request_queue_duration", "Seconds for which requests waited for room."),
+                ("request_tokenization_duration", "Seconds in which the texts of requests were tokenised."),
+                ("embed_duration", "Seconds of texts."),
+                ("embed_inference_duration", "Seconds of texts in the engine."),
+                ("embed_queue_duration", "Seconds for which texts waited for room."),
+                ("embed_tokenization_duration", "Seconds in which texts were tokenised."),
+            )
+        }
         self.tei_length = Histogram("te_request_input_length", "Tokens of requests.", buckets=TOKENS, registry=registry)
-        self.tei_inference = Histogram(
-            "te_request_inference_duration", "Seconds of steps.", buckets=SECONDS, registry=registry
-        )
+        self.tei_batch = Histogram("te_batch_next_tokens", "Tokens of steps.", buckets=TOKENS, registry=registry)
         self.requests = Counter(
             "thalweg_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
@@ -61,20 +67,30 @@ class Metrics:
         self.steps.labels(model).inc()
         self.step_seconds.labels(model).inc(seconds)
         self.fill.labels(model).observe(tokens / max_tokens)
-        self.tei_inference.observe(seconds)
+        self.tei_batch.observe(tokens)
 
     def request(self, route: str, method: str, status: int, error: str | None, seconds: float, tokens: int) -> None:
         """A request has been answered. method: "single" or "batch", as TEI has it."""
         self.requests.labels(route, str(status)).inc()
-        self.tei_count.labels(method).inc()
+        self.tei.add("te_request_count", "method", method)
         if error is None:
-            self.tei_success.labels(method).inc()
-            self.tei_duration.labels(method).observe(seconds)
+            self.tei.add("te_request_success", "method", method)
+            self.tei_durations["request_duration"].observe(seconds)
         else:
-            self.tei_failure.labels(error).inc()
+            self.tei.add("te_request_failure", "err", error)
         if tokens:
             self.tei_length.observe(tokens)
             self.latency.labels(length_class(tokens)).observe(seconds)
+
+    def embedded(self, n_texts: int, queue: float, tokenization: float, inference: float) -> None:
+        """The texts of a request have been embedded; the seconds of its parts."""
+        self.tei.add("te_embed_count", "", "", n_texts)
+        self.tei.add("te_embed_success", "", "", n_texts)
+        parts = {"queue": queue, "tokenization": tokenization, "inference": inference}
+        self.tei_durations["embed_duration"].observe(sum(parts.values()))
+        for part, seconds in parts.items():
+            for what in ("request", "embed"):
+                self.tei_durations[f"{what}_{part}_duration"].observe(seconds)
 
     def watch(self, models: Sequence[ServedModel], sessions: Mapping[str, OwnedSessions]) -> None:
         """Report what these hold."""
@@ -83,6 +99,24 @@ class Metrics:
     def text(self) -> bytes:
         """The page that Prometheus reads."""
         return generate_latest(self.registry)
+
+
+class TeiCounts:
+    """Counters under names without the "_total" that clients of Prometheus put behind them."""
+
+    def __init__(self) -> None:
+        self._counts: Counts[tuple[str, str, str]] = Counts()
+
+    def add(self, name: str, label: str, value: str, n: int = 1) -> None:
+        """Count something. label: of the counter, with this value; "" for none."""
+        self._counts[name, label, value] += n
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for (name, label, value), count in list(self._counts.items()):
+            metric = found.setdefault(name, Metric(name, name.removeprefix("te_").replace("_", " "), "unknown"))
+            metric.add_sample(name, {label: value} if label else {}, count)
+        return found.values()
 
 
 class _Present:
@@ -113,8 +147,7 @@ class _Present:
         hits = CounterMetricFamily("thalweg_prefix_hits", "Texts that began with a kept state.", labels=["model"])
         misses = CounterMetricFamily("thalweg_prefix_misses", "Texts that did not.", labels=["model"])
         queue = GaugeMetricFamily("te_queue_size", "Texts that wait.")
-        batch = GaugeMetricFamily("te_batch_next_tokens", "Tokens of the last step.")
-        queued = last = 0.0
+        queued = 0.0
         for model in self._models:
             progress, prefixes = model.thread.engine.progress, model.prefixes.states
             sessions = self._sessions[model.name]
@@ -128,7 +161,5 @@ class _Present:
             hits.add_metric([model.name], prefixes.hits)
             misses.add_metric([model.name], prefixes.misses)
             queued += progress.pending
-            last += progress.fill * model.thread.engine.schedule.max_tokens_per_step
         queue.add_metric([], queued)
-        batch.add_metric([], last)
-        yield from (*gauges.values(), hits, misses, queue, batch)
+        yield from (*gauges.values(), hits, misses, queue)

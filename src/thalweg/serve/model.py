@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import queue
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,11 +42,14 @@ SLICE = 64
 HIDDEN_TOKENS = 128
 """Tokens of a text whose hidden vectors are asked for that are run at a time."""
 
+LEARNED_CHARS = 100_000
+"""Characters over which the tokens of a character are measured."""
+
 INLINE = 8
 """Vectors up to which a request's are finished in the event loop, at some 40 µs each."""
 
-KEPT_PROMPT = 64
-"""Characters of a prompt that may be worth a state."""
+KEPT_PROMPT = (64, 1 << 14)
+"""Characters of a prompt that may be worth a state, and up to which one is sought: it is tokenised several times."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class ServedModel:
         pool: tokenises.
         schedule: the bounds of its steps.
         on_step: see `EngineThread`.
+        on_embedded: called with the texts of a request that was embedded, and the seconds for which it waited for room,
+            was tokenised, and was in the engine.
     """
 
     def __init__(
@@ -83,10 +91,12 @@ class ServedModel:
         *,
         schedule: Schedule,
         on_step: Callable[[int, float, Counter[Hashable]], None] | None = None,
+        on_embedded: Callable[[int, float, float, float], None] | None = None,
     ) -> None:
         self.embedder = embedder
         self.names = tuple(names)
         self.pool = pool
+        self._on_embedded = on_embedded
         self.eos = embedder.probe_id
         engine = Engine(
             embedder.model,
@@ -100,9 +110,10 @@ class ServedModel:
             settings.max_queued_tokens, settings.max_queued_texts, settings.max_wait, lambda: self.thread.rate
         )
         self.prefixes = Prefixes(settings.prefix_memory)
+        self._prefix_pool = ThreadPoolExecutor(2, "thalweg-prefixes")  # it waits for the engine
         self._hidden_lock = asyncio.Lock()
         self._groups = TextGroups(embedder.tokenizer, pool)
-        self._tokens_per_char = 0.3  # of texts so far
+        self._chars, self._tokens = 1000.0, 300.0  # of texts of late
         self._warm_up()
 
     @property
@@ -119,8 +130,9 @@ class ServedModel:
                 raise result.error
 
     def close(self) -> None:
-        """Drop what is under way and end the thread."""
+        """Drop what is under way and end the threads."""
         self.thread.close()
+        self._prefix_pool.shutdown(wait=False, cancel_futures=True)
 
     # -- what is asked for -------------------------------------------------------------------------------------------
 
@@ -176,7 +188,7 @@ class ServedModel:
 
     def estimate(self, text: str | bytes | Ids) -> int:
         """About how many tokens a text has."""
-        return int(len(text) * self._tokens_per_char) + 2 if isinstance(text, str | bytes) else len(text)
+        return int(len(text) * self._tokens / self._chars) + 2 if isinstance(text, str | bytes) else len(text)
 
     def finished(self, pooled: Sequence[FloatArray], wish: Wish) -> FloatArray:
         """(n, d) float32: vectors as they leave the engine, made what was wished for."""
@@ -195,28 +207,40 @@ class ServedModel:
             RequestError: 429.
             ThalwegError: of a text that cannot be embedded.
         """
-        tokens = sum(map(self.estimate, inputs))
+        of_prompt = self.estimate(wish.prompt)
+        tokens = sum(self.estimate(each) + of_prompt for each in inputs)
+        times = [time.perf_counter()]
         ticket = await self.admission.enter(wish.client, tokens, len(inputs), patient=patient)
         with self.admission.held(ticket):
+            times.append(time.perf_counter())
             prefixes = await self._prefixes(wish)
             batch = _Batch(len(inputs), self.thread)
             try:
                 await self._add(
                     inputs, wish, batch, prefixes, lambda n, taken: self.admission.set_tokens(ticket, n, taken)
                 )
+                times.append(time.perf_counter())
                 results = await batch.done
+                times.append(time.perf_counter())
             finally:
                 batch.remove_all()
+        if self._on_embedded is not None:
+            self._on_embedded(len(inputs), *(after - before for before, after in pairwise(times)))
         pooled = [result.vector for result in results]
         if len(pooled) <= INLINE:
             vectors = self.finished(pooled, wish)
         else:
             vectors = await asyncio.get_running_loop().run_in_executor(self.pool, self.finished, pooled, wish)
         total = sum(result.stop for result in results)
-        chars = sum(len(text) for text in inputs if isinstance(text, str))
-        if chars == sum(map(len, inputs)) and chars:
-            self._tokens_per_char += 0.05 * (total / chars - self._tokens_per_char)
+        if all(isinstance(text, str) for text in inputs):
+            self._learn(sum(map(len, inputs)) + len(inputs) * len(wish.prompt), total, len(inputs))
         return vectors, total
+
+    def _learn(self, chars: int, tokens: int, n_texts: int) -> None:
+        """How many tokens a character has, by the texts of late."""
+        ends = n_texts * (len(self.embedder.tokenizer.prefix) + len(self.embedder.tokenizer.suffix))
+        kept = math.exp(-chars / LEARNED_CHARS)
+        self._chars, self._tokens = kept * self._chars + chars, kept * self._tokens + max(0, tokens - ends)
 
     async def hidden(self, ids: Ids) -> FloatArray:
         """(n, D) float32: the hidden vector of each token, as it leaves the model.
@@ -242,9 +266,10 @@ class ServedModel:
     async def _prefixes(self, wish: Wish) -> TextPrefixes | None:
         """What finds the states that texts begin with."""
         prefixes = self.prefixes_of(wish)
-        if len(wish.prompt) >= KEPT_PROMPT:
+        least, most = KEPT_PROMPT
+        if least <= len(wish.prompt) <= most:
             keep, tokenizer = prefixes.keep, self.embedder.tokenizer
-            await asyncio.get_running_loop().run_in_executor(self.pool, keep, tokenizer, wish.prompt)
+            await asyncio.get_running_loop().run_in_executor(self._prefix_pool, keep, tokenizer, wish.prompt)
         return prefixes if len(self.prefixes.states) else None
 
     def prefixes_of(self, wish: Wish) -> TextPrefixes:
@@ -265,7 +290,8 @@ class ServedModel:
         tokens = 0
         for start in range(0, len(inputs), SLICE):
             part = list(enumerate(inputs[start : start + SLICE], start))
-            short = [(n, text) for n, text in part if isinstance(text, str) and len(text) < SHORT_CHARS]
+            most = SHORT_CHARS - len(wish.prompt)
+            short = [(n, text) for n, text in part if isinstance(text, str) and len(text) < most]
             ids = {n: given for n, given in part if not isinstance(given, str)}
             if short:
                 found = await self._groups.ids([text for _, text in short], wish.prompt)
@@ -282,7 +308,7 @@ class ServedModel:
                     source = await loop.run_in_executor(self.pool, self._open, given, wish.prompt, prefixes)
                     longs.append(source)
                     batch.add(number, source, wish, source.text.state)
-                    tokens += self.estimate(given)
+                    tokens += self.estimate(given) + self.estimate(wish.prompt)
             if batch.done.done():
                 return  # one of them has failed
         known(tokens, (lambda: sum(each.taken for each in longs)) if longs else None)

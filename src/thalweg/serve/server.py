@@ -89,6 +89,7 @@ class Server:
                 self.settings,
                 self._pool,
                 schedule=bounds,
+                on_embedded=self.metrics.embedded,
                 on_step=functools.partial(self.metrics.step, name, bounds.max_tokens_per_step),
             )
             self._models |= dict.fromkeys(served.names, served)
