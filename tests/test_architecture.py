@@ -141,7 +141,7 @@ def mapped() -> list[Path]:
 
 
 def test_the_map_has_every_package_and_every_file_once() -> None:
-    suffixes = {".py", ".cpp", ".hpp", ".json", ".txt"}
+    suffixes = {".py", ".cpp", ".hpp", ".json", ".txt", ".html", ".css", ".js", ".svg"}
     model = PACKAGE / "assets" / "thalweg-small-en"
     files = {path for path in PACKAGE.rglob("*") if path.suffix in suffixes and model not in path.parents}
     # A heading stands for a folder and for its __init__.py, which a row may describe as well.

@@ -52,6 +52,9 @@ def test_a_wheel_out_of_the_source_archive_embeds(archive: Path, tmp_path: Path,
     assert "none-any" not in wheel.name
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
+    page = Path("thalweg", "serve", "page")
+    names = {path.name for path in (ROOT / "src" / page).iterdir()}
+    assert {path.name for path in (site / page).iterdir()} == names >= {"index.html", "page.js", "page.css"}
     arguments = ["-c", USE, str(site), str(tmp_path / "vectors.npy")]
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run(

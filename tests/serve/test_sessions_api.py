@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -99,6 +100,11 @@ def test_sections_of_a_session(ada: httpx.Client, model: thalweg.Embedder) -> No
     expected = list(model.encode_sections(text, by="paragraph"))
     assert [(each["start"], each["end"]) for each in found] == [(each.char_start, each.char_end) for each in expected]
     assert np.allclose([each["vector"] for each in found], [each.vector for each in expected], atol=1e-5)
+    again = begin(ada, sections={"by": "paragraph"})
+    ended = ada.post(f"{ROOT}/{again}/append?encoding_format=base64", json={"text": text}).json()["sections"]
+    for section, each in zip(ended, expected, strict=False):
+        assert np.allclose(np.frombuffer(base64.b64decode(section["vector"]), "<f4"), each.vector, atol=1e-5)
+    assert len(ended) == len(expected) - 1
 
 
 def test_a_session_belongs_to_its_key(ada: httpx.Client, grace: httpx.Client, keyed: Running) -> None:

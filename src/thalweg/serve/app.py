@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thalweg.serve import openai, sessions_api, tei, thalweg_api
+from thalweg.serve import openai, sessions_api, tei, thalweg_api, web_page
 from thalweg.serve.errors import Interface, RequestError
 from thalweg.serve.http import JSON, Handler, PlainRoute, endpoint
 from thalweg.serve.schema import components, operation
@@ -31,7 +31,7 @@ class Route(NamedTuple):
 
     body, query: what it takes as JSON, and in the query; public: see `endpoint`; streamed: the kinds of bodies that are
     embedded while they arrive, in a route whose answer leaves in parts; others: further kinds of bodies; status, media:
-    of its answer.
+    of its answer; described: it is part of the API.
     """
 
     method: str
@@ -45,7 +45,10 @@ class Route(NamedTuple):
     others: tuple[str, ...] = ()
     status: int = 200
     media: str | None = JSON
+    described: bool = True
 
+
+_INDEX, _FILE = web_page.handlers()
 
 ROUTES = (
     Route("POST", "/v1/embeddings", openai.embeddings, "openai", openai.EmbeddingsRequest),
@@ -92,7 +95,15 @@ ROUTES = (
     Route("GET", f"{OURS}/sessions", sessions_api.list_all, "openai"),
     Route("GET", f"{SESSION}", sessions_api.describe, "openai"),
     Route("DELETE", f"{SESSION}", sessions_api.delete, "openai", status=204, media=None),
-    Route("POST", f"{SESSION}/append", sessions_api.append, "openai", sessions_api.AppendRequest, others=(PLAIN,)),
+    Route(
+        "POST",
+        f"{SESSION}/append",
+        sessions_api.append,
+        "openai",
+        sessions_api.AppendRequest,
+        sessions_api.Options,
+        others=(PLAIN,),
+    ),
     Route("GET", f"{SESSION}/vector", sessions_api.vector, "openai", query=sessions_api.Options),
     Route("GET", f"{SESSION}/sections", sessions_api.open_sections, "openai", query=sessions_api.Options),
     Route("POST", f"{SESSION}/fork", sessions_api.fork, "openai", status=201),
@@ -111,6 +122,8 @@ ROUTES = (
     Route("GET", "/health", tei.health, "tei", public=True, media=None),
     Route("GET", "/ping", tei.health, "tei", public=True, media=None),
     Route("GET", "/ready", tei.ready, "tei", public=True, media=None),
+    Route("GET", "/", _INDEX, "tei", public=True, described=False),
+    Route("GET", "/page/{name}", _FILE, "tei", public=True, described=False),
 )
 
 
@@ -140,6 +153,7 @@ def make_app(server: Server) -> FastAPI:
             status_code=route.status,
             response_model=None,
             response_class=Response,
+            include_in_schema=route.described,
             openapi_extra=operation(
                 route.path,
                 route.interface,

@@ -85,4 +85,5 @@ def _described(call: Call, name: str) -> dict[str, Any]:
         "dimensions": embedder.dimension,
         "fingerprint": embedder.fingerprint,
         "prompts": sorted(embedder.prompts),
+        "similarity": embedder.embedding_config.similarity,
     }

@@ -92,7 +92,11 @@ def _find(call: Call) -> tuple[ServedModel, OwnedSessions, Held]:
 
 
 async def _described(
-    model: ServedModel, sessions: OwnedSessions, held: Held, ended: Sequence[Embedding] | None = None
+    model: ServedModel,
+    sessions: OwnedSessions,
+    held: Held,
+    ended: Sequence[Embedding] | None = None,
+    encoding: Encoding = "float",
 ) -> dict[str, Any]:
     found = {
         "id": held.id,
@@ -101,7 +105,7 @@ async def _described(
         "bytes": held.session.nbytes,
         "expires_in": round(sessions.expires_in(held), 1),
     }
-    return found if ended is None else found | {"sections": _shown(ended, "float")}
+    return found if ended is None else found | {"sections": _shown(ended, encoding)}
 
 
 def _shown(sections: Sequence[Embedding], encoding: Encoding) -> list[dict[str, Any]]:
@@ -184,12 +188,13 @@ async def describe(call: Call) -> Response:
 async def append(call: Call) -> Response:
     """`POST /v1/thalweg/sessions/{id}/append`: read on; JSON, or text/plain cut anywhere."""
     model, sessions, held = _find(call)
+    asked = query(call.request, Options)
     kind = media_type(call.request)
     if kind not in (PLAIN, "application/json"):
         raise RequestError("unsupported", f"Content-Type must be application/json or {PLAIN}")
     text: str | bytes = await call.body() if kind == PLAIN else (await call.json(_APPEND)).text
     ended = await _append(call, model, sessions, held, text)
-    return json_response(await _described(model, sessions, held, ended))
+    return json_response(await _described(model, sessions, held, ended, asked.encoding_format))
 
 
 async def vector(call: Call) -> Response:
