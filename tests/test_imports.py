@@ -30,6 +30,7 @@ OPTIONAL = (
     "scipy",
     "sentence_transformers",
     "sklearn",
+    "sqlglot",
     "transformers",
 )
 """What thalweg can do without; all of these are installed where its tests run."""
@@ -107,6 +108,11 @@ USES = {
         "import sys; from unittest.mock import patch\n"
         "with patch.dict(sys.modules, {'httpx': None}): import thalweg.synthesis.client",
         "synth",
+    ),
+    "search": (
+        "import pyarrow as pa; from thalweg.corpus.where import Where\n"
+        "Where('n > 2', pa.schema({'n': pa.int64()}), 'a.parquet')",
+        "search",
     ),
     "bench, memory": ("from thalweg.bench import machine; machine.psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
