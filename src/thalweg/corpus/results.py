@@ -141,12 +141,12 @@ def read_rows(path: Path, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 def read_table(path: Path, metadata: Metadata) -> Any:
     """Everything that was stored, as an Arrow table; its vectors in a fixed-size list, as the precision has them."""
-    names = read_schema(path).names
+    names, schema = read_schema(path).names, output_schema(metadata, with_text=True)
     tables = [
-        batch.columns.append_column(VECTOR, list_column(np.ascontiguousarray(batch.vectors)))
+        batch.columns.append_column(schema.field(VECTOR), list_column(np.ascontiguousarray(batch.vectors)))
         for batch in read_batches(path, metadata, names)
     ]
-    table = pa.concat_tables(tables) if tables else output_schema(metadata, with_text=True).empty_table()
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
     return table.replace_schema_metadata({METADATA_KEY: metadata.dumps()})
 
 
