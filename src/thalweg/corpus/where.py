@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class Where:
             empty.filter(self._expression)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise InvalidInputError(
-                f"where {str(condition)!r:.200} does not fit {path}: {str(error).splitlines()[0]}; its columns are "
+                f"where {str(condition)!r:.200} does not fit {path}: {_reason(error)}; its columns are "
                 f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
             ) from error
         self.columns: tuple[str, ...] = tuple(name for name in schema.names if self._needs(empty, name))
@@ -73,6 +74,12 @@ class Where:
                 f"where {str(self._told)!r:.200} cannot be computed for the rows of {self._path}: {error}"
             ) from error
         return np.sort(kept.column(_NUMBER).to_numpy())
+
+
+def _reason(error: Exception) -> str:
+    message = str(error).splitlines()[0]
+    missing = re.match(r"No match for FieldRef\.Name\((.*?)\)", message)
+    return message if missing is None else f"there is no column {missing[1]!r}"
 
 
 def _parsed(text: str) -> Any:
@@ -104,7 +111,7 @@ def _parsed(text: str) -> Any:
 class _Refused(InvalidInputError):
     def __init__(self, text: str, node: Any) -> None:
         told = node.sql() if hasattr(node, "sql") else str(node)
-        super().__init__(f"where {text!r:.200} has what is not possible: {told!r:.80}; {POSSIBLE}")
+        super().__init__(f"where {text!r:.200} uses {told!r:.80}, which is not supported; {POSSIBLE}")
 
 
 class _Reader:
