@@ -217,6 +217,15 @@ def test_equal_vectors_keep_their_order_in_any_batch() -> None:
             assert numbers_found[1000:] == sorted(numbers_found[1000:])
 
 
+def test_what_float32_cannot_tell_is_still_the_best_of_its_document() -> None:
+    """Zeros, whose bound of the error is infinite, beside vectors that point away."""
+    vectors = -np.eye(2, WIDTH, dtype=np.float32)
+    vectors[1] = 0
+    best = ranking.Ranking(-vectors[:1], 1, "cosine", documents=True)
+    best.add("file", 0, np.arange(2), vectors, ranking.Groups(pa.table({"id": ["a", "a"]})))
+    assert best.places() == [[(0.0, 0, 1)]]
+
+
 @pytest.fixture(scope="module")
 def made(embedder: thalweg.Embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus with columns of its own in each format."""
