@@ -48,7 +48,7 @@ def main() -> None:
 def embed(work: Path, name: str, arguments: argparse.Namespace) -> None:
     """Begin or go on, and write down after every step where the document is: tokens spared and tokens run."""
     import thalweg
-    from thalweg.corpus import Settings, Status, discover, embed_corpus
+    from thalweg.corpus import Settings, Status, discover, embed_files
 
     counts = os.open(work / f"{name}.tokens", os.O_WRONLY | os.O_CREAT)
 
@@ -60,7 +60,7 @@ def embed(work: Path, name: str, arguments: argparse.Namespace) -> None:
     settings = Settings(model=arguments.model, state_every=arguments.state_every)
     embedder = thalweg.load(arguments.model)
     files = discover([str(work / "long.txt")]).files
-    embed_corpus(embedder, files, work / f"{name}.parquet", settings, mode="resume", on_status=follow)
+    embed_files(embedder, files, work / f"{name}.parquet", settings, mode="resume", on_status=follow)
 
 
 def compare(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:

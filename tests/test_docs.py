@@ -17,6 +17,7 @@ from tests.integrations.recurrent import auto_classes_restored
 DOCS = Path(__file__).parent.parent / "docs"
 
 PAGES = [
+    "corpora.md",
     "evaluation.md",
     "integrations.md",
     "prefixes.md",

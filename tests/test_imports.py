@@ -31,6 +31,7 @@ OPTIONAL = (
     "scipy",
     "sentence_transformers",
     "sklearn",
+    "sqlglot",
     "transformers",
     "uvicorn",
 )
@@ -116,6 +117,11 @@ USES = {
         "client",
     ),
     "serve": ("from thalweg.serve.extras import require_extra; require_extra()", "serve"),
+    "search": (
+        "import pyarrow as pa; from thalweg.corpus.where import Where\n"
+        "Where('n > 2', pa.schema({'n': pa.int64()}), 'a.parquet')",
+        "search",
+    ),
     "bench, memory": ("from thalweg.bench import machine; machine.psutil()", "bench"),
     "bench, pictures": ("from thalweg.bench import figures; figures._pyplot()", "bench"),
 }

@@ -25,6 +25,7 @@ from thalweg.lazy_names import lazy_names
 from thalweg.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from thalweg.corpus import Corpus, Hit, embed_corpus, open_corpus
     from thalweg.embedder.embedder import Embedder
     from thalweg.embedder.loading import load
     from thalweg.embedder.results import Embedding
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
+    "Corpus",
     "CorpusError",
     "Embedder",
     "Embedding",
     "EndpointError",
     "Failure",
+    "Hit",
     "InvalidInputError",
     "MeasurementError",
     "MemoryPlan",
@@ -53,7 +56,9 @@ __all__ = [
     "ThalwegError",
     "TokenizationError",
     "UnsupportedModelError",
+    "embed_corpus",
     "load",
+    "open_corpus",
 ]
 
 
@@ -61,15 +66,19 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "Corpus": ".corpus",
         "Embedder": ".embedder.embedder",
         "Embedding": ".embedder.results",
         "Failure": ".engine.results",
+        "Hit": ".corpus",
         "MemoryPlan": ".engine.memory_plan",
         "Progress": ".engine.results",
         "Schedule": ".engine.schedule",
         "Sections": ".embedder.sections",
         "Session": ".embedder.sessions.session",
+        "embed_corpus": ".corpus",
         "load": ".embedder.loading",
+        "open_corpus": ".corpus",
     },
 )
 

@@ -1,8 +1,9 @@
-"""Checks of arguments that many functions have: what is wrong is quoted, with what it must be."""
+"""Arguments that many functions have: what is wrong is quoted, with what it must be; names that last."""
 
 from __future__ import annotations
 
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 from thalweg.errors import InvalidInputError
@@ -42,3 +43,10 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise InvalidInputError(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
+
+
+def lasting_name(model: str | Path | None) -> str | None:
+    """A name that finds the model from any folder: a local one's absolute path."""
+    if model is None:
+        return None
+    return str(Path(model).resolve()) if str(model) and Path(model).exists() else str(model)

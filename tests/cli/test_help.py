@@ -27,7 +27,7 @@ def test_help_names_all_commands_and_exit_codes(thalweg_command: Command) -> Non
     ("command", "words"),
     [
         ("embed", ["INPUT...", "--out", "--sections", "--resume", "--strict", "--glob", "130 interrupted", ".npy"]),
-        ("search", ["OUT", "QUERY", "--json", "-k", "--model"]),
+        ("search", ["OUT", "QUERY", "--json", "-k", "--model", "--where", "--by", "--queries"]),
         ("info", ["MODEL", "--revision", "--dtype", "--quantize"]),
         ("export", ["MODEL", "DIR", "--format", "stock", "--dtype", "--overwrite", "Example:"]),
         ("mine", ["DATA", "--out", "--corpus", "--range-max", "--library", "Example: thalweg mine"]),

@@ -45,10 +45,10 @@ def test_any_folder_is_embedded_and_accounted_for(
         summaries.append(real(*arguments, **settings))
         return summaries[-1]
 
-    real = thalweg.corpus.embed_corpus
+    real = thalweg.embed_corpus
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thalweg, "load", lambda *_, **__: embedder)  # once for all examples
-        patch.setattr(thalweg.corpus, "embed_corpus", embed_corpus)
+        patch.setattr("thalweg.corpus.embed.load", lambda *_, **__: embedder)  # once for all examples
+        patch.setattr(thalweg, "embed_corpus", embed_corpus)
         command = ["embed", str(root), "-o", str(out), "--model", str(model_folder), *options]
         result = CliRunner().invoke(app, command)
         again = CliRunner().invoke(app, [*command, "--resume"])

@@ -59,7 +59,7 @@ OURS = re.compile(r"\x1b\[[\d;]*m|\r?(\x1b\[1A)?\x1b\[2K|\x1b\[\?25[lh]")
 
 def hit(attack: str) -> None:
     found = {"id": attack, "section": 0, "char_start": 0, "char_end": 9, "text": f"before {attack} after"}
-    show_hits(stdout(), [Hit(0.5, found)])
+    show_hits(stdout(), [Hit(0.5, found, Path(attack))], with_files=True)
 
 
 def failures(attack: str) -> None:
@@ -345,7 +345,7 @@ def test_tracebacks_of_the_command(tmp_path: Path, debug: bool) -> None:
         "from thalweg.cli import main\n"
         "def fail(path):\n"
         f"    raise {'thalweg.errors.CorpusError' if debug else 'ValueError'}({name!r})\n"
-        "thalweg.corpus.read_metadata = fail\n"
+        "thalweg.corpus.opened.read_metadata = fail\n"
         f"sys.argv = ['thalweg', 'search', 'x', 'y', *{['--debug'] * debug}]\n"
         "main()\n"
     )

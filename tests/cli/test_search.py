@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,94 @@ def test_json_has_everything(thalweg_command: Command, embedded: Path) -> None:
     found = json.loads(result.stdout)
     assert [hit["rank"] for hit in found] == [1, 2]
     assert set(found[0]) == {
-        *("rank", "score", "key", "id", "path", "row", "section", "char_start", "char_end", "n_tokens", "text")
+        *(
+            "rank",
+            "score",
+            "corpus",
+            "key",
+            "id",
+            "path",
+            "row",
+            "section",
+            "char_start",
+            "char_end",
+            "n_tokens",
+            "text",
+        )
     }
+
+
+def test_several_questions_are_answered_below_their_own_words(
+    thalweg_command: Command, embedded: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "asked.txt").write_bytes("boats drift\r\nnaïve façade\n".encode())
+    alone = [
+        json.loads(thalweg_command("search", embedded, query, "-k", 2, "--json").stdout)
+        for query in ("grey stones", "boats drift", "naïve façade")
+    ]
+    shown = thalweg_command("search", embedded, "grey stones", "boats drift", "-k", 2)
+    assert [line for line in shown.stdout.splitlines() if line.startswith("Nearest")] == [
+        "Nearest to: grey stones",
+        "Nearest to: boats drift",
+    ]
+    assert len([line for line in shown.stdout.splitlines() if line.startswith("╭")]) == 4
+    command = ("search", embedded, "grey stones", "-k", 2, "--json")
+    for name, text in ((tmp_path / "asked.txt", None), ("-", (tmp_path / "asked.txt").read_bytes())):
+        found = json.loads(thalweg_command(*command, "--queries", name, input=text).stdout)
+        assert [each["query"] for each in found] == ["grey stones", "boats drift", "naïve façade"]
+        for each, one in zip(found, alone, strict=True):
+            assert [hit["key"] for hit in each["hits"]] == [hit["key"] for hit in one]
+    only = json.loads(thalweg_command("search", embedded, "--queries", tmp_path / "asked.txt", "--json").stdout)
+    assert len(only) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty; it must hold"), (b"a\n\nb\n", "line 2 of .* is empty"), (b"a\xff\n", "is not UTF-8")],
+)
+def test_questions_that_cannot_be_read(
+    thalweg_command: Command, embedded: Path, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "asked.txt").write_bytes(content)
+    result = thalweg_command("search", embedded, "--queries", tmp_path / "asked.txt")
+    assert result.exit_code == 1
+    assert re.search(reason, result.stderr)
+    assert thalweg_command("search", embedded, "--queries", tmp_path / "none.txt").exit_code == 1
+
+
+def test_several_files_are_searched_as_one(
+    thalweg_command: Command, embedded: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.txt").write_text("grey stones")
+    other = tmp_path / "a name with spaces.npy"
+    assert thalweg_command("embed", tmp_path / "more.txt", "-o", other, "--model", model_folder).exit_code == 0
+    found = json.loads(
+        thalweg_command("search", embedded, other, "grey stones", "-k", 99, "--json", "--prompt", "").stdout
+    )
+    assert (found[0]["corpus"], found[0]["text"]) == (str(other), "grey stones")
+    assert {hit["corpus"] for hit in found} == {str(embedded), str(other)}
+    assert str(other) in thalweg_command("search", embedded, other, "grey stones", "--prompt", "").stdout
+    asked = json.loads(thalweg_command("search", embedded, "what is in my.parquet", "--json").stdout)
+    assert {hit["corpus"] for hit in asked} == {str(embedded)}
+    missing = thalweg_command("search", embedded, tmp_path / "missing.parquet", "grey stones")
+    assert (missing.exit_code, "there is no file" in missing.stderr) == (1, True)
+    for arguments in ((embedded,), (embedded, other)):
+        assert thalweg_command("search", *arguments).exit_code == 2
+
+
+def test_conditions_and_documents(thalweg_command: Command, embedded: Path) -> None:
+    pytest.importorskip("sqlglot")
+    command = ("search", embedded, "grey stones", "-k", 50, "--json")
+    found = json.loads(thalweg_command(*command, "--where", "id like 'b%' and section = 1").stdout)
+    assert found
+    assert all(hit["id"].startswith("b") and hit["section"] == 1 for hit in found)
+    ids = [hit["id"] for hit in json.loads(thalweg_command(*command, "--by", "document").stdout)]
+    assert len(ids) == len(set(ids)) > 5
+    nothing = thalweg_command("search", embedded, "grey stones", "--where", "section > 5000")
+    assert (nothing.exit_code, "no passage found" in nothing.stdout) == (0, True)
+    refused = thalweg_command("search", embedded, "grey stones", "--where", "yaer > 5")
+    assert refused.exit_code == 1
+    assert "its columns are key (string), id (string)" in refused.stderr
 
 
 def test_vectors_without_text_show_their_place(

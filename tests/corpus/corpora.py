@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import thalweg
-from thalweg.corpus import Mode, Settings, Summary, discover, embed_corpus
+from thalweg.corpus import Mode, Settings, Summary, discover, embed_files
 
 from .tiny import make_text
 
@@ -36,9 +36,14 @@ def run(
 ) -> Summary:
     files, unreadable, left_out = discover([str(root)])
     follow = {} if on_status is None else {"on_status": on_status}
-    return embed_corpus(
+    return embed_files(
         embedder, files, out, Settings(**settings), unreadable=unreadable, left_out=left_out, mode=mode, **follow
     )
+
+
+def search(out: Path, embedder: thalweg.Embedder, query: str, k: int, **options: Any) -> list[thalweg.Hit]:
+    """One question to a corpus that is opened for it."""
+    return thalweg.open_corpus(out, model=embedder).search(query, k, **options)
 
 
 def rows_of(out: Path) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:

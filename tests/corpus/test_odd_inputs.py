@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import thalweg
-from thalweg.corpus import Columns, read_metadata, search
+from thalweg.corpus import Columns, read_metadata
 from thalweg.errors import CorpusError
 
-from .corpora import assert_same_output, rows_of, run
+from .corpora import assert_same_output, rows_of, run, search
 from .tiny import make_text
 
 no_bytes = pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
@@ -171,7 +171,7 @@ def test_a_json_file_in_a_folder_is_only_taken_if_it_holds_texts(
     (docs / "a.txt").write_text("words")
     out = tmp_path / "named.parquet"
     files = thalweg.corpus.discover([str(docs / "package.json"), str(docs / "a.txt")])
-    thalweg.corpus.embed_corpus(embedder, files.files, out, thalweg.corpus.Settings())
+    thalweg.corpus.embed_files(embedder, files.files, out, thalweg.corpus.Settings())
     assert "no text column" in failures(out)[(docs / "package.json").as_posix() + ":0"]
 
 
@@ -209,7 +209,7 @@ def test_rows_have_keys_and_repeated_ids_are_told(
     assert found[0]["key"] == "1#0"
     assert {row["key"].rpartition("#")[0] for row in found} == {"1", "1~2", "a", "t.jsonl:3", "1.0", "a~2", "1~3"}
     assert len({row["key"] for row in found}) == len(found) > 7
-    hits = search(out, read_metadata(out), embedder, "row 5", 1)
+    hits = search(out, embedder, "row 5", 1)
     assert hits[0].row["key"].startswith(hits[0].row["id"])
 
 
@@ -284,7 +284,7 @@ def test_names_that_are_no_utf8(embedder: thalweg.Embedder, tmp_path: Path, name
     assert {row["id"] for row in rows} == {"good.txt", r"t\xff.parquet:0", r"t\xff.parquet:1"}
     assert {row["path"] for row in rows} == {rf"{tmp_path}/docs-\xe9/{name}" for name in ("good.txt", r"t\xff.parquet")}
     assert set(failures(out)) == {r"bad\xe9.txt"}
-    assert search(out, read_metadata(out), embedder, "two", 1)[0].row["text"]
+    assert search(out, embedder, "two", 1)[0].row["text"]
 
 
 @no_bytes
@@ -411,7 +411,6 @@ def test_outputs_may_be_named_in_capitals(embedder: thalweg.Embedder, docs: Path
     (docs / "a.txt").write_text("words")
     for name in ("OUT.PARQUET", "OUT.JSONL", "OUT.NPY"):
         run(embedder, docs, tmp_path / name)
-        metadata = read_metadata(tmp_path / name)
-        (hit,) = search(tmp_path / name, metadata, embedder, "words", 3)
+        (hit,) = search(tmp_path / name, embedder, "words", 3)
         assert hit.row["text"] == "words"
     assert np.load(tmp_path / "OUT.NPY").shape == (1, 32)

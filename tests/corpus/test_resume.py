@@ -274,7 +274,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import thalweg
-from thalweg.corpus import Settings, discover, embed_corpus
+from thalweg.corpus import Settings, discover, embed_files
 model, docs, folder = sys.argv[1:]
 embedder = thalweg.load(model, device="cpu")
 told = []
@@ -289,7 +289,7 @@ for name in ("nothing", "parts", "output"):
     save_every = 0 if name == "parts" else 9
     settings = Settings(section_size=64, save_every=save_every, schedule={"max_tokens_per_step": 512})
     try:
-        embed_corpus(embedder, discover([docs]).files, Path(folder) / f"{name}.jsonl", settings, on_status=follow)
+        embed_files(embedder, discover([docs]).files, Path(folder) / f"{name}.jsonl", settings, on_status=follow)
     except thalweg.CorpusError as error:
         told.append(str(error))
 print(json.dumps(told))

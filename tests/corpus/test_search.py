@@ -13,12 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import thalweg
-from thalweg.corpus import Settings, discover, embed_corpus, read_metadata, search
-from thalweg.corpus.results import read_batches
-from thalweg.corpus.search import restored
+from thalweg.corpus import Settings, discover, embed_files, read_metadata
 from thalweg.errors import CorpusError, InvalidInputError
 
-from .corpora import rows_of, run
+from .corpora import rows_of, run, search
 from .tiny import make_text, write_model
 
 QUERY = "boats drift slowly"
@@ -36,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embed(embedder: thalweg.Embedder, corpus: Path, out: Path, **settings: Any) -> Path:
     files, *_ = discover([str(corpus)], lines=True)
-    embed_corpus(embedder, files, out, Settings(**settings))
+    embed_files(embedder, files, out, Settings(**settings))
     return out
 
 
@@ -46,7 +44,7 @@ def test_hits_are_those_of_all_rows_sorted(corpus: Path, embedder: thalweg.Embed
     rows, vectors = rows_of(out)
     scores = vectors.astype(np.float32) @ embedder.encode_query(QUERY)
     best = np.argsort(-scores, kind="stable")[:7]
-    hits = search(out, read_metadata(out), embedder, QUERY, 7)
+    hits = search(out, embedder, QUERY, 7)
     assert [hit.row["id"] for hit in hits] == [rows[i]["id"] for i in best]
     assert np.allclose([hit.score for hit in hits], scores[best], atol=1e-6)
     assert [hit.row for hit in hits] == [rows[i] for i in best]
@@ -55,7 +53,7 @@ def test_hits_are_those_of_all_rows_sorted(corpus: Path, embedder: thalweg.Embed
 def test_the_text_itself_is_the_nearest(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
     for precision in ("float32", "int8", "uint8", "binary", "ubinary"):
         out = embed(embedder, corpus, tmp_path / f"{precision}.parquet", precision=precision)
-        hits = search(out, read_metadata(out), embedder, QUERY, 3, prompt="")
+        hits = search(out, embedder, QUERY, 3, prompt="")
         assert hits[0].row["text"] == QUERY, precision
         assert hits[0].score == pytest.approx(1, abs=0.01 if "int" in precision else 0.3)
 
@@ -66,8 +64,7 @@ def test_stored_numbers_are_restored(
 ) -> None:
     exact = rows_of(embed(embedder, corpus, tmp_path / "exact.parquet"))[1]
     out = embed(embedder, corpus, tmp_path / "out.parquet", precision=precision)
-    metadata = read_metadata(out)
-    found = np.concatenate([restored(batch.vectors, metadata) for batch in read_batches(out, metadata)])
+    found = thalweg.open_corpus(out).vectors()
     assert np.abs(found - exact).max() <= error
 
 
@@ -79,8 +76,7 @@ def test_bits_are_restored_as_signs(
 ) -> None:
     exact = rows_of(embed(embedder, corpus, tmp_path / "exact.parquet", truncate_dim=dimension))[1]
     out = embed(embedder, corpus, tmp_path / "out.npy", precision=precision, truncate_dim=dimension)
-    metadata = read_metadata(out)
-    found = np.concatenate([restored(batch.vectors, metadata) for batch in read_batches(out, metadata)])
+    found = thalweg.open_corpus(out).vectors()
     assert np.array_equal(found, np.where(exact > 0, 1, -1))
 
 
@@ -88,7 +84,7 @@ def test_one_row_keeps_its_numbers_in_int8(embedder: thalweg.Embedder, tmp_path:
     """The range of a single row is a point in every dimension."""
     (tmp_path / "a.txt").write_text(QUERY)
     run(embedder, tmp_path / "a.txt", tmp_path / "out.parquet", precision="int8")
-    (hit,) = search(tmp_path / "out.parquet", read_metadata(tmp_path / "out.parquet"), embedder, QUERY, 5, prompt="")
+    (hit,) = search(tmp_path / "out.parquet", embedder, QUERY, 5, prompt="")
     assert hit.score == pytest.approx(1, abs=1e-5)
 
 
@@ -99,7 +95,7 @@ def test_queries_are_cut_and_scaled_as_the_rows_were(tmp_path: Path) -> None:
     run(embedder, tmp_path / "a.txt", tmp_path / "out.parquet", truncate_dim=10)
     metadata = read_metadata(tmp_path / "out.parquet")
     assert (metadata.dimension, metadata.normalized) == (10, False)
-    (hit,) = search(tmp_path / "out.parquet", metadata, embedder, QUERY, 1)
+    (hit,) = search(tmp_path / "out.parquet", embedder, QUERY, 1)
     assert hit.score == pytest.approx(1, abs=1e-5), "cosine, although the vectors have any length"
 
 
@@ -107,13 +103,13 @@ def test_another_models_vectors_are_refused(corpus: Path, embedder: thalweg.Embe
     out = embed(embedder, corpus, tmp_path / "out.parquet", model="org/name")
     other = thalweg.load(write_model(tmp_path / "other", prompts={"x": "y"}), device="cpu")
     with pytest.raises(CorpusError, match=r"vectors of org/name \(fingerprint .*pass the right --model"):
-        search(out, read_metadata(out), other, QUERY, 1)
+        search(out, other, QUERY, 1)
 
 
 def test_k_must_be_positive(corpus: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
     out = embed(embedder, corpus, tmp_path / "out.parquet")
     with pytest.raises(InvalidInputError, match="k must be at least 1"):
-        search(out, read_metadata(out), embedder, QUERY, 0)
+        search(out, embedder, QUERY, 0)
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
@@ -145,14 +141,13 @@ def test_rows_without_text_are_no_hits(embedder: thalweg.Embedder, tmp_path: Pat
         texts[i] = ("", " ", "\t  ")[i % 9 // 3] if with_text else ""
     lines.write_text("\n".join(texts) + "\n")
     out = embed(embedder, lines, tmp_path / name, with_text=with_text)
-    metadata = read_metadata(out)
     rows, vectors = rows_of(out)
     for query in ("", QUERY):
-        hits = search(out, metadata, embedder, query, 40, prompt="")
+        hits = search(out, embedder, query, 40, prompt="")
         scores = embedder.similarity(embedder.encode([query], prompt=""), vectors.astype(np.float32))[0]
         filled = [i for i in np.argsort(-scores, kind="stable").tolist() if texts[i].strip()]
         assert [hit.row["id"] for hit in hits] == [rows[i]["id"] for i in filled[:40]]
-    assert len(search(out, metadata, embedder, QUERY, 5000)) == sum(1 for text in texts if text.strip())
+    assert len(search(out, embedder, QUERY, 5000)) == sum(1 for text in texts if text.strip())
 
 
 def test_a_long_text_that_begins_with_white_space_is_a_hit(embedder: thalweg.Embedder, tmp_path: Path) -> None:
@@ -160,7 +155,7 @@ def test_a_long_text_that_begins_with_white_space_is_a_hit(embedder: thalweg.Emb
     (tmp_path / "a.txt").write_text(" " * 2000 + "words")
     (tmp_path / "b.txt").write_text(" " * 900)
     run(embedder, tmp_path, tmp_path / "out.parquet")
-    hits = search(tmp_path / "out.parquet", read_metadata(tmp_path / "out.parquet"), embedder, "words", 5)
+    hits = search(tmp_path / "out.parquet", embedder, "words", 5)
     assert [hit.row["id"] for hit in hits] == ["a.txt"]
 
 
@@ -206,7 +201,7 @@ def test_metadata_that_was_altered_is_an_error_of_ours(
 ) -> None:
     out = altered(honest, tmp_path, name, **lie)
     with pytest.raises(CorpusError, match=r"metadata cannot be read|is damaged"):
-        search(out, read_metadata(out), embedder, QUERY, 3)
+        search(out, embedder, QUERY, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000, b'{"model": null}'])
@@ -240,10 +235,9 @@ def test_columns_that_were_altered_are_errors_of_ours(honest: Path, embedder: th
     }
     for name, changed in odd.items():
         pq.write_table(changed, tmp_path / "out.parquet")
-        metadata = read_metadata(tmp_path / "out.parquet")
         print(name)
         with pytest.raises(CorpusError, match=r"is damaged|not a readable"):
-            search(tmp_path / "out.parquet", metadata, embedder, QUERY, 3)
+            search(tmp_path / "out.parquet", embedder, QUERY, 3)
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
@@ -276,10 +270,10 @@ def test_lines_that_were_altered_are_errors_of_ours(
     ):
         (tmp_path / name).write_bytes(line * 2 + b"".join(lines[2:]) if line[:1] != b"[" else line)
         with pytest.raises(CorpusError, match=r"is damaged|is not what"):
-            search(out, read_metadata(out), embedder, QUERY, 2000)
+            search(out, embedder, QUERY, 2000)
     (tmp_path / name).write_bytes(b"".join(lines[:-1]))
     with pytest.raises(CorpusError, match="is damaged"):
-        search(out, read_metadata(out), embedder, QUERY, 3)
+        search(out, embedder, QUERY, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x80\x04K\x01.", None])
@@ -293,19 +287,19 @@ def test_an_array_that_was_altered_is_an_error_of_ours(
     else:
         (tmp_path / "out.npy").write_bytes(content)
     with pytest.raises(CorpusError, match=r"is damaged|is not what"):
-        search(tmp_path / "out.npy", read_metadata(tmp_path / "out.npy"), embedder, QUERY, 3)
+        search(tmp_path / "out.npy", embedder, QUERY, 3)
 
 
 def test_a_flipped_bit_in_an_output_is_noticed(honest: Path, embedder: thalweg.Embedder, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     content = (honest / "out.parquet").read_bytes()
-    metadata = read_metadata(honest / "out.parquet")
     for place in range(100, len(content) // 2, len(content) // 40):
         out.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         try:
-            search(out, metadata, embedder, QUERY, 2000)
+            search(out, embedder, QUERY, 2000)
         except CorpusError:
             continue
-        assert search(out, metadata, embedder, QUERY, 2000) == search(
-            honest / "out.parquet", metadata, embedder, QUERY, 2000
-        ), "or it was in a column that is not looked at"
+        as_it_was = search(honest / "out.parquet", embedder, QUERY, 2000)
+        assert [hit[:2] for hit in search(out, embedder, QUERY, 2000)] == [hit[:2] for hit in as_it_was], (
+            "or it was in a column that is not looked at"
+        )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from thalweg.checks import lasting_name
 from thalweg.cli.bench_progress import bench_progress, told
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, stdout, table
 from thalweg.cli.list_options import names, number, numbers
-from thalweg.cli.options import Debug, Device, lasting_name
+from thalweg.cli.options import Debug, Device
 from thalweg.system.words import counted
 
 if TYPE_CHECKING:

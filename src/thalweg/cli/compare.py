@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thalweg.checks import lasting_name
 from thalweg.cli.console import errors_told, print_json, stderr, stdout, table, to_json, working
-from thalweg.cli.options import Debug, lasting_name
+from thalweg.cli.options import Debug
 from thalweg.cli.progress import duration
 from thalweg.system.words import counted
 

@@ -30,17 +30,15 @@ def demo(
     Example: thalweg demo "How does a pilot learn the river?"
     """
     with errors_told(debug):
-        from thalweg import corpus
+        import thalweg
         from thalweg.assets import book
 
         embedder = load_model(model, None, None, None)
         stderr().print(f"Embedding {book()} with {embedder.name} …")
-        found = corpus.discover([str(book())])
-        settings = corpus.Settings(model=model, section_size=SECTION_TOKENS)
         with tempfile.TemporaryDirectory() as folder, progress_line(stderr(), shown=True) as follow:
             out = Path(folder) / "book.parquet"
-            summary = corpus.embed_corpus(embedder, found.files, out, settings, on_status=follow)
-            hits = corpus.search(out, corpus.read_metadata(out), embedder, question, k)
+            summary = thalweg.embed_corpus(book(), out, model=embedder, section_size=SECTION_TOKENS, on_status=follow)
+            hits = thalweg.open_corpus(out, model=embedder).search(question, k)
         console = stdout()
         console.print(
             f"{counted(summary.tokens, 'token')} in {counted(round(summary.seconds), 'second')}: "

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thalweg.checks import lasting_name
 from thalweg.cli.console import INTERRUPTED, SOME_FAILED, Console, errors_told, stderr, table, text
 from thalweg.cli.embed_summary import input_lines
 from thalweg.cli.options import (
@@ -22,14 +23,10 @@ from thalweg.cli.options import (
     QuantizeOption,
     Revision,
     SpecialTokensOption,
-    lasting_name,
     load_model,
 )
 from thalweg.cli.progress import duration, progress_line
 from thalweg.cli.section_options import SectionModeName, parse_sections
-from thalweg.inputs.delimited_rows import check_delimiter
-from thalweg.inputs.discover import Reading
-from thalweg.inputs.encodings import check_encoding
 from thalweg.inputs.formats import LINES, NAMES, TABLE_SUFFIXES, TEXT_SUFFIXES
 from thalweg.system.words import counted
 
@@ -265,53 +262,68 @@ def embed(
         )
         sections, section_mode = str(every), SectionModeName.prefix
     cut = parse_sections(sections, section_mode, look_ahead)
+    vectors = {
+        "prompt": prompt,
+        "prompt_name": prompt_name,
+        "sections": cut,
+        "precision": precision.value,
+        "truncate_dim": truncate_dim,
+        "normalize": False if no_normalize else None,
+        "max_length": max_length,
+        "with_text": not no_text,
+    }
+    schedule = {
+        "vertical_chunk_size": vertical_chunk_size,
+        "max_tokens_per_step": max_tokens_per_step,
+        "max_in_flight": max_in_flight,
+    }
     with errors_told(debug), unforeseen_shown(debug):
-        from thalweg.corpus import Columns, Settings
+        if every is not None:
+            from thalweg.corpus import Settings
 
-        reading = Reading(
-            format_,
-            None if encoding is None else check_encoding(encoding),
-            None if delimiter is None else check_delimiter(delimiter),
-        )
-        settings = Settings(
-            model=lasting_name(model),
+            settings = Settings(model=lasting_name(model), revision=revision, schedule=schedule, **vectors)  # type: ignore[arg-type]
+            mode: Mode = "overwrite" if overwrite else "new"
+
+            def load() -> Embedder:
+                return load_model(
+                    settings.model,
+                    revision,
+                    device,
+                    dtype,
+                    quantize,
+                    special_tokens=special_tokens,
+                    max_uncut_chars=max_uncut_chars,
+                )
+
+            _follow(out, settings, mode, load, encoding, quiet)
+            return
+        failed = _run(
+            inputs,
+            out,
+            quiet,
+            model=model,
             revision=revision,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            sections=cut,
-            precision=precision.value,
-            truncate_dim=truncate_dim,
-            normalize=False if no_normalize else None,
-            max_length=max_length,
-            columns=Columns(text_column, id_column),
-            with_text=not no_text,
-            schedule={
-                "vertical_chunk_size": vertical_chunk_size,
-                "max_tokens_per_step": max_tokens_per_step,
-                "max_in_flight": max_in_flight,
-            },
+            device=device,
+            dtype=dtype.value if dtype else None,
+            quantize=quantize.value if quantize else None,
+            special_tokens=special_tokens.value if special_tokens else None,
+            max_uncut_chars=max_uncut_chars,
+            text_column=text_column,
+            id_column=id_column,
+            lines=lines,
+            format=format_,
+            encoding=encoding,
+            delimiter=delimiter,
+            globs=globs or [],
+            resume=resume,
+            overwrite=overwrite,
+            strict=strict,
             share_prefixes=share_prefixes,
             save_every=save_every,
             state_every=state_every,
-            strict=strict,
+            **vectors,
+            **schedule,
         )
-        mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
-
-        def load() -> Embedder:
-            return load_model(
-                settings.model,
-                settings.revision,
-                device,
-                dtype,
-                quantize,
-                special_tokens=special_tokens,
-                max_uncut_chars=max_uncut_chars,
-            )
-
-        if every is not None:
-            _follow(out, settings, mode, load, reading.encoding, quiet)
-            return
-        failed = _run(inputs, out, settings, mode, load, globs or [], reading, lines, quiet)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -332,8 +344,10 @@ def _follow(
 ) -> None:
     """Rows of stdin while it arrives."""
     from thalweg.corpus import check_free, follow_stdin
+    from thalweg.inputs.encodings import check_encoding
 
     check_free(out, mode)
+    reading = None if encoding is None else check_encoding(encoding)
     console = stderr()
     told = "there is no vector yet"
 
@@ -342,7 +356,7 @@ def _follow(
         told = f"{counted(rows, 'vector')}, {counted(tokens, 'token')} → {out}"
 
     try:
-        follow_stdin(load(), out, settings, encoding=encoding, mode=mode, on_row=note)
+        follow_stdin(load(), out, settings, encoding=reading, mode=mode, on_row=note)
     except KeyboardInterrupt:
         console.print(f"interrupted: {told}")
         raise typer.Exit(INTERRUPTED) from None
@@ -350,36 +364,15 @@ def _follow(
         console.print(told)
 
 
-def _run(
-    inputs: list[str],
-    out: Path,
-    settings: Settings,
-    mode: Mode,
-    load: Callable[[], Embedder],
-    globs: list[str],
-    reading: Reading,
-    lines: bool,
-    quiet: bool,
-) -> int:
+def _run(inputs: list[str], out: Path, quiet: bool, **options: Any) -> int:
     """The run itself; how many documents failed."""
-    from thalweg.corpus import STDIN, check_free, companions, discover, embed_corpus, parts_path
+    import thalweg
+    from thalweg.corpus import STDIN, parts_path
 
-    check_free(out, mode)
-    found = discover(inputs, globs=globs, reading=reading, lines=lines, exclude=[out, *companions(out)])
     console = stderr()
-    embedder = load()
     try:
         with progress_line(console, shown=not quiet) as follow:
-            summary = embed_corpus(
-                embedder,
-                found.files,
-                out,
-                settings,
-                unreadable=found.unreadable,
-                left_out=found.left_out,
-                mode=mode,
-                on_status=follow,
-            )
+            summary = thalweg.embed_corpus(inputs, out, on_status=follow, **options)
     except KeyboardInterrupt:
         if parts_path(out).exists() and STDIN not in inputs:
             console.print(f"interrupted; what is done is saved in {parts_path(out)}: go on with --resume")
@@ -387,11 +380,11 @@ def _run(
             console.print("interrupted; there is nothing to go on with")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
-        _tell(console, summary, out, settings)
+        _tell(console, summary, out, options["max_length"])
     return summary.failed
 
 
-def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> None:
+def _tell(console: Console, summary: Summary, out: Path, max_length: int | None) -> None:
     """Failures in a table, what became of the input, then one line on what came of the run."""
     documents, vectors = counted(summary.documents, "document"), counted(summary.rows, "vector")
     if summary.nothing_to_do:
@@ -411,7 +404,7 @@ def _tell(console: Console, summary: Summary, out: Path, settings: Settings) -> 
     for line in input_lines(summary):
         console.print(line)
     if summary.cut:
-        console.print(f"--max-length {settings.max_length} cut {summary.cut:,} of {documents}")
+        console.print(f"--max-length {max_length} cut {summary.cut:,} of {documents}")
     rate = summary.new_tokens / max(summary.seconds, 1e-9)
     console.print(
         f"{documents}, {vectors}, {counted(summary.tokens, 'token')}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
@@ -131,8 +130,3 @@ def load_model(
         special_tokens=special_tokens.value if special_tokens else None,
         max_uncut_chars=max_uncut_chars,
     )
-
-
-def lasting_name(model: str | None) -> str | None:
-    """A name that finds the model from any folder: a local one's absolute path."""
-    return str(Path(model).resolve()) if model and Path(model).exists() else model

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thalweg.checks import lasting_name
 from thalweg.cli.console import INTERRUPTED, Console, ProgressBar, errors_told, stderr, stdout, table
-from thalweg.cli.options import Debug, Revision, lasting_name
+from thalweg.cli.options import Debug, Revision
 from thalweg.cli.progress import LOG_EVERY, duration
 from thalweg.cli.silence_libraries import libraries_quiet
 from thalweg.system.words import counted

@@ -163,8 +163,10 @@ def part_schema(dimension: int, *, with_text: bool) -> pa.Schema:
 
 def output_schema(metadata: Metadata, *, with_text: bool) -> pa.Schema:
     """Schema of the output: columns, and vectors as the precision stores them."""
-    vector = pa.list_(pa.from_numpy_dtype(vector_dtype(metadata.precision)), vector_width(metadata))
-    return pa.schema([*_columns(with_text), ("vector", vector)], metadata={METADATA_KEY: metadata.dumps()})
+    vector = _vector_type(vector_dtype(metadata.precision), vector_width(metadata))
+    return pa.schema(
+        [*_columns(with_text), pa.field("vector", vector, nullable=False)], metadata={METADATA_KEY: metadata.dumps()}
+    )
 
 
 def vector_dtype(precision: Precision) -> np.dtype[Any]:
@@ -184,7 +186,14 @@ def vectors_of(column: Any) -> np.ndarray[Any, Any]:
 
 def list_column(vectors: np.ndarray[Any, Any]) -> Any:
     """(n, width) -> a fixed-size list array."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.reshape(-1)), type=_vector_type(vectors.dtype, vectors.shape[1])
+    )
+
+
+def _vector_type(dtype: np.dtype[Any], width: int) -> Any:
+    """Numbers that cannot be null are read from Parquet in half the time."""
+    return pa.list_(pa.field("element", pa.from_numpy_dtype(dtype), nullable=False), width)
 
 
 def _columns(with_text: bool) -> list[tuple[str, Any]]:

@@ -36,7 +36,7 @@ def _ignore(status: Status) -> None:
     """Nobody wants to know."""
 
 
-def embed_corpus(
+def embed_files(
     embedder: Embedder,
     files: Sequence[InputFile],
     out: Path,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from thalweg.assets import MODEL_NAME, model_folder
-from thalweg.checks import whole_number
+from thalweg.checks import one_of, whole_number
 from thalweg.corpus.parts import Parts
 from thalweg.corpus.records import Columns
 from thalweg.corpus.writers import check_output, parts_path
@@ -16,7 +17,7 @@ from thalweg.embedder.embedder import Embedder
 from thalweg.embedder.sections import Sections, chosen_sections
 from thalweg.engine.sections import default_mode
 from thalweg.errors import CorpusError, InvalidInputError
-from thalweg.pooling.vectors import Precision
+from thalweg.pooling.vectors import PRECISIONS, Precision
 from thalweg.storage.durable import check_no_link
 from thalweg.storage.lock import check_not_held
 from thalweg.version import __version__
@@ -70,6 +71,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         whole_number("state_every", self.state_every, 0)
+        one_of("precision", self.precision, PRECISIONS)
+        for name in ("truncate_dim", "max_length"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 1)
+        if isinstance(self.save_every, bool) or not isinstance(self.save_every, Real) or not self.save_every >= 0:
+            raise InvalidInputError(f"save_every must be a number of seconds, got {self.save_every!r:.80}")
+        if self.prompt is not None and self.prompt_name is not None:
+            raise InvalidInputError("prompt and prompt_name exclude each other")
         if self.cut is not None and not isinstance(self.cut.by, str):
             raise InvalidInputError(
                 f"a corpus is cut by tokens, paragraph, sentence or heading, not by {self.cut.by!r:.80}: it could not "

@@ -108,8 +108,10 @@ def _quantized(batch: Any, schema: pa.Schema, metadata: Metadata) -> Any:
 
 def _write_parquet(work: Path, metadata: Metadata, batches: Batches, schema: pa.Schema) -> int:
     # A row group each batch, so that a reader needs no more memory than this writer.
-    # By Python's file, as pyarrow takes no name that is not UTF-8.
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
+    # By Python's file, as pyarrow takes no name that is not UTF-8. Vectors hardly get smaller by compression, which a
+    # search would have to undo every time.
+    compression = {name: "zstd" for name in schema.names if name != "vector"} | {"vector.list.element": "none"}
+    options: dict[str, Any] = {"compression": compression, "use_dictionary": ["path"], "write_page_checksum": True}
     with open(work / _OUTPUT, "wb") as stream, pq.ParquetWriter(stream, schema, **options) as writer:
         for batch in batches:
             writer.write_batch(batch)

@@ -184,7 +184,11 @@ class LoadedModel:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell vectors of this model from those of others."""
-        chosen = None if self.special_tokens == self.embedding_config.special_tokens else self.special_tokens
+        return self.fingerprint_reading(self.special_tokens)
+
+    def fingerprint_reading(self, special_tokens: SpecialTokens) -> str:
+        """The fingerprint of this model, were it loaded with these `special_tokens`."""
+        chosen = None if special_tokens == self.embedding_config.special_tokens else special_tokens
         return fingerprint(self.folder, self._checkpoint.source, self.head, chosen)
 
     def schedule(
