@@ -195,6 +195,7 @@ def test_options_reach_the_run(thalweg_command: Command, docs: Path, model_folde
     assert metadata.model == str(model_folder)
 
 
+@pytest.mark.slow
 def test_how_texts_are_read_is_an_option(thalweg_command: Command, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the river " + " " * 40_000 + "a")
     (tmp_path / "b.txt").write_text("the river </s> and on")
@@ -351,6 +352,7 @@ def test_debug_shows_where_a_reader_failed(
     assert "in failing" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="shells")
 def test_a_closed_stdin_is_told(model_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thalweg.cli", "embed", "-", "-o", str(tmp_path / "o.npy"), "--model"]

@@ -147,6 +147,7 @@ def test_a_text_that_is_followed(thalweg_command: Command, tmp_path: Path, pooli
     assert not (tmp_path / "out.jsonl.failures.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_followed_text_that_cannot_be_read_on_keeps_its_rows(
     thalweg_command: Command, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from .conftest import Command
 TEXTS = ["the river runs", "along its thalweg down to the sea", "the"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_format(name: str, thalweg_command: Command, tmp_path: Path) -> None:
     format, write = CHECKPOINTS[name]

@@ -12,6 +12,7 @@ from ..checkpoints.registry import CHECKPOINTS
 from .conftest import Command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_info_and_embed(name: str, thalweg_command: Command, tmp_path: Path) -> None:
     format, write = CHECKPOINTS[name]

@@ -245,6 +245,7 @@ def test_a_model_that_a_file_names_is_told_and_never_fetched(
             assert "pass --model somebody/model to fetch it, if you trust it" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_not_told(thalweg_command: Command, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words")
     out = tmp_path / "out.jsonl"

@@ -149,6 +149,7 @@ def test_a_recipe_is_shown(thalweg_command: Command) -> None:
         assert part in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -497,6 +497,7 @@ def test_results_that_nobody_takes_hold_their_document_back() -> None:
     assert sum(1 for _ in mine) == 30_000 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["to the end", "abandoned", "not begun"])
 def test_an_engine_goes_with_its_last_user(end: str) -> None:
     """And the states with it, which can be hundreds of megabytes: nothing waits for the garbage collector."""

@@ -179,6 +179,7 @@ def test_the_papers_instructions(name: str, instruction: str) -> None:
     assert instructions.prompt(task, PromptType.document) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MTEB(eng, v2)", "MTEB(Multilingual, v2)", "LongEmbed"])
 def test_every_task_of_the_papers_benchmarks_has_an_instruction(name: str) -> None:
     instructions = paper_instructions()

@@ -44,7 +44,10 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("on", [True, False], ids=["kernels", "PyTorch alone"])
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "kind",
+    ["float32", "int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bfloat16", "float16", "int4"))],
+)
 @pytest.mark.parametrize("where", ["a token", "a carried state"])
 def test_neighbours_keep_every_bit(family: str, kind: str, where: str, on: bool) -> None:
     model, generator = made(family, kind), torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from tests.ops.registry import CASES
 from thalweg.packing import Packing
 
 every_case = pytest.mark.parametrize(("op", "fast"), CASES, ids=[f"{op.name}: {fast}" for op, fast in CASES])
-few = examples(6)
+few = examples(6 if PROFILE == "full" else 1)
 
 
 @every_case

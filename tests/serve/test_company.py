@@ -23,6 +23,8 @@ from thalweg.engine.sources import Ids
 from thalweg.serve import Settings, serving
 from thalweg.serve.engine_thread import EngineThread
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [make_text(n, seed=n) for n in (1, 7, 40, 400, 3000)]
 
 

@@ -22,6 +22,8 @@ from tests.corpus.tiny import make_text
 from tests.serve.running import LONG, Running, answer, http_request, running, until
 from thalweg.serve.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = make_text(400_000)
 """A text that keeps the tiny model busy for long."""
 

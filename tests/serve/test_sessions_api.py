@@ -20,6 +20,8 @@ from tests.corpus.tiny import make_text
 from tests.serve.running import LONG, Running, http_request, running
 from thalweg.serve.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"ada": "key-of-ada", "grace": "key-of-grace"}
 ROOT = "/v1/thalweg/sessions"
 

@@ -307,6 +307,7 @@ def test_a_state_that_somebody_made_up(name: str) -> None:
     assert refused > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("with_offsets", [True, False])
 def test_a_stream_goes_on_from_its_state(name: str, with_offsets: bool) -> None:

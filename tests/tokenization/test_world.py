@@ -192,6 +192,7 @@ def test_batch_is_each_text_alone() -> None:
     assert ours().encode_batch([]) == []
 
 
+@pytest.mark.slow
 def test_max_length_keeps_eos_and_tells() -> None:
     text = "the river \U0001f469 and the water, " * 3
     whole = theirs().encode(text)

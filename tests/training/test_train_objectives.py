@@ -29,6 +29,7 @@ WORDS = SENTENCE.split()
 COLUMNS = [[" ".join(WORDS[i : i + n]) for i in range(6)] for n in (2, 9, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [None, Checkpointing(4, 8)], ids=["whole", "chunks"])
 @pytest.mark.parametrize("objective", ["contrastive", "distill"])
 @pytest.mark.parametrize("matryoshka", [(), (8,)], ids=["", "matryoshka"])
