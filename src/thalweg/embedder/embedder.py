@@ -120,15 +120,11 @@ class Embedder(LoadedModel):
             OSError: it cannot be read.
         """
 
-        def settings_of(saved: Mapping[str, Any]) -> Settings:
-            normalize = saved["normalize"]
-            if not isinstance(normalize, bool):
-                raise InvalidInputError(f"normalize must be true or false, got {normalize!r:.80}")
-            special_tokens: Any = text("special_tokens", saved["special_tokens"])
-            sections = Sections(**saved["sections"]) if "sections" in saved else None
-            return self.session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars, sections)
-
-        return self._sessions.restore(Path(path), settings_of, same_numeric_path=not other_numeric_path)
+        return self._sessions.restore(
+            Path(path),
+            lambda saved: self.saved_session_settings(saved, max_uncut_chars),
+            same_numeric_path=not other_numeric_path,
+        )
 
     def append_many(
         self, pairs: Iterable[tuple[Session, str | bytes]], *, on_error: Literal["raise", "return"] = "raise"
@@ -250,6 +246,19 @@ class Embedder(LoadedModel):
             self.probe_id,
             sections,
         )
+
+    def saved_session_settings(self, saved: Mapping[str, Any], max_uncut_chars: int | None = None) -> Settings:
+        """The settings of a session of what its file says of them, which may be anything.
+
+        Raises:
+            Exception: of whatever kind: they are none.
+        """
+        normalize = saved["normalize"]
+        if not isinstance(normalize, bool):
+            raise InvalidInputError(f"normalize must be true or false, got {normalize!r:.80}")
+        special_tokens: Any = text("special_tokens", saved["special_tokens"])
+        sections = Sections(**saved["sections"]) if "sections" in saved else None
+        return self.session_settings(normalize, saved["truncate_dim"], special_tokens, max_uncut_chars, sections)
 
     def run_sources(self, sources: Sequence[TokenSource]) -> Generator[Pooled | Failure, None, None]:
         """Documents through the engine that all calls share, as they finish."""

@@ -8,18 +8,16 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from thalweg.checks import text
 from thalweg.embedder.results import Embedding
 from thalweg.embedder.sections import Sections
 from thalweg.embedder.sessions.memory import SessionMemory
 from thalweg.embedder.sessions.session import Session
-from thalweg.embedder.sessions.session import Settings as SessionSettings
 from thalweg.embedder.sessions.sessions import Sessions
 from thalweg.errors import InvalidInputError
 from thalweg.pooling.vectors import FloatArray
@@ -166,19 +164,13 @@ class OwnedSessions:
         self._check_quota(owner)
         path = self._path(owner, name)
 
-        def settings_of(saved: Mapping[str, Any]) -> SessionSettings:
-            normalize, dimensions = saved["normalize"], saved["truncate_dim"]
-            if not isinstance(normalize, bool):
-                raise InvalidInputError("normalize must be true or false")
-            sections = Sections(**saved["sections"]) if "sections" in saved else None
-            special_tokens: Any = text("special_tokens", saved["special_tokens"])
-            return self._served.embedder.session_settings(normalize, dimensions, special_tokens, None, sections)
-
         def read() -> Session:
             if not path.is_file():
                 raise RequestError("not_found", f"there is no saved session {name!r}")
             try:
-                return self._sessions(owner).restore(path, settings_of, same_numeric_path=True)
+                return self._sessions(owner).restore(
+                    path, self._served.embedder.saved_session_settings, same_numeric_path=True
+                )
             except InvalidInputError as error:
                 raise InvalidInputError(str(error).replace(str(path), f"the saved session {name!r}")) from None
 
